@@ -1,0 +1,72 @@
+//! Digests, message authentication codes and random secrets.
+
+use ring::rand::SecureRandom as _;
+use subtle::ConstantTimeEq as _;
+
+use crate::error::{Code, Error, Result};
+
+/// A 16-byte fingerprint for look-ups: the first half of a SHA-256.
+pub(crate) fn fingerprint(data: &[u8]) -> u128 {
+    let digest = ring::digest::digest(&ring::digest::SHA256, data);
+    let mut half = [0; 16];
+    half.copy_from_slice(&digest.as_ref()[..16]);
+    u128::from_be_bytes(half)
+}
+
+/// SHA-256 of a random token: what is stored in the token's place.
+pub(crate) fn token_hash(token: &str) -> [u8; 32] {
+    let mut hash = [0; 32];
+    hash.copy_from_slice(ring::digest::digest(&ring::digest::SHA256, token.as_bytes()).as_ref());
+    hash
+}
+
+/// Compares in a time that does not depend on where they differ.
+pub(crate) fn same(left: &[u8], right: &[u8]) -> bool {
+    left.ct_eq(right).into()
+}
+
+/// Lower-case hex of HMAC-SHA256, keyed with the text of the key (as heartbeat challenges want it).
+pub(crate) fn hmac_hex(key: &str, message: &str) -> String {
+    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, key.as_bytes());
+    hex(ring::hmac::sign(&key, message.as_bytes()).as_ref())
+}
+
+/// Lower-case hex.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    bytes.iter().flat_map(|b| [DIGITS[usize::from(b >> 4)] as char, DIGITS[usize::from(b & 15)] as char]).collect()
+}
+
+/// Fresh random bytes.
+///
+/// # Errors
+/// `INTERNAL` if the system has no randomness to give.
+pub(crate) fn random<const N: usize>() -> Result<[u8; N]> {
+    let mut bytes = [0; N];
+    ring::rand::SystemRandom::new()
+        .fill(&mut bytes)
+        .map_err(|_| Error::new(Code::Internal, "the system's random number generator failed"))?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hmac_matches_the_published_nodes_answer_to_a_challenge() {
+        // Recorded: register gave this key, the heartbeat this challenge, the next heartbeat this answer.
+        assert_eq!(
+            hmac_hex("b028e869dfee4fa7b4afc46fafcb2446", "efd7054aa2f44afaafdac6c363f55c56"),
+            "d24cd825bc72d11c117b393876c1b33015692816c99380b8a1ab520b2daa3243"
+        );
+    }
+
+    #[test]
+    fn hex_and_fingerprints_are_plain_sha256() {
+        assert_eq!(hex(&[0, 15, 255]), "000fff");
+        assert_eq!(fingerprint(b"abc"), 0xba7816bf_8f01cfea_414140de_5dae2223);
+        assert!(same(b"a", b"a") && !same(b"a", b"b") && !same(b"a", b"ab"));
+        assert_ne!(random::<16>().unwrap(), random::<16>().unwrap());
+    }
+}

@@ -1,0 +1,4 @@
+//! Keys, signatures and digests. No network, no clock: the time comes in as an argument.
+
+pub(crate) mod digest;
+pub(crate) mod token;

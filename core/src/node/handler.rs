@@ -1,0 +1,167 @@
+//! What a provider writes: a [`Handler`] takes an [`Inbound`] and returns a [`Reply`].
+
+use std::fmt;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::error::{Code, Error, Result};
+use crate::types::{Payload, Qos};
+
+/// Serves tasks. Implemented by every async closure that takes an [`Inbound`] and returns `Result<impl Into<Reply>>`.
+///
+/// The future is dropped when the caller goes away, the deadline passes or the node stops; work that was moved to
+/// another task watches [`Inbound::cancelled`]. A panic is contained and answered as a failure.
+pub trait Handler: Send + Sync + 'static {
+    /// Serves one task.
+    ///
+    /// An error is answered as `backend_error` without its message, because the message may hold what the caller must
+    /// not see; [`Error::rejected`] is the exception, made to be shown.
+    fn call(&self, task: Inbound) -> impl Future<Output = Result<Reply>> + Send;
+}
+
+impl<F, Fut, R> Handler for F
+where
+    F: Fn(Inbound) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<R>> + Send,
+    R: Into<Reply> + Send,
+{
+    async fn call(&self, task: Inbound) -> Result<Reply> {
+        self(task).await.map(Into::into)
+    }
+}
+
+/// [`Handler`] behind a pointer.
+pub(crate) trait DynHandler: Send + Sync + 'static {
+    fn call(&self, task: Inbound) -> Pin<Box<dyn Future<Output = Result<Reply>> + Send + '_>>;
+}
+
+impl<H: Handler> DynHandler for H {
+    fn call(&self, task: Inbound) -> Pin<Box<dyn Future<Output = Result<Reply>> + Send + '_>> {
+        Box::pin(Handler::call(self, task))
+    }
+}
+
+/// A task as the handler sees it.
+pub struct Inbound {
+    /// Id of the task, as the caller chose it.
+    pub task_id: String,
+    /// The intent, one of those that the node serves.
+    pub intent: Arc<str>,
+    /// The caller's payload.
+    pub payload: Payload,
+    /// When the answer must be there.
+    pub deadline: Instant,
+    /// Quality of service that the caller asked for.
+    pub qos: Qos,
+    /// The caller's W3C trace context, if it sent one.
+    pub traceparent: Option<String>,
+    /// What is known of the caller.
+    pub caller: Caller,
+    pub(crate) cancelled: CancellationToken,
+}
+
+/// What is known of a caller. Nothing here is proven.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Caller {
+    /// Address of the connection.
+    pub peer: SocketAddr,
+    /// The node that the caller says it is.
+    pub source_node_id: Option<String>,
+}
+
+impl Inbound {
+    /// Reads the payload into a type of yours.
+    ///
+    /// # Errors
+    /// `PAYLOAD_INVALID`, which is answered to the caller as such.
+    pub fn json<T: DeserializeOwned>(&self) -> Result<T> {
+        self.payload.json()
+    }
+
+    /// What is left of the deadline.
+    #[must_use]
+    pub fn time_left(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+
+    /// Cancelled when the caller went away, the deadline passed or the node stops. Needed only by work that does not
+    /// end with the handler's own future.
+    #[must_use]
+    pub fn cancelled(&self) -> CancellationToken {
+        self.cancelled.clone()
+    }
+}
+
+impl fmt::Debug for Inbound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inbound")
+            .field("task_id", &self.task_id)
+            .field("intent", &self.intent)
+            .field("payload", &self.payload)
+            .field("qos", &self.qos)
+            .field("caller", &self.caller)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a handler returns: the inner value of the result, as JSON.
+#[derive(Debug)]
+pub struct Reply {
+    pub(crate) result: Payload,
+    pub(crate) tokens_used: u64,
+}
+
+impl Reply {
+    /// A value.
+    ///
+    /// # Errors
+    /// `HANDLER` if the value has no JSON form.
+    pub fn json<T: Serialize + ?Sized>(value: &T) -> Result<Self> {
+        Payload::serialize(value).map(Reply::from).map_err(|e| Error::new(Code::Handler, e.message()))
+    }
+
+    /// JSON text that is passed on as it is.
+    ///
+    /// # Errors
+    /// `HANDLER` if it is not JSON.
+    pub fn json_bytes(json: impl Into<bytes::Bytes>) -> Result<Self> {
+        Payload::from_json(json)
+            .map(Reply::from)
+            .map_err(|e| Error::new(Code::Handler, format!("the handler's reply cannot be sent: {}", e.message())))
+    }
+
+    /// The answer to a chat, in the form that chat clients read.
+    #[must_use]
+    pub fn chat(text: impl Into<String>) -> Self {
+        let message = serde_json::json!({ "role": "assistant", "content": text.into() });
+        serde_json::json!({ "choices": [{ "index": 0, "message": message, "finish_reason": "stop" }] }).into()
+    }
+
+    /// Notes how many tokens the task took, for the metrics.
+    #[must_use]
+    pub fn tokens_used(mut self, tokens: u64) -> Self {
+        self.tokens_used = tokens;
+        self
+    }
+}
+
+impl From<Payload> for Reply {
+    fn from(result: Payload) -> Self {
+        Reply { result, tokens_used: 0 }
+    }
+}
+
+impl From<serde_json::Value> for Reply {
+    fn from(value: serde_json::Value) -> Self {
+        Payload::from(value).into()
+    }
+}

@@ -1,0 +1,692 @@
+//! Every option of the library, once: the Rust structs, their JSON form for the other languages, their limits.
+//!
+//! `cargo gen` writes the tables and types of every language from the JSON Schema of these structs, so a doc comment
+//! here is a docstring there. Unknown names are refused; a missing name means the default.
+
+use std::fmt;
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Code, Error, Result};
+use crate::types::{Intent, Qos, Traceparent};
+
+/// The longest time a task may ask for, in milliseconds (specification: SDK-04).
+pub const MAX_TIMEOUT_MS: u64 = 120_000;
+
+/// Reads options from JSON text and checks them; empty text means "all defaults".
+///
+/// # Errors
+/// `CONFIG_INVALID` names the option and what it should be; other codes as [`Validate::validate`] of the struct says.
+pub fn from_json<T: DeserializeOwned + Default + Validate>(json: &str) -> Result<T> {
+    let options: T = if json.trim().is_empty() {
+        T::default()
+    } else {
+        serde_json::from_str(json)
+            .map_err(|e| Error::new(Code::ConfigInvalid, format!("options of {}: {e}", T::WHAT)))?
+    };
+    options.validate()?;
+    Ok(options)
+}
+
+/// The checks that a type cannot express, made before any network is touched.
+pub trait Validate {
+    /// What the options belong to, for error messages.
+    const WHAT: &'static str;
+
+    /// Checks every value.
+    ///
+    /// # Errors
+    /// `CONFIG_INVALID`, or a more precise 2xxx code, with the option's name and its limits.
+    fn validate(&self) -> Result<()>;
+}
+
+fn in_range<T: PartialOrd + fmt::Display>(what: &str, name: &str, value: T, least: T, most: T) -> Result<()> {
+    if value >= least && value <= most {
+        return Ok(());
+    }
+    Err(Error::new(Code::ConfigInvalid, format!("option {name} of {what} is {value}; it must be {least} to {most}")))
+}
+
+fn check_timeout(timeout_ms: u64) -> Result<()> {
+    if timeout_ms > MAX_TIMEOUT_MS {
+        return Err(Error::new(
+            Code::TimeoutTooLarge,
+            format!("timeout_ms is {timeout_ms}; the protocol allows at most {MAX_TIMEOUT_MS}"),
+        ));
+    }
+    in_range("a task", "timeout_ms", timeout_ms, 1, MAX_TIMEOUT_MS)
+}
+
+/// How the process-wide runtime of a language layer is set up. Rust programs use their own tokio runtime instead.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct RuntimeOptions {
+    /// Threads that drive the network. One is enough for most programs and costs the least per task.
+    pub worker_threads: usize,
+    /// The prefix of the threads' names, as debuggers show them.
+    pub thread_name: String,
+}
+
+impl Default for RuntimeOptions {
+    fn default() -> Self {
+        RuntimeOptions { worker_threads: 1, thread_name: "iicp".into() }
+    }
+}
+
+impl Validate for RuntimeOptions {
+    const WHAT: &'static str = "the runtime";
+
+    fn validate(&self) -> Result<()> {
+        in_range(Self::WHAT, "worker_threads", self.worker_threads, 1, 256)?;
+        if self.thread_name.is_empty() || self.thread_name.len() > 10 || !self.thread_name.is_ascii() {
+            return Err(Error::new(Code::ConfigInvalid, "option thread_name of the runtime must be 1 to 10 ASCII letters"));
+        }
+        Ok(())
+    }
+}
+
+/// The bounds of one event queue.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct QueueOptions {
+    /// How many events may wait, the reserved last event of every running operation included.
+    pub max_events: usize,
+    /// How many bytes of bodies may wait before chunks and inbound tasks have to.
+    pub max_bytes: usize,
+}
+
+impl Default for QueueOptions {
+    fn default() -> Self {
+        QueueOptions { max_events: 65_536, max_bytes: 16 << 20 }
+    }
+}
+
+impl Validate for QueueOptions {
+    const WHAT: &'static str = "a queue";
+
+    fn validate(&self) -> Result<()> {
+        in_range(Self::WHAT, "max_events", self.max_events, 2, 1 << 24)?;
+        in_range(Self::WHAT, "max_bytes", self.max_bytes, 1 << 10, 1 << 40)
+    }
+}
+
+/// How a client finds nodes and how long it waits for them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct ClientOptions {
+    /// Base URL of the directory; `/v1/...` is appended. An `/api` at the end belongs to it.
+    pub directory: String,
+    /// Time for one whole submit, all attempts included, in milliseconds; at most 120,000.
+    pub timeout_ms: u64,
+    /// Preferred region of the nodes, unless a call names one.
+    pub region: Option<String>,
+    /// Times a task may be sent to the same node, where sending again is allowed at all.
+    pub max_attempts: u32,
+    /// How long a list of nodes is used before the directory is asked again, in milliseconds.
+    pub route_ttl_ms: u64,
+    /// The largest answer that is read from a node, in bytes.
+    pub max_response_bytes: usize,
+    /// The largest task that is sent, in bytes.
+    pub max_request_bytes: usize,
+    /// Longest silence between two pieces of an answer that has begun, in milliseconds.
+    pub idle_timeout_ms: u64,
+}
+
+impl Default for ClientOptions {
+    fn default() -> Self {
+        ClientOptions {
+            directory: "http://127.0.0.1:9480".into(),
+            timeout_ms: 30_000,
+            region: None,
+            max_attempts: 3,
+            route_ttl_ms: 30_000,
+            max_response_bytes: 32 << 20,
+            max_request_bytes: 16 << 20,
+            idle_timeout_ms: 10_000,
+        }
+    }
+}
+
+impl Validate for ClientOptions {
+    const WHAT: &'static str = "a client";
+
+    fn validate(&self) -> Result<()> {
+        check_timeout(self.timeout_ms)?;
+        in_range(Self::WHAT, "max_attempts", self.max_attempts, 1, 10)?;
+        in_range(Self::WHAT, "route_ttl_ms", self.route_ttl_ms, 0, 3_600_000)?;
+        in_range(Self::WHAT, "max_response_bytes", self.max_response_bytes, 1 << 10, 1 << 30)?;
+        in_range(Self::WHAT, "max_request_bytes", self.max_request_bytes, 1 << 10, 1 << 30)?;
+        in_range(Self::WHAT, "idle_timeout_ms", self.idle_timeout_ms, 10, MAX_TIMEOUT_MS)
+    }
+}
+
+/// What a serving node offers and how much of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct NodeOptions {
+    /// Intents that the handler serves.
+    pub intents: Vec<String>,
+    /// Models that the handler serves, as discovery shows them.
+    pub models: Vec<String>,
+    /// Base URL of the directory to register with; empty: serve without registering.
+    pub directory: String,
+    /// Id of the node, at most 36 letters, digits, `.`, `_`, `:` or `-`; by default a fresh UUID.
+    pub node_id: Option<String>,
+    /// Region as the directory shows it: a letter, then letters, digits, `-` or `_`.
+    pub region: String,
+    /// Address to listen on.
+    pub host: String,
+    /// Port to listen on; 0 lets the system choose.
+    pub port: u16,
+    /// URL under which callers reach the node; by default the address it listens on.
+    pub endpoint: Option<String>,
+    /// Tasks that may run at the same time; one more is answered with `capacity_exceeded`.
+    pub max_concurrent: u32,
+    /// Token rate that is advertised to the directory.
+    pub tokens_per_min: u32,
+    /// Most tokens of one answer, as advertised to the directory.
+    pub max_tokens: u32,
+    /// Time of a task that names none, in milliseconds.
+    pub default_timeout_ms: u64,
+    /// The largest task body that is read, in bytes.
+    pub max_body_bytes: usize,
+    /// Connections held at the same time; by default what the process's descriptor limit allows, at most 16,384.
+    pub max_connections: Option<usize>,
+    /// Time to the end of a request's head, counted from its first byte (or from connecting), in milliseconds.
+    pub header_timeout_ms: u64,
+    /// How long a connection may wait for its next request, in milliseconds.
+    pub idle_timeout_ms: u64,
+    /// Grace for a body or an answer to move on, in milliseconds; after it at least 1 KiB a second must pass.
+    pub transfer_grace_ms: u64,
+    /// Memory for remembering task ids, in bytes; the oldest are forgotten first.
+    pub replay_bytes: usize,
+    /// Memory for stored answers of finished tasks, in bytes; the oldest are dropped first.
+    pub result_bytes: usize,
+}
+
+impl Default for NodeOptions {
+    fn default() -> Self {
+        NodeOptions {
+            intents: Vec::new(),
+            models: Vec::new(),
+            directory: String::new(),
+            node_id: None,
+            region: "unknown".into(),
+            host: "127.0.0.1".into(),
+            port: 0,
+            endpoint: None,
+            max_concurrent: 4,
+            tokens_per_min: 10_000,
+            max_tokens: 8_192,
+            default_timeout_ms: 30_000,
+            max_body_bytes: 16 << 20,
+            max_connections: None,
+            header_timeout_ms: 10_000,
+            idle_timeout_ms: 75_000,
+            transfer_grace_ms: 10_000,
+            replay_bytes: 64 << 20,
+            result_bytes: 64 << 20,
+        }
+    }
+}
+
+impl Validate for NodeOptions {
+    const WHAT: &'static str = "a node";
+
+    fn validate(&self) -> Result<()> {
+        if self.intents.is_empty() {
+            return Err(Error::new(Code::ConfigInvalid, "option intents of a node is empty; name at least one intent to serve"));
+        }
+        in_range(Self::WHAT, "intents", self.intents.len(), 1, 64)?;
+        for intent in &self.intents {
+            Intent::parse(intent)?;
+        }
+        in_range(Self::WHAT, "models", self.models.len(), 0, 64)?;
+        check_names(Self::WHAT, "models", &self.models, 255)?;
+        if let Some(node_id) = &self.node_id {
+            check_node_id(node_id)?;
+        }
+        check_region(Self::WHAT, &self.region)?;
+        check_timeout(self.default_timeout_ms)?;
+        in_range(Self::WHAT, "max_concurrent", self.max_concurrent, 1, 256)?;
+        in_range(Self::WHAT, "tokens_per_min", self.tokens_per_min, 1, u32::MAX)?;
+        in_range(Self::WHAT, "max_tokens", self.max_tokens, 1, u32::MAX)?;
+        in_range(Self::WHAT, "max_body_bytes", self.max_body_bytes, 1 << 10, 1 << 30)?;
+        in_range(Self::WHAT, "max_connections", self.max_connections.unwrap_or(1), 1, 1 << 20)?;
+        in_range(Self::WHAT, "header_timeout_ms", self.header_timeout_ms, 100, 600_000)?;
+        in_range(Self::WHAT, "idle_timeout_ms", self.idle_timeout_ms, 100, 3_600_000)?;
+        in_range(Self::WHAT, "transfer_grace_ms", self.transfer_grace_ms, 100, 600_000)?;
+        in_range(Self::WHAT, "replay_bytes", self.replay_bytes, 64 << 10, 1 << 34)?;
+        in_range(Self::WHAT, "result_bytes", self.result_bytes, 0, 1 << 34)
+    }
+}
+
+/// The embedded directory.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct DirectoryOptions {
+    /// Address to listen on.
+    pub host: String,
+    /// Port to listen on; 0 lets the system choose.
+    pub port: u16,
+    /// Whether a node's health is asked before it is registered.
+    pub probe: bool,
+    /// Whether requests are rate limited as on the public directory.
+    pub limits: bool,
+    /// Whether `interactive` and `realtime` tasks only see nodes with a record of finished tasks.
+    pub qos_gating: bool,
+    /// How often nodes are asked to report, in milliseconds.
+    pub heartbeat_ms: u64,
+    /// How long a silent node stays in discovery, in milliseconds.
+    pub node_ttl_ms: u64,
+    /// Nodes that may be registered at the same time.
+    pub max_nodes: usize,
+}
+
+impl DirectoryOptions {
+    /// A directory for development on this machine: nothing is probed, limited or gated.
+    #[must_use]
+    pub fn loopback() -> Self {
+        DirectoryOptions { probe: false, limits: false, qos_gating: false, ..DirectoryOptions::default() }
+    }
+}
+
+impl Default for DirectoryOptions {
+    fn default() -> Self {
+        DirectoryOptions {
+            host: "127.0.0.1".into(),
+            port: 0,
+            probe: true,
+            limits: true,
+            qos_gating: true,
+            heartbeat_ms: 30_000,
+            node_ttl_ms: 90_000,
+            max_nodes: 10_000,
+        }
+    }
+}
+
+impl Validate for DirectoryOptions {
+    const WHAT: &'static str = "a directory";
+
+    fn validate(&self) -> Result<()> {
+        in_range(Self::WHAT, "heartbeat_ms", self.heartbeat_ms, 50, 600_000)?;
+        in_range(Self::WHAT, "node_ttl_ms", self.node_ttl_ms, 50, 3_600_000)?;
+        in_range(Self::WHAT, "max_nodes", self.max_nodes, 1, 1_000_000)
+    }
+}
+
+/// What to ask the directory for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Discover {
+    /// The intent that the nodes must serve.
+    pub intent: String,
+    /// Preferred region; a preference, not a filter.
+    pub region: Option<String>,
+    /// Quality of service that the nodes must be fit for.
+    pub qos: Option<Qos>,
+    /// A model that the nodes must serve.
+    pub model: Option<String>,
+    /// Least reputation of the nodes, 0 to 1.
+    pub min_reputation: Option<f64>,
+    /// Most nodes to return, 1 to 50.
+    pub limit: u32,
+}
+
+impl Default for Discover {
+    fn default() -> Self {
+        Discover { intent: String::new(), region: None, qos: None, model: None, min_reputation: None, limit: 10 }
+    }
+}
+
+impl Discover {
+    /// Asks for nodes that serve `intent`.
+    #[must_use]
+    pub fn intent(intent: impl Into<String>) -> Self {
+        Discover { intent: intent.into(), ..Discover::default() }
+    }
+
+    /// Prefers a region.
+    #[must_use]
+    pub fn region(mut self, region: impl Into<String>) -> Self {
+        self.region = Some(region.into());
+        self
+    }
+
+    /// Asks for nodes fit for a quality of service.
+    #[must_use]
+    pub fn qos(mut self, qos: Qos) -> Self {
+        self.qos = Some(qos);
+        self
+    }
+
+    /// Asks for nodes that serve a model.
+    #[must_use]
+    pub fn model(mut self, model: impl Into<String>) -> Self {
+        self.model = Some(model.into());
+        self
+    }
+
+    /// Asks for nodes of at least this reputation, 0 to 1.
+    #[must_use]
+    pub fn min_reputation(mut self, least: f64) -> Self {
+        self.min_reputation = Some(least);
+        self
+    }
+
+    /// Asks for at most this many nodes, 1 to 50.
+    #[must_use]
+    pub fn limit(mut self, most: u32) -> Self {
+        self.limit = most;
+        self
+    }
+}
+
+impl Validate for Discover {
+    const WHAT: &'static str = "a discovery";
+
+    fn validate(&self) -> Result<()> {
+        Intent::parse(&self.intent)?;
+        in_range(Self::WHAT, "limit", self.limit, 1, 50)?;
+        check_routing(Self::WHAT, self.region.as_deref(), self.model.as_deref(), self.min_reputation)
+    }
+}
+
+/// A task apart from its payload.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct TaskOptions {
+    /// The intent of the task.
+    pub intent: String,
+    /// Id of the task; by default a fresh UUIDv4. Visible ASCII without `|`, at most 128 characters.
+    pub task_id: Option<String>,
+    /// Time for the whole submit, in milliseconds, at most 120,000; by default the client's.
+    pub timeout_ms: Option<u64>,
+    /// Whether running the task twice does no harm, so that it may be sent again when it may have run already.
+    pub idempotent: bool,
+    /// Preferred region, by default the client's.
+    pub region: Option<String>,
+    /// Quality of service.
+    pub qos: Option<Qos>,
+    /// The model that must serve the task.
+    pub model: Option<String>,
+    /// Least reputation of the node, 0 to 1.
+    pub min_reputation: Option<f64>,
+    /// W3C trace context of the caller; by default a fresh one.
+    pub traceparent: Option<String>,
+    /// Id of the node on whose behalf the task is sent, if there is one.
+    pub source_node_id: Option<String>,
+}
+
+impl Default for TaskOptions {
+    fn default() -> Self {
+        TaskOptions {
+            intent: String::new(),
+            task_id: None,
+            timeout_ms: None,
+            idempotent: false,
+            region: None,
+            qos: None,
+            model: None,
+            min_reputation: None,
+            traceparent: None,
+            source_node_id: None,
+        }
+    }
+}
+
+impl Validate for TaskOptions {
+    const WHAT: &'static str = "a task";
+
+    fn validate(&self) -> Result<()> {
+        Intent::parse(&self.intent)?;
+        if let Some(timeout_ms) = self.timeout_ms {
+            check_timeout(timeout_ms)?;
+        }
+        if let Some(task_id) = &self.task_id {
+            check_task_id(task_id)?;
+        }
+        if let Some(source) = &self.source_node_id {
+            check_node_id(source)?;
+        }
+        if let Some(traceparent) = &self.traceparent
+            && Traceparent::parse(traceparent).is_none()
+        {
+            return Err(Error::new(Code::ConfigInvalid, "option traceparent of a task must be 00-<32 hex>-<16 hex>-<2 hex>"));
+        }
+        check_routing(Self::WHAT, self.region.as_deref(), self.model.as_deref(), self.min_reputation)
+    }
+}
+
+/// One message of a chat.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ChatMessage {
+    /// `system`, `user`, `assistant` or `tool`.
+    pub role: String,
+    /// The text.
+    pub content: String,
+}
+
+impl fmt::Debug for ChatMessage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ChatMessage {{ role: {:?}, content: <{} bytes> }}", self.role, self.content.len())
+    }
+}
+
+/// A chat task: messages and the usual knobs of inference.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Chat {
+    /// The conversation, oldest first.
+    pub messages: Vec<ChatMessage>,
+    /// The model that must answer.
+    pub model: Option<String>,
+    /// Most tokens of the answer.
+    pub max_tokens: Option<u32>,
+    /// Sampling temperature, 0 to 2.
+    pub temperature: Option<f64>,
+    /// Time for the whole call, in milliseconds, at most 120,000; by default the client's.
+    pub timeout_ms: Option<u64>,
+    /// Whether the chat may be sent again when it may have run already; it harms no one, so by default yes.
+    pub idempotent: bool,
+    /// Preferred region, by default the client's.
+    pub region: Option<String>,
+    /// Quality of service.
+    pub qos: Option<Qos>,
+    /// Least reputation of the node, 0 to 1.
+    pub min_reputation: Option<f64>,
+    /// W3C trace context of the caller; by default a fresh one.
+    pub traceparent: Option<String>,
+}
+
+impl Default for Chat {
+    fn default() -> Self {
+        Chat {
+            messages: Vec::new(),
+            model: None,
+            max_tokens: None,
+            temperature: None,
+            timeout_ms: None,
+            idempotent: true,
+            region: None,
+            qos: None,
+            min_reputation: None,
+            traceparent: None,
+        }
+    }
+}
+
+impl Chat {
+    /// A chat that begins with a user's message.
+    #[must_use]
+    pub fn user(content: impl Into<String>) -> Self {
+        Chat::default().message("user", content)
+    }
+
+    /// A chat that begins with a system message.
+    #[must_use]
+    pub fn system(content: impl Into<String>) -> Self {
+        Chat::default().message("system", content)
+    }
+
+    /// Adds a message.
+    #[must_use]
+    pub fn message(mut self, role: impl Into<String>, content: impl Into<String>) -> Self {
+        self.messages.push(ChatMessage { role: role.into(), content: content.into() });
+        self
+    }
+
+    /// Asks for a model.
+    #[must_use]
+    pub fn model(mut self, model: impl Into<String>) -> Self {
+        self.model = Some(model.into());
+        self
+    }
+
+    /// Limits the tokens of the answer.
+    #[must_use]
+    pub fn max_tokens(mut self, most: u32) -> Self {
+        self.max_tokens = Some(most);
+        self
+    }
+
+    /// Sets the sampling temperature, 0 to 2.
+    #[must_use]
+    pub fn temperature(mut self, temperature: f64) -> Self {
+        self.temperature = Some(temperature);
+        self
+    }
+
+    /// Sets the time for the whole call, at most 120 s.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout_ms = Some(millis(timeout));
+        self
+    }
+}
+
+impl From<&str> for Chat {
+    fn from(content: &str) -> Self {
+        Chat::user(content)
+    }
+}
+
+impl From<String> for Chat {
+    fn from(content: String) -> Self {
+        Chat::user(content)
+    }
+}
+
+impl Validate for Chat {
+    const WHAT: &'static str = "a chat";
+
+    fn validate(&self) -> Result<()> {
+        if self.messages.is_empty() {
+            return Err(Error::new(Code::ConfigInvalid, "option messages of a chat is empty; give at least one message"));
+        }
+        for message in &self.messages {
+            if !matches!(message.role.as_str(), "system" | "developer" | "user" | "assistant" | "tool") {
+                return Err(Error::new(
+                    Code::ConfigInvalid,
+                    "a message's role must be system, developer, user, assistant or tool",
+                ));
+            }
+        }
+        if let Some(temperature) = self.temperature {
+            in_range(Self::WHAT, "temperature", temperature, 0.0, 2.0)?;
+        }
+        if let Some(max_tokens) = self.max_tokens {
+            in_range(Self::WHAT, "max_tokens", max_tokens, 1, u32::MAX)?;
+        }
+        if let Some(timeout_ms) = self.timeout_ms {
+            check_timeout(timeout_ms)?;
+        }
+        check_routing(Self::WHAT, self.region.as_deref(), self.model.as_deref(), self.min_reputation)
+    }
+}
+
+pub(crate) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn check_routing(what: &str, region: Option<&str>, model: Option<&str>, min_reputation: Option<f64>) -> Result<()> {
+    if let Some(region) = region {
+        check_region(what, region)?;
+    }
+    if let Some(model) = model {
+        check_names(what, "model", std::slice::from_ref(&model), 128)?;
+    }
+    if let Some(least) = min_reputation {
+        in_range(what, "min_reputation", least, 0.0, 1.0)?;
+    }
+    Ok(())
+}
+
+fn check_names<S: AsRef<str>>(what: &str, option: &str, names: &[S], most: usize) -> Result<()> {
+    for name in names.iter().map(AsRef::as_ref) {
+        if name.is_empty() || name.len() > most || name.chars().any(char::is_control) {
+            return Err(Error::new(
+                Code::ConfigInvalid,
+                format!("option {option} of {what}: a name must be 1 to {most} bytes without control characters"),
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn check_region(what: &str, region: &str) -> Result<()> {
+    let mut bytes = region.bytes();
+    let good = region.len() <= 64
+        && bytes.next().is_some_and(|b| b.is_ascii_alphabetic())
+        && bytes.all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+    if good {
+        return Ok(());
+    }
+    Err(Error::new(
+        Code::ConfigInvalid,
+        format!("option region of {what} must be a letter, then up to 63 letters, digits, '-' or '_'"),
+    ))
+}
+
+/// Whether `id` may name a node: at most 36 characters, first a letter or digit, then also `.`, `_`, `:` and `-`.
+pub(crate) fn is_node_id(id: &str) -> bool {
+    let mut bytes = id.bytes();
+    id.len() <= 36
+        && bytes.next().is_some_and(|b| b.is_ascii_alphanumeric())
+        && bytes.all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b':' | b'-'))
+}
+
+fn check_node_id(id: &str) -> Result<()> {
+    if is_node_id(id) {
+        return Ok(());
+    }
+    Err(Error::new(
+        Code::ConfigInvalid,
+        "a node id must be a letter or digit, then up to 35 letters, digits, '.', '_', ':' or '-'",
+    ))
+}
+
+/// Whether `id` may name a task: visible ASCII without `|` (which separates fields when a task is sealed).
+pub(crate) fn is_task_id(id: &str) -> bool {
+    !id.is_empty() && id.len() <= 128 && id.bytes().all(|b| b.is_ascii_graphic() && b != b'|')
+}
+
+fn check_task_id(id: &str) -> Result<()> {
+    if is_task_id(id) {
+        return Ok(());
+    }
+    Err(Error::new(Code::ConfigInvalid, "a task id must be 1 to 128 visible ASCII characters without '|'"))
+}

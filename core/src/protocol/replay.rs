@@ -1,0 +1,260 @@
+//! Remembering task ids, so that a task runs once, in bounded memory and constant time.
+//!
+//! Ids and contents are kept as 16-byte fingerprints. Entries leave in the order they came, by age or when the byte cap
+//! is reached; stored results have a budget of their own. The memory is split into shards so that no single table grows
+//! large enough for its rehash to be felt.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+
+/// How long an id is remembered (specification: SEC-NONCE-01 and the published nodes' window).
+pub(crate) const WINDOW_S: u64 = 300;
+const SHARDS: usize = 16;
+/// What one id costs: table slot at the usual fill, control byte, and its place in the queue.
+const ENTRY_BYTES: usize = 112;
+
+/// What is known of a task id when it comes in.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Seen<W> {
+    /// Never: the caller has to run it, and to say how it ended.
+    New,
+    /// The same task is running; wait for it.
+    Running(W),
+    /// The same task has run; this was its answer.
+    Done(Bytes),
+    /// The id was used for other content, or its answer is no longer held.
+    Conflict,
+}
+
+/// Fingerprints are random already; hashing them again would only cost time.
+#[derive(Default)]
+struct Passed(u64);
+
+impl Hasher for Passed {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for chunk in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            self.0 ^= u64::from_ne_bytes(word);
+        }
+    }
+}
+
+struct Entry<W> {
+    content: u128,
+    came_s: u64,
+    /// Its time was over while it was running; it goes as soon as it ends.
+    overdue: bool,
+    state: State<W>,
+}
+
+enum State<W> {
+    Running(W),
+    Done(Option<Bytes>),
+}
+
+struct Shard<W> {
+    entries: HashMap<u128, Entry<W>, BuildHasherDefault<Passed>>,
+    /// Every id with the second it came in, oldest first. A forgotten id leaves its place here until it comes up.
+    ids: VecDeque<(u128, u64)>,
+    /// Finished ids whose answer is held, oldest first.
+    held: VecDeque<u128>,
+    held_bytes: usize,
+}
+
+/// Bounded memory of task ids. `W` is what a second caller of a running task waits on.
+pub(crate) struct ReplayMemory<W> {
+    shards: [Mutex<Shard<W>>; SHARDS],
+    most_ids: usize,
+    most_held_bytes: usize,
+    forgotten: AtomicU64,
+}
+
+impl<W: Clone> ReplayMemory<W> {
+    pub(crate) fn new(id_bytes: usize, result_bytes: usize) -> Self {
+        let shard = || {
+            Mutex::new(Shard { entries: HashMap::default(), ids: VecDeque::new(), held: VecDeque::new(), held_bytes: 0 })
+        };
+        ReplayMemory {
+            shards: std::array::from_fn(|_| shard()),
+            most_ids: (id_bytes / ENTRY_BYTES / SHARDS).max(1),
+            most_held_bytes: result_bytes / SHARDS,
+            forgotten: AtomicU64::new(0),
+        }
+    }
+
+    fn shard(&self, id: u128) -> MutexGuard<'_, Shard<W>> {
+        // Not the bits that the table hashes by.
+        #[allow(clippy::cast_possible_truncation)]
+        let index = (id >> 64) as usize % SHARDS;
+        // A shard stays whole across a panic: nothing that runs under the lock can unwind half-way.
+        self.shards[index].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks a task up and, if it is new, notes that it runs now.
+    pub(crate) fn begin(&self, id: u128, content: u128, now_s: u64, waiter: impl FnOnce() -> W) -> Seen<W> {
+        let mut shard = self.shard(id);
+        shard.expire(now_s);
+        if let Some(entry) = shard.entries.get(&id) {
+            return match &entry.state {
+                _ if entry.content != content => Seen::Conflict,
+                State::Running(waiter) => Seen::Running(waiter.clone()),
+                State::Done(Some(answer)) => Seen::Done(answer.clone()),
+                State::Done(None) => Seen::Conflict,
+            };
+        }
+        if shard.ids.len() >= self.most_ids {
+            self.forgotten.fetch_add(1, Relaxed);
+            shard.forget_oldest();
+        }
+        shard.ids.push_back((id, now_s));
+        shard.entries.insert(id, Entry { content, came_s: now_s, overdue: false, state: State::Running(waiter()) });
+        Seen::New
+    }
+
+    /// Keeps the answer of a finished task.
+    pub(crate) fn finish(&self, id: u128, answer: &Bytes) {
+        let mut shard = self.shard(id);
+        let fits = answer.len() <= self.most_held_bytes;
+        let Some(entry) = shard.entries.get_mut(&id) else { return };
+        if entry.overdue {
+            shard.entries.remove(&id);
+            return;
+        }
+        entry.state = State::Done(fits.then(|| answer.clone()));
+        if !fits {
+            return;
+        }
+        shard.held.push_back(id);
+        shard.held_bytes += answer.len();
+        while shard.held_bytes > self.most_held_bytes {
+            shard.let_go();
+        }
+    }
+
+    /// Forgets a task that did not run to an answer, so that it may come again.
+    pub(crate) fn forget(&self, id: u128) {
+        self.shard(id).entries.remove(&id);
+    }
+
+    /// Ids that were forgotten before their time, because the memory was full.
+    pub(crate) fn forgotten(&self) -> u64 {
+        self.forgotten.load(Relaxed)
+    }
+}
+
+impl<W> Shard<W> {
+    fn expire(&mut self, now_s: u64) {
+        while self.ids.front().is_some_and(|(_, came)| now_s.saturating_sub(*came) > WINDOW_S) {
+            self.forget_oldest();
+        }
+    }
+
+    fn forget_oldest(&mut self) {
+        let Some((id, came_s)) = self.ids.pop_front() else { return };
+        match self.entries.get_mut(&id) {
+            // The place of an earlier task of that id, forgotten since.
+            Some(entry) if entry.came_s != came_s => {}
+            Some(Entry { state: State::Done(_), .. }) => self.remove_done(id),
+            Some(running) => running.overdue = true,
+            None => {}
+        }
+    }
+
+    fn remove_done(&mut self, id: u128) {
+        if let Some(Entry { state: State::Done(Some(answer)), .. }) = self.entries.remove(&id) {
+            self.held_bytes -= answer.len();
+            // Answers leave in nearly the order of their ids, so the place is near the front.
+            if let Some(at) = self.held.iter().position(|held| *held == id) {
+                self.held.remove(at);
+            }
+        }
+    }
+
+    /// Drops the oldest answer and keeps its id.
+    fn let_go(&mut self) {
+        let Some(id) = self.held.pop_front() else { return };
+        if let Some(Entry { state, .. }) = self.entries.get_mut(&id)
+            && let State::Done(answer) = state
+            && let Some(answer) = answer.take()
+        {
+            self.held_bytes -= answer.len();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(n: u128) -> u128 {
+        n << 64 | n
+    }
+
+    #[test]
+    fn a_task_runs_once_and_its_answer_is_given_again() {
+        let memory = ReplayMemory::new(1 << 20, 1 << 20);
+        assert_eq!(memory.begin(id(1), 7, 0, || "w"), Seen::New);
+        assert_eq!(memory.begin(id(1), 7, 0, || "x"), Seen::Running("w"));
+        assert_eq!(memory.begin(id(1), 8, 0, || "x"), Seen::Conflict);
+        memory.finish(id(1), &Bytes::from_static(b"answer"));
+        assert_eq!(memory.begin(id(1), 7, 0, || "x"), Seen::Done(Bytes::from_static(b"answer")));
+        assert_eq!(memory.begin(id(1), 8, 0, || "x"), Seen::Conflict);
+        assert_eq!(memory.begin(id(1), 8, WINDOW_S + 1, || "y"), Seen::New);
+    }
+
+    #[test]
+    fn a_task_that_did_not_run_may_come_again() {
+        let memory = ReplayMemory::new(1 << 20, 1 << 20);
+        assert_eq!(memory.begin(id(1), 7, 0, || ()), Seen::New);
+        memory.forget(id(1));
+        assert_eq!(memory.begin(id(1), 8, 1, || ()), Seen::New);
+    }
+
+    #[test]
+    fn answers_leave_by_their_budget_and_ids_stay() {
+        let memory = ReplayMemory::new(1 << 20, 100 * SHARDS);
+        for n in [1, 2] {
+            assert_eq!(memory.begin(id(n * 16), 7, 0, || ()), Seen::New);
+            memory.finish(id(n * 16), &Bytes::from(vec![0; 60]));
+        }
+        assert_eq!(memory.begin(id(16), 7, 0, || ()), Seen::Conflict, "its answer made room");
+        assert_eq!(memory.begin(id(32), 7, 0, || ()), Seen::Done(Bytes::from(vec![0; 60])));
+        assert_eq!(memory.begin(id(48), 7, 0, || ()), Seen::New);
+        memory.finish(id(48), &Bytes::from(vec![0; 101]));
+        assert_eq!(memory.begin(id(48), 7, 0, || ()), Seen::Conflict, "too large to hold");
+    }
+
+    #[test]
+    fn a_million_ids_stay_within_the_bound_and_the_loss_is_counted() {
+        let memory = ReplayMemory::new(1 << 20, 1 << 20);
+        for n in 0..1_000_000_u128 {
+            let id = id(n.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+            assert_eq!(memory.begin(id, 7, 0, || ()), Seen::New);
+            memory.finish(id, &Bytes::from_static(b"ok"));
+        }
+        let kept: usize = memory.shards.iter().map(|shard| shard.lock().unwrap().entries.len()).sum();
+        let held: usize = memory.shards.iter().map(|shard| shard.lock().unwrap().held.len()).sum();
+        assert!(kept <= (1 << 20) / ENTRY_BYTES, "{kept}");
+        assert!(held <= kept, "{held}");
+        assert_eq!(memory.forgotten() as usize, 1_000_000 - kept);
+    }
+
+    #[test]
+    fn a_task_that_runs_longer_than_the_window_is_not_forgotten() {
+        let memory = ReplayMemory::new(1 << 20, 1 << 20);
+        assert_eq!(memory.begin(id(1), 7, 0, || ()), Seen::New);
+        assert_eq!(memory.begin(id(17), 7, WINDOW_S + 1, || ()), Seen::New);
+        assert_eq!(memory.begin(id(1), 7, WINDOW_S + 1, || ()), Seen::Running(()));
+        memory.finish(id(1), &Bytes::from_static(b"late"));
+        assert_eq!(memory.begin(id(1), 7, WINDOW_S + 1, || ()), Seen::New, "it left when it ended");
+    }
+}

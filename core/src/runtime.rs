@@ -1,0 +1,214 @@
+//! Who owns the tasks. Every task belongs to a [`TaskGroup`] that can stop it, and every stop has a deadline.
+//!
+//! Rust programs run on their own tokio runtime; the language layers own one [`Runtime`] per process.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
+
+use crate::error::{Code, Error, Result};
+use crate::options::{RuntimeOptions, Validate as _};
+
+/// Tasks with one owner: told to close first, stopped at the deadline.
+#[derive(Clone, Debug)]
+pub(crate) struct TaskGroup {
+    tracker: TaskTracker,
+    closing: CancellationToken,
+    abort: CancellationToken,
+}
+
+impl TaskGroup {
+    pub(crate) fn new() -> Self {
+        TaskGroup { tracker: TaskTracker::new(), closing: CancellationToken::new(), abort: CancellationToken::new() }
+    }
+
+    /// Starts a task that ends by itself, or when the group's grace is over.
+    pub(crate) fn spawn<F>(&self, name: &'static str, future: F) -> JoinHandle<()>
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let abort = self.abort.clone();
+        let span = tracing::debug_span!("task", name);
+        let task = async move {
+            tokio::select! {
+                biased;
+                () = abort.cancelled() => {}
+                () = future => {}
+            }
+        };
+        self.tracker.spawn(task.instrument(span))
+    }
+
+    /// Starts a task that somebody else aborts when the group's grace is over (see [`TaskGroup::aborted`]).
+    pub(crate) fn spawn_bare<F>(&self, future: F) -> JoinHandle<()>
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.tracker.spawn(future)
+    }
+
+    /// Resolves when the group was told to close: finish what runs, begin nothing new.
+    pub(crate) fn closing(&self) -> WaitForCancellationFutureOwned {
+        self.closing.clone().cancelled_owned()
+    }
+
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing.is_cancelled()
+    }
+
+    /// Resolves when the grace is over.
+    pub(crate) fn aborted(&self) -> WaitForCancellationFutureOwned {
+        self.abort.clone().cancelled_owned()
+    }
+
+    /// Tells every task to close, without waiting.
+    pub(crate) fn close(&self) {
+        self.closing.cancel();
+        self.tracker.close();
+    }
+
+    /// Stops every task at once, without waiting.
+    pub(crate) fn abort(&self) {
+        self.close();
+        self.abort.cancel();
+    }
+
+    /// Tells every task to close, waits up to `grace`, then stops what is left. True if all ended in time.
+    pub(crate) async fn shutdown(&self, grace: Duration) -> bool {
+        self.close();
+        let in_time = tokio::time::timeout(grace, self.tracker.wait()).await.is_ok();
+        self.abort.cancel();
+        // Stopping is dropping: it takes no time of its own, but a destructor of a handler may.
+        let _ = tokio::time::timeout(Duration::from_secs(1), self.tracker.wait()).await;
+        in_time
+    }
+}
+
+/// The runtime that a language layer owns, one per process. It knows the process it was made in.
+#[derive(Debug)]
+pub struct Runtime {
+    tokio: Option<tokio::runtime::Runtime>,
+    born_in: u32,
+    group: TaskGroup,
+}
+
+impl Runtime {
+    /// Starts the threads.
+    ///
+    /// # Errors
+    /// `CONFIG_INVALID` for a bad option, `INTERNAL` if the system gives no threads.
+    pub fn new(options: &RuntimeOptions) -> Result<Arc<Self>> {
+        options.validate()?;
+        let tokio = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(options.worker_threads)
+            // Only name look-ups and the read of the system's certificates block.
+            .max_blocking_threads(16)
+            .thread_name(options.thread_name.clone())
+            .enable_all()
+            .build()
+            .map_err(|e| Error::new(Code::Internal, "the system gave no threads for the runtime").with_source(e))?;
+        Ok(Arc::new(Runtime { tokio: Some(tokio), born_in: std::process::id(), group: TaskGroup::new() }))
+    }
+
+    /// Refuses use in a forked child, where the runtime's threads do not exist.
+    ///
+    /// # Errors
+    /// `FORKED`.
+    pub fn check_process(&self) -> Result<()> {
+        if std::process::id() == self.born_in {
+            return Ok(());
+        }
+        Err(Error::new(Code::Forked, "this object was made before fork(); make a new one in the child, or use spawn"))
+    }
+
+    /// Runs a closure in the runtime's context, so that it may create sockets and timers.
+    pub(crate) fn enter<T>(&self, make: impl FnOnce() -> T) -> Result<T> {
+        self.check_process()?;
+        let Some(tokio) = &self.tokio else { return Err(Error::new(Code::Closed, "the runtime was shut down")) };
+        let _guard = tokio.enter();
+        Ok(make())
+    }
+
+    /// Starts a task of the runtime.
+    ///
+    /// # Errors
+    /// `FORKED`, or `CLOSED` after shutdown.
+    pub(crate) fn spawn<F>(&self, future: F) -> Result<()>
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.check_process()?;
+        let Some(tokio) = self.tokio.as_ref().filter(|_| !self.group.is_closing()) else {
+            return Err(Error::new(Code::Closed, "the runtime was shut down"));
+        };
+        self.group.tracker.spawn_on(future, tokio.handle());
+        Ok(())
+    }
+
+    /// Waits on the calling thread until a future is done.
+    ///
+    /// # Errors
+    /// `FORKED`; `INVALID_ARG` when called on one of the runtime's own threads, which must never wait.
+    pub(crate) fn block_on<F: Future>(&self, future: F) -> Result<F::Output> {
+        self.check_process()?;
+        let Some(tokio) = &self.tokio else { return Err(Error::new(Code::Closed, "the runtime was shut down")) };
+        if tokio::runtime::Handle::try_current().is_ok() {
+            return Err(Error::new(Code::InvalidArg, "a blocking call was made on a thread of an async runtime"));
+        }
+        Ok(tokio.block_on(future))
+    }
+
+    /// Waits until the runtime's tasks have ended, at most `deadline`. They must have been told to end before.
+    pub(crate) fn drain(&self, deadline: Duration) -> Result<bool> {
+        self.group.close();
+        self.block_on(async { tokio::time::timeout(deadline, self.group.tracker.wait()).await.is_ok() })
+    }
+}
+
+impl Drop for Runtime {
+    fn drop(&mut self) {
+        let Some(tokio) = self.tokio.take() else { return };
+        if std::process::id() == self.born_in {
+            // A bounded join: detaching the threads lets them outlive an unloaded library.
+            tokio.shutdown_timeout(Duration::from_secs(1));
+        } else {
+            // The threads live in the parent; joining them here would wait for ever.
+            std::mem::forget(tokio);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_group_waits_for_its_tasks_and_stops_them_at_the_deadline() {
+        let group = TaskGroup::new();
+        let closing = group.closing();
+        group.spawn("polite", closing);
+        assert!(group.shutdown(Duration::from_secs(5)).await);
+
+        let group = TaskGroup::new();
+        let (alive, ended) = tokio::sync::oneshot::channel::<()>();
+        group.spawn("stubborn", async move {
+            let _alive = alive;
+            std::future::pending::<()>().await;
+        });
+        assert!(!group.shutdown(Duration::from_secs(5)).await);
+        assert!(ended.await.is_err(), "the task was dropped");
+    }
+
+    #[test]
+    fn a_blocking_call_on_a_runtime_thread_is_refused() {
+        let runtime = Runtime::new(&RuntimeOptions::default()).unwrap();
+        let inner = runtime.clone();
+        let code = runtime.block_on(async move { inner.block_on(async {}).unwrap_err().code() }).unwrap();
+        assert_eq!(code, Code::InvalidArg);
+    }
+}

@@ -1,0 +1,397 @@
+//! Watching connections: in which phase each one is, since when, and when it has to go.
+//!
+//! A connection carries no timer of its own. It notes its phase in a few atomics; one sweeper per server looks at all
+//! of them four times a second. That costs a request some stores instead of five timer registrations, and an idle
+//! connection no memory beyond the note.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::task::AbortHandle;
+
+/// How often the sweeper looks; every deadline is met to within this.
+pub(crate) const SWEEP_EVERY: Duration = Duration::from_millis(250);
+
+/// Least rate of a body or an answer after its grace.
+const LEAST_BYTES_PER_S: u64 = 1024;
+
+/// What a connection is doing, which decides what it may take how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Phase {
+    /// Connected, nothing read yet.
+    Silent,
+    /// Between two requests.
+    Idle,
+    /// Reading a request's head.
+    Head,
+    /// Reading a request's body.
+    Body,
+    /// The request is being handled; its own deadline applies.
+    Handling,
+    /// The peer does not take the answer as fast as it is written.
+    Answering,
+}
+
+impl Phase {
+    pub(crate) const ALL: [Phase; 6] =
+        [Phase::Silent, Phase::Idle, Phase::Head, Phase::Body, Phase::Handling, Phase::Answering];
+
+    fn from_u8(value: u8) -> Phase {
+        Phase::ALL[usize::from(value).min(Phase::ALL.len() - 1)]
+    }
+
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Phase::Silent => "silent",
+            Phase::Idle => "idle",
+            Phase::Head => "head",
+            Phase::Body => "body",
+            Phase::Handling => "handling",
+            Phase::Answering => "answering",
+        }
+    }
+}
+
+/// How long a connection may stay in which phase.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Deadlines {
+    pub(crate) head: Duration,
+    pub(crate) idle: Duration,
+    pub(crate) transfer_grace: Duration,
+}
+
+/// Time in milliseconds, read by every request and moved on by the sweeper: a load instead of a system call.
+#[derive(Debug)]
+struct CoarseClock {
+    start: Instant,
+    now_ms: AtomicU64,
+}
+
+impl CoarseClock {
+    fn tick(&self) -> u64 {
+        let now = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.now_ms.store(now, Relaxed);
+        now
+    }
+}
+
+/// One open connection.
+#[derive(Debug)]
+pub(crate) struct Conn {
+    pub(crate) peer: SocketAddr,
+    clock: Arc<CoarseClock>,
+    phase: AtomicU8,
+    since_ms: AtomicU64,
+    moved: AtomicU64,
+    refused: AtomicBool,
+    cut: OnceLock<AbortHandle>,
+}
+
+impl Conn {
+    pub(crate) fn enter(&self, phase: Phase) {
+        self.since_ms.store(self.clock.now_ms.load(Relaxed), Relaxed);
+        self.moved.store(0, Relaxed);
+        self.phase.store(phase as u8, Relaxed);
+    }
+
+    fn phase(&self) -> Phase {
+        Phase::from_u8(self.phase.load(Relaxed))
+    }
+
+    fn overdue(&self, now_ms: u64, deadlines: &Deadlines) -> bool {
+        let elapsed = now_ms.saturating_sub(self.since_ms.load(Relaxed));
+        let over = |limit: Duration| u128::from(elapsed) > limit.as_millis();
+        match self.phase() {
+            Phase::Silent | Phase::Head => over(deadlines.head),
+            Phase::Idle => over(deadlines.idle),
+            Phase::Body | Phase::Answering => {
+                over(deadlines.transfer_grace) && self.moved.load(Relaxed) < elapsed * LEAST_BYTES_PER_S / 1000
+            }
+            Phase::Handling => false,
+        }
+    }
+
+    fn cut(&self) {
+        if let Some(task) = self.cut.get() {
+            task.abort();
+        }
+    }
+}
+
+/// Every open connection of a server.
+#[derive(Debug)]
+pub(crate) struct ConnTable {
+    clock: Arc<CoarseClock>,
+    deadlines: Deadlines,
+    slots: Mutex<Slots>,
+    cut_by_phase: [AtomicU64; Phase::ALL.len()],
+}
+
+#[derive(Debug, Default)]
+struct Slots {
+    conns: Vec<Option<Arc<Conn>>>,
+    free: Vec<usize>,
+    /// Idle connections found by the last search for one to give way, longest idle last.
+    give_way: Vec<(usize, Arc<Conn>)>,
+}
+
+/// Keeps a connection in the table; leaves it when dropped, however the connection's task ends.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    table: Arc<ConnTable>,
+    slot: usize,
+    pub(crate) conn: Arc<Conn>,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        let mut slots = self.table.lock();
+        slots.conns[self.slot] = None;
+        slots.free.push(self.slot);
+    }
+}
+
+impl Entry {
+    /// Says which task to abort when the connection has to go.
+    pub(crate) fn conn_task(conn: &Conn, task: AbortHandle) {
+        let _ = conn.cut.set(task);
+    }
+}
+
+impl ConnTable {
+    pub(crate) fn new(deadlines: Deadlines) -> Arc<Self> {
+        let clock = Arc::new(CoarseClock { start: Instant::now(), now_ms: AtomicU64::new(0) });
+        Arc::new(ConnTable { clock, deadlines, slots: Mutex::default(), cut_by_phase: Default::default() })
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Slots> {
+        // A panic while the lock is held leaves the slots whole: every change is a single assignment.
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn enter(self: &Arc<Self>, peer: SocketAddr) -> Entry {
+        let conn = Arc::new(Conn {
+            peer,
+            clock: self.clock.clone(),
+            phase: AtomicU8::new(Phase::Silent as u8),
+            since_ms: AtomicU64::new(self.clock.now_ms.load(Relaxed)),
+            moved: AtomicU64::new(0),
+            refused: AtomicBool::new(false),
+            cut: OnceLock::new(),
+        });
+        let mut slots = self.lock();
+        let slot = slots.free.pop().unwrap_or_else(|| {
+            slots.conns.push(None);
+            slots.conns.len() - 1
+        });
+        slots.conns[slot] = Some(conn.clone());
+        Entry { table: self.clone(), slot, conn }
+    }
+
+    /// Connections that are open now.
+    pub(crate) fn len(&self) -> usize {
+        let slots = self.lock();
+        slots.conns.len() - slots.free.len()
+    }
+
+    /// Connections cut so far because the peer was too slow in this phase.
+    pub(crate) fn cut_count(&self, phase: Phase) -> u64 {
+        self.cut_by_phase[phase as usize].load(Relaxed)
+    }
+
+    /// Moves the clock on and cuts what is overdue.
+    pub(crate) fn sweep(&self) {
+        let now = self.clock.tick();
+        let overdue: Vec<Arc<Conn>> = {
+            let slots = self.lock();
+            slots.conns.iter().flatten().filter(|conn| conn.overdue(now, &self.deadlines)).cloned().collect()
+        };
+        for conn in overdue {
+            if !conn.refused.swap(true, Relaxed) {
+                self.cut_by_phase[conn.phase() as usize].fetch_add(1, Relaxed);
+            }
+            conn.cut();
+        }
+    }
+
+    /// Cuts the connection that has been without a request for longest. False if every one is at work.
+    pub(crate) fn make_room(&self) -> bool {
+        let mut slots = self.lock();
+        let waits = |conn: &Conn| matches!(conn.phase(), Phase::Silent | Phase::Idle | Phase::Head);
+        for fresh in [false, true] {
+            if fresh {
+                let mut found: Vec<(usize, Arc<Conn>)> = (slots.conns.iter().enumerate())
+                    .filter_map(|(slot, conn)| conn.as_ref().filter(|conn| waits(conn)).map(|conn| (slot, conn.clone())))
+                    .collect();
+                found.sort_by_key(|(_, conn)| std::cmp::Reverse(conn.since_ms.load(Relaxed)));
+                slots.give_way = found;
+            }
+            while let Some((slot, conn)) = slots.give_way.pop() {
+                let still_there = slots.conns[slot].as_ref().is_some_and(|there| Arc::ptr_eq(there, &conn));
+                if still_there && waits(&conn) && !conn.refused.swap(true, Relaxed) {
+                    conn.cut();
+                    return true;
+                }
+            }
+        }
+        false
+    }
+
+    /// Cuts every connection.
+    pub(crate) fn cut_all(&self) {
+        let all: Vec<Arc<Conn>> = self.lock().conns.iter().flatten().cloned().collect();
+        for conn in all {
+            conn.cut();
+        }
+    }
+}
+
+/// A socket that tells its [`Conn`] what passes.
+#[derive(Debug)]
+pub(crate) struct Watched {
+    stream: TcpStream,
+    conn: Arc<Conn>,
+    write_waits: bool,
+}
+
+impl Watched {
+    pub(crate) fn new(stream: TcpStream, conn: Arc<Conn>) -> Self {
+        Watched { stream, conn, write_waits: false }
+    }
+
+    fn wrote(&mut self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        self.write_waits = result.is_pending();
+        match &result {
+            Poll::Pending if self.conn.phase() != Phase::Answering => self.conn.enter(Phase::Answering),
+            Poll::Ready(Ok(n)) => {
+                self.conn.moved.fetch_add(*n as u64, Relaxed);
+            }
+            Poll::Pending | Poll::Ready(Err(_)) => {}
+        }
+        result
+    }
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let result = Pin::new(&mut self.stream).poll_read(cx, buf);
+        let conn = &self.conn;
+        if result.is_pending() {
+            // The server reads again only when the answer is out of its hands.
+            if conn.phase() == Phase::Answering && !self.write_waits {
+                conn.enter(Phase::Idle);
+            }
+            return Poll::Pending;
+        }
+        ready!(result)?;
+        let n = buf.filled().len() - before;
+        match conn.phase() {
+            Phase::Silent | Phase::Idle if n > 0 => conn.enter(Phase::Head),
+            Phase::Body => {
+                conn.moved.fetch_add(n as u64, Relaxed);
+            }
+            _ => {}
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.wrote(result)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.wrote(result)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table() -> Arc<ConnTable> {
+        let second = Duration::from_secs(1);
+        ConnTable::new(Deadlines { head: second, idle: 10 * second, transfer_grace: second })
+    }
+
+    fn entry(table: &Arc<ConnTable>) -> Entry {
+        table.enter(SocketAddr::from(([127, 0, 0, 1], 1)))
+    }
+
+    #[test]
+    fn each_phase_has_its_own_deadline() {
+        let table = table();
+        let entry = entry(&table);
+        let overdue = |ms| entry.conn.overdue(ms, &table.deadlines);
+        assert!(!overdue(1000) && overdue(1001), "silent");
+        entry.conn.enter(Phase::Head);
+        assert!(!overdue(1000) && overdue(1001), "head");
+        entry.conn.enter(Phase::Idle);
+        assert!(!overdue(10_000) && overdue(10_001), "idle");
+        entry.conn.enter(Phase::Handling);
+        assert!(!overdue(1_000_000), "a handler has its own deadline");
+    }
+
+    #[test]
+    fn a_body_must_keep_its_least_rate_after_the_grace() {
+        let table = table();
+        let entry = entry(&table);
+        entry.conn.enter(Phase::Body);
+        entry.conn.moved.store(4096, Relaxed);
+        assert!(!entry.conn.overdue(4000, &table.deadlines));
+        assert!(entry.conn.overdue(4100, &table.deadlines));
+    }
+
+    #[test]
+    fn an_entry_leaves_the_table_when_dropped_and_its_slot_is_used_again() {
+        let table = table();
+        let (first, second) = (entry(&table), entry(&table));
+        assert_eq!(table.len(), 2);
+        drop(first);
+        let third = entry(&table);
+        assert_eq!((table.len(), third.slot), (2, 0));
+        drop((second, third));
+        assert_eq!(table.len(), 0);
+    }
+
+    #[test]
+    fn room_is_made_by_the_longest_idle_and_never_by_a_working_connection() {
+        let table = table();
+        let entries: Vec<Entry> = (0..3).map(|_| entry(&table)).collect();
+        entries[0].conn.enter(Phase::Handling);
+        entries[1].conn.since_ms.store(5, Relaxed);
+        entries[2].conn.since_ms.store(3, Relaxed);
+        assert!(table.make_room());
+        assert!(entries[2].conn.refused.load(Relaxed), "the longest idle goes first");
+        assert!(table.make_room() && entries[1].conn.refused.load(Relaxed));
+        assert!(!table.make_room() && !entries[0].conn.refused.load(Relaxed));
+    }
+}

@@ -1,0 +1,216 @@
+//! The accept loop: HTTP/1.1 with a bound on everything a peer can make it hold.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http_body::Body as _;
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::{TcpListener, TcpStream};
+
+use super::conn::{Conn, ConnTable, Deadlines, Entry, Phase, SWEEP_EVERY, Watched};
+use crate::error::{Code, Error, Result};
+use crate::runtime::TaskGroup;
+use crate::telemetry;
+
+/// Most bytes of a request's head.
+const MAX_HEAD_BYTES: usize = 64 << 10;
+/// Most headers of a request.
+const MAX_HEADERS: usize = 100;
+/// Descriptors that are left for everything but inbound connections.
+const RESERVED_DESCRIPTORS: u64 = 48;
+
+pub(crate) type Answer = Response<Full<Bytes>>;
+pub(crate) type AnswerFuture = Pin<Box<dyn Future<Output = Answer> + Send>>;
+
+/// What is behind the socket. Dropping the future means that the caller went away.
+pub(crate) trait Service: Send + Sync + 'static {
+    fn call(self: Arc<Self>, request: Request<Incoming>, conn: Arc<Conn>) -> AnswerFuture;
+}
+
+/// The bounds of a server.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ServerLimits {
+    pub(crate) deadlines: Deadlines,
+    pub(crate) max_connections: usize,
+}
+
+/// As many connections as the descriptor limit allows, at most `most`.
+pub(crate) fn affordable_connections(most: usize) -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let affordable = limit.map_or(u64::MAX, |limit| limit.saturating_sub(RESERVED_DESCRIPTORS).max(limit / 2).max(1));
+    usize::try_from(affordable).unwrap_or(most).min(most)
+}
+
+/// A bound address, not yet served.
+pub(crate) struct HttpServer {
+    listener: TcpListener,
+    pub(crate) addr: SocketAddr,
+    pub(crate) table: Arc<ConnTable>,
+    limits: ServerLimits,
+}
+
+impl HttpServer {
+    /// Binds the address.
+    ///
+    /// # Errors
+    /// `BIND` names the address and the system's reason.
+    pub(crate) async fn bind(host: &str, port: u16, limits: ServerLimits) -> Result<Self> {
+        let bind_error = |e: std::io::Error| {
+            Error::new(Code::Bind, format!("{host}:{port} cannot be bound: {}; choose another host or port", e.kind()))
+                .with_source(e)
+        };
+        let listener = TcpListener::bind((host, port)).await.map_err(bind_error)?;
+        let addr = listener.local_addr().map_err(bind_error)?;
+        Ok(HttpServer { listener, addr, table: ConnTable::new(limits.deadlines), limits })
+    }
+
+    /// Serves until the group closes; then lets running requests finish until the group's grace is over.
+    pub(crate) fn serve<S: Service>(self, service: Arc<S>, group: &TaskGroup) {
+        let table = self.table.clone();
+        let aborted = group.aborted();
+        let sweeper_group = group.clone();
+        group.spawn_bare(async move {
+            let mut tick = tokio::time::interval(SWEEP_EVERY);
+            let mut aborted = std::pin::pin!(aborted);
+            loop {
+                tokio::select! {
+                    () = &mut aborted => break,
+                    _ = tick.tick() => table.sweep(),
+                }
+                if sweeper_group.is_closing() && table.len() == 0 {
+                    return;
+                }
+            }
+            table.cut_all();
+        });
+        let closing = group.closing();
+        let accepting = group.clone();
+        group.spawn("accept", async move {
+            tokio::select! {
+                () = closing => {}
+                () = self.accept(service, accepting) => {}
+            }
+        });
+    }
+
+    async fn accept<S: Service>(self, service: Arc<S>, group: TaskGroup) {
+        let mut pause = Duration::from_millis(10);
+        loop {
+            match self.listener.accept().await {
+                Ok((stream, peer)) => {
+                    pause = Duration::from_millis(10);
+                    self.admit(stream, peer, &service, &group);
+                }
+                // Out of descriptors: make one free instead of spinning on the error.
+                Err(error) => {
+                    tracing::warn!(target: telemetry::TRANSPORT, kind = %error.kind(), "a connection could not be accepted");
+                    self.table.make_room();
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(Duration::from_secs(1));
+                }
+            }
+        }
+    }
+
+    fn admit<S: Service>(&self, stream: TcpStream, peer: SocketAddr, service: &Arc<S>, group: &TaskGroup) {
+        if self.table.len() >= self.limits.max_connections && !self.table.make_room() {
+            return shed(stream, group);
+        }
+        // Small answers must not wait for more to come; a socket that cannot do it works all the same.
+        let _ = stream.set_nodelay(true);
+        let entry = self.table.enter(peer);
+        let conn = entry.conn.clone();
+        let task = group.spawn_bare(serve_conn(stream, entry, service.clone(), group.closing()));
+        Entry::conn_task(&conn, task.abort_handle());
+    }
+}
+
+/// Tells a peer to come back later, without holding on to it.
+fn shed(mut stream: TcpStream, group: &TaskGroup) {
+    group.spawn("shed", async move {
+        let body = crate::wire::failure::write("overloaded", "too many connections; come back in a second", &[]);
+        let head = format!(
+            "HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\n\
+             content-type: application/json\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
+        let answer = [head.into_bytes(), body].concat();
+        let _ = tokio::time::timeout(Duration::from_secs(1), stream.write_all(&answer)).await;
+    });
+}
+
+async fn serve_conn<S: Service>(
+    stream: TcpStream,
+    entry: Entry,
+    service: Arc<S>,
+    closing: impl Future<Output = ()>,
+) {
+    let conn = entry.conn.clone();
+    let io = TokioIo::new(Watched::new(stream, conn.clone()));
+    let handle = service_fn(move |request: Request<Incoming>| {
+        conn.enter(Phase::Handling);
+        let answer = service.clone().call(request, conn.clone());
+        let conn = conn.clone();
+        async move {
+            let answer = answer.await;
+            conn.enter(Phase::Answering);
+            Ok::<_, Infallible>(answer)
+        }
+    });
+    let mut http = hyper::server::conn::http1::Builder::new();
+    // Deadlines are the table's; hyper's own header timeout would also cut idle connections.
+    http.header_read_timeout(None).max_headers(MAX_HEADERS).max_buf_size(MAX_HEAD_BYTES);
+    let mut serving = std::pin::pin!(http.serve_connection(io, handle));
+    // Errors here are the peer's (reset, malformed head): hyper has answered what can be answered.
+    tokio::select! {
+        _ = serving.as_mut() => {}
+        () = closing => {
+            serving.as_mut().graceful_shutdown();
+            let _ = serving.await;
+        }
+    }
+    drop(entry);
+}
+
+/// Why a body could not be read.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum BodyFailure {
+    TooLarge,
+    Broken,
+}
+
+/// Reads a body of at most `most` bytes; a longer one is refused by its declared length before anything is read.
+pub(crate) async fn read_body(body: Incoming, most: usize, conn: &Conn) -> Result<Bytes, BodyFailure> {
+    let declared = body.size_hint();
+    if usize::try_from(declared.lower()).map_or(true, |declared| declared > most) {
+        return Err(BodyFailure::TooLarge);
+    }
+    conn.enter(Phase::Body);
+    let mut body = body;
+    // One frame is the rule and is passed on without a copy; memory grows with what arrives, not with what is declared.
+    let (mut whole, mut grown) = (Bytes::new(), BytesMut::new());
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.map_err(|_| BodyFailure::Broken)?.into_data() else { continue };
+        if whole.len() + grown.len() + data.len() > most {
+            return Err(BodyFailure::TooLarge);
+        }
+        if whole.is_empty() && grown.is_empty() {
+            whole = data;
+            continue;
+        }
+        grown.extend_from_slice(&std::mem::take(&mut whole));
+        grown.extend_from_slice(&data);
+    }
+    conn.enter(Phase::Handling);
+    Ok(if grown.is_empty() { whole } else { grown.freeze() })
+}

@@ -1,0 +1,6 @@
+//! Bytes between machines: which endpoints may be called, the HTTP client, and the HTTP server's accept loop.
+
+pub(crate) mod conn;
+pub(crate) mod endpoint;
+pub(crate) mod http_client;
+pub(crate) mod http_server;

@@ -1,0 +1,174 @@
+//! The directory's requests and answers, as node and client write and read them.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use crate::error::{Code, Error, Result};
+use crate::types::{NodeInfo, position};
+
+/// The release of the published SDK that this library interoperates with; directories score nodes by it.
+pub(crate) const SDK_COMPATIBILITY: &str = "0.7.109";
+
+#[derive(Serialize)]
+pub(crate) struct RegisterRequest<'a> {
+    pub(crate) node_id: &'a str,
+    pub(crate) endpoint: &'a str,
+    pub(crate) region: &'a str,
+    pub(crate) capabilities: Vec<Capability<'a>>,
+    pub(crate) limits: Limits,
+    /// Proof of ownership when the id is registered already.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) current_node_token: Option<&'a str>,
+    pub(crate) sdk_compatibility_version: &'a str,
+    pub(crate) implementation_name: &'a str,
+    pub(crate) implementation_version: &'a str,
+}
+
+#[derive(Serialize)]
+pub(crate) struct Capability<'a> {
+    pub(crate) intent: &'a str,
+    pub(crate) models: &'a [String],
+    pub(crate) max_tokens: u32,
+    pub(crate) input_modalities: &'a [&'a str],
+}
+
+#[derive(Serialize)]
+pub(crate) struct Limits {
+    pub(crate) max_concurrent: u32,
+    pub(crate) tokens_per_min: u32,
+}
+
+/// What a node keeps of the answer to its registration. No `Debug`: it holds secrets.
+#[derive(Deserialize)]
+pub(crate) struct RegisterReply {
+    #[serde(alias = "token")]
+    pub(crate) node_token: String,
+    #[serde(default)]
+    pub(crate) node_hmac_key: Option<String>,
+    #[serde(default, deserialize_with = "super::count")]
+    pub(crate) next_heartbeat_ms: Option<u64>,
+}
+
+#[derive(Serialize)]
+pub(crate) struct HeartbeatRequest<'a> {
+    pub(crate) node_id: &'a str,
+    pub(crate) status: &'a str,
+    pub(crate) available: bool,
+    pub(crate) load: f64,
+    pub(crate) active_jobs: usize,
+    pub(crate) max_concurrent: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) metrics: Option<Outcomes>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) metrics_batch_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) challenge_response: Option<String>,
+}
+
+/// Finished tasks since the last acknowledged report.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub(crate) struct Outcomes {
+    pub(crate) tasks_success: u64,
+    pub(crate) tasks_failed: u64,
+    pub(crate) avg_latency_ms: f64,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+pub(crate) struct HeartbeatReply {
+    pub(crate) challenge: Option<String>,
+    pub(crate) metrics_batch_accepted: Option<String>,
+    #[serde(deserialize_with = "super::count")]
+    pub(crate) next_heartbeat_ms: Option<u64>,
+}
+
+/// Reads an answer of the directory, or says that it is none.
+pub(crate) fn read<'a, T: Deserialize<'a>>(what: &str, body: &'a [u8]) -> Result<T> {
+    serde_json::from_slice(body).map_err(|e| {
+        Error::new(Code::DirectoryMalformed, format!("the directory's answer to {what} is not one of this protocol: {}", position(&e)))
+    })
+}
+
+#[derive(Deserialize)]
+struct NodeList<'a> {
+    #[serde(borrow, default)]
+    nodes: Option<Vec<&'a RawValue>>,
+}
+
+#[derive(Deserialize)]
+struct NodeEntry {
+    node_id: String,
+    endpoint: String,
+    #[serde(default)]
+    score: Option<f64>,
+    #[serde(default)]
+    available: Option<bool>,
+    #[serde(default)]
+    region: Option<String>,
+    #[serde(default)]
+    models: Option<Vec<String>>,
+    #[serde(default)]
+    load: Option<f64>,
+    #[serde(default)]
+    reputation_score: Option<f64>,
+    #[serde(default)]
+    cx_public_key: Option<Value>,
+    /// The old name of the key, still sent by one directory; only an object is the sealing key.
+    #[serde(default)]
+    public_key: Option<Value>,
+}
+
+/// Reads the nodes of a discovery. An entry that cannot be read is skipped, never the whole list.
+pub(crate) fn read_nodes(body: &[u8], most: usize) -> Result<Vec<NodeInfo>> {
+    let list: NodeList<'_> = read("discover", body)?;
+    let Some(entries) = list.nodes else {
+        return Err(Error::new(Code::DirectoryMalformed, "the directory's answer to discover has no list of nodes"));
+    };
+    Ok(entries.into_iter().filter_map(|entry| read_node(entry.get())).take(most).collect())
+}
+
+fn read_node(entry: &str) -> Option<NodeInfo> {
+    let entry: NodeEntry = serde_json::from_str(entry).ok()?;
+    if !crate::options::is_node_id(&entry.node_id) || entry.endpoint.is_empty() {
+        return None;
+    }
+    Some(NodeInfo {
+        node_id: entry.node_id,
+        endpoint: entry.endpoint,
+        score: entry.score.unwrap_or_default(),
+        available: entry.available.unwrap_or(true),
+        region: entry.region,
+        models: entry.models.unwrap_or_default(),
+        load: entry.load,
+        reputation_score: entry.reputation_score,
+        cx_public_key: entry.cx_public_key.or(entry.public_key).filter(Value::is_object),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bad_entry_costs_itself_and_nulls_are_normal() {
+        let nodes = read_nodes(
+            br#"{"nodes":[{"node_id":"a","endpoint":"http://127.0.0.1:1","score":null,"available":null,"region":null,
+                "models":null,"load":null,"cx_public_key":null,"public_key":"hex","zzz":1},
+                {"node_id":7},{"endpoint":"http://x"},"?",null,{"node_id":"bad id","endpoint":"x"},
+                {"node_id":"b","endpoint":"http://127.0.0.1:2","score":0.5}],"count":null}"#,
+            10,
+        )
+        .unwrap();
+        let ids: Vec<&str> = nodes.iter().map(|node| node.node_id.as_str()).collect();
+        assert_eq!(ids, ["a", "b"]);
+        assert!(nodes[0].available && nodes[0].cx_public_key.is_none());
+    }
+
+    #[test]
+    fn what_is_no_list_is_said_to_be_none() {
+        for body in [&b"<html>"[..], b"", b"[]", b"{}", br#"{"nodes":null}"#, br#"{"nodes":{"#] {
+            assert_eq!(read_nodes(body, 10).unwrap_err().code(), Code::DirectoryMalformed);
+        }
+    }
+}

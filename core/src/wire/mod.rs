@@ -1,0 +1,21 @@
+//! What stands on the wire: bytes to structs and back. Pure: no socket, no clock, no tokio.
+//!
+//! Readers are lenient (missing, null and unknown fields are normal, success has three spellings, errors come in three
+//! shapes); writers are strict.
+
+pub(crate) mod directory;
+pub(crate) mod failure;
+pub(crate) mod task;
+
+use serde::de::{Deserialize as _, Deserializer, Error as _};
+
+/// Reads a count that may be missing, null or written as a float, and refuses what is negative or no number.
+pub(crate) fn count<'de, D: Deserializer<'de>>(d: D) -> Result<Option<u64>, D::Error> {
+    let Some(number) = Option::<f64>::deserialize(d)? else { return Ok(None) };
+    if number.is_finite() && (0.0..=9.0e15).contains(&number) {
+        // Range and sign were checked; a fraction is cut off.
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        return Ok(Some(number as u64));
+    }
+    Err(D::Error::custom("not a count"))
+}

@@ -1,0 +1,267 @@
+//! The task and its reply as JSON over HTTP. The payload and the result stay bytes: they are walked over once, for
+//! their end and their depth, and never built into a tree.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use serde::Deserialize;
+use serde::de::Deserializer;
+use serde_json::value::RawValue;
+
+use crate::error::{Code, Error, Result};
+use crate::options::TaskOptions;
+use crate::types::{Payload, Qos, check_depth, position};
+
+/// A task as a node receives it.
+#[derive(Deserialize)]
+pub(crate) struct TaskRequest<'a> {
+    #[serde(borrow)]
+    pub(crate) task_id: Cow<'a, str>,
+    #[serde(borrow)]
+    pub(crate) intent: Cow<'a, str>,
+    #[serde(borrow, default)]
+    pub(crate) payload: Option<&'a RawValue>,
+    /// A sealed payload.
+    #[serde(borrow, default)]
+    pub(crate) iicp_conf: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "null_is_default")]
+    pub(crate) constraints: Constraints<'a>,
+    #[serde(borrow, default)]
+    pub(crate) source_node_id: Option<Cow<'a, str>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+pub(crate) struct Constraints<'a> {
+    #[serde(deserialize_with = "super::count")]
+    pub(crate) timeout_ms: Option<u64>,
+    /// What clients write, and what published nodes read: the same thing under two names.
+    #[serde(borrow)]
+    qos: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    qos_class: Option<Cow<'a, str>>,
+}
+
+fn null_is_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(d: D) -> Result<T, D::Error> {
+    Ok(Option::<T>::deserialize(d)?.unwrap_or_default())
+}
+
+impl Constraints<'_> {
+    pub(crate) fn qos(&self) -> Qos {
+        let named = self.qos.as_deref().or(self.qos_class.as_deref());
+        named.and_then(Qos::parse).unwrap_or(Qos::BestEffort)
+    }
+}
+
+impl<'a> TaskRequest<'a> {
+    /// Reads the envelope; the payload is checked for nesting but not looked into.
+    pub(crate) fn read(body: &'a [u8]) -> Result<Self, String> {
+        let request: TaskRequest<'a> = serde_json::from_slice(body).map_err(|e| position(&e))?;
+        if let Some(payload) = request.payload {
+            check_depth(payload.get().as_bytes()).map_err(|most| format!("the payload is nested deeper than {most}"))?;
+        }
+        Ok(request)
+    }
+}
+
+/// Writes a task for a node. `timeout_ms` is what is left of the caller's deadline.
+pub(crate) fn write_request(options: &TaskOptions, task_id: &str, payload: &Payload, timeout_ms: u64) -> Vec<u8> {
+    let mut out = Vec::with_capacity(payload.bytes().len() + 320);
+    out.extend_from_slice(br#"{"task_id":"#);
+    write_string(&mut out, task_id);
+    out.extend_from_slice(br#","intent":"#);
+    write_string(&mut out, &options.intent);
+    out.extend_from_slice(br#","constraints":{"timeout_ms":"#);
+    out.extend_from_slice(timeout_ms.to_string().as_bytes());
+    if let Some(qos) = options.qos {
+        // Published nodes read only the second name, with an underscore.
+        let class = if qos == Qos::BestEffort { "best_effort" } else { qos.as_str() };
+        out.extend_from_slice(br#","qos":"#);
+        write_string(&mut out, qos.as_str());
+        out.extend_from_slice(br#","qos_class":"#);
+        write_string(&mut out, class);
+    }
+    if let Some(model) = &options.model {
+        out.extend_from_slice(br#","model":"#);
+        write_string(&mut out, model);
+    }
+    out.push(b'}');
+    if let Some(source) = &options.source_node_id {
+        out.extend_from_slice(br#","source_node_id":"#);
+        write_string(&mut out, source);
+    }
+    out.extend_from_slice(br#","payload":"#);
+    out.extend_from_slice(payload.bytes());
+    out.push(b'}');
+    out
+}
+
+fn write_string(out: &mut Vec<u8>, text: &str) {
+    // A string always has a JSON form and a Vec always takes it.
+    let _ = serde_json::to_writer(out, text);
+}
+
+/// Writes the reply to a finished task (specification: NODE-TASK-02 to -04).
+pub(crate) fn write_reply(task_id: &str, result: &[u8], latency_ms: f64) -> Vec<u8> {
+    let mut out = Vec::with_capacity(result.len() + task_id.len() + 128);
+    out.extend_from_slice(br#"{"task_id":"#);
+    write_string(&mut out, task_id);
+    out.extend_from_slice(br#","status":"success","result":"#);
+    out.extend_from_slice(result);
+    out.extend_from_slice(br#","metrics":{"latency_ms":"#);
+    let _ = serde_json::to_writer(&mut out, &((latency_ms * 1000.0).round() / 1000.0));
+    out.extend_from_slice(br#"},"generated_by_ai":true}"#);
+    out
+}
+
+#[derive(Deserialize)]
+struct ReplyFields<'a> {
+    #[serde(borrow, default)]
+    task_id: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    status: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    result: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    error: Option<&'a RawValue>,
+    #[serde(default)]
+    error_code: Option<serde::de::IgnoredAny>,
+}
+
+/// Reads a 200 of a node into the handler's result.
+///
+/// # Errors
+/// `MALFORMED` for an answer that is not a reply to this task, `BACKEND` for a failure inside a 200 (which published
+/// nodes send), `CONFIDENTIALITY_REQUIRED` for a sealed reply that nobody asked for.
+pub(crate) fn read_reply(task_id: &str, body: &Bytes) -> Result<Payload> {
+    let malformed = |why: String| Error::new(Code::Malformed, format!("the node's answer is not a task reply: {why}"));
+    let reply: ReplyFields<'_> = serde_json::from_slice(body).map_err(|e| malformed(position(&e)))?;
+    if let Some(other) = reply.task_id.as_deref().filter(|other| !other.is_empty() && *other != task_id) {
+        return Err(malformed(format!("it is about task {:?}", super::failure::clean(other))));
+    }
+    let failed = || Error::new(Code::Backend, "the node answered that its handler or backend failed").with_http_status(200);
+    match reply.status.as_deref() {
+        Some("success" | "completed") => {}
+        Some("encrypted") => {
+            return Err(Error::new(Code::ConfidentialityRequired, "the node sealed its answer though the task was not sealed"));
+        }
+        Some("error" | "timeout" | "failed") => {
+            let failure = super::failure::Failure::read(body);
+            let error = failed();
+            return Err(match failure.code {
+                Some(code) => error.with_wire_code(code),
+                None => error,
+            });
+        }
+        Some(other) => return Err(malformed(format!("its status is {:?}", super::failure::clean(other)))),
+        None => return Err(malformed("it has no status".into())),
+    }
+    // A backend failure of a published node: the two keys stand at the top (Python) or inside the result (Rust).
+    if reply.error_code.is_some() || reply.error.is_some_and(|error| error.get() != "null") {
+        return Err(failed());
+    }
+    let result = match reply.result {
+        Some(result) if result.get() != "null" => body.slice_ref(result.get().as_bytes()),
+        _ => leftover(body).map_err(malformed)?,
+    };
+    check_depth(&result).map_err(|most| malformed(format!("it is nested deeper than {most}")))?;
+    if is_backend_error(&result) {
+        return Err(failed());
+    }
+    Ok(Payload::trusted(result))
+}
+
+/// Whether a result is the published adapters' way to say that the backend failed.
+fn is_backend_error(result: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Adapter {
+        #[serde(rename = "error_code")]
+        _code: i64,
+        #[serde(rename = "error_message")]
+        _message: String,
+    }
+    result.len() < 4096 && memchr::memmem::find(result, b"\"error_code\"").is_some() && serde_json::from_slice::<Adapter>(result).is_ok()
+}
+
+/// A handler's fields that were merged into the envelope (published Python nodes and relays do that).
+fn leftover(body: &[u8]) -> Result<Bytes, String> {
+    let mut fields: BTreeMap<Cow<'_, str>, &RawValue> = serde_json::from_slice(body).map_err(|e| position(&e))?;
+    for name in ["task_id", "status", "generated_by_ai", "metrics", "error", "trace", "cip_receipt", "result"] {
+        fields.remove(name);
+    }
+    if fields.is_empty() {
+        return Ok(Bytes::from_static(b"null"));
+    }
+    serde_json::to_vec(&fields).map(Bytes::from).map_err(|e| position(&e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reply(body: &str) -> Result<Payload> {
+        read_reply("t-1", &Bytes::copy_from_slice(body.as_bytes()))
+    }
+
+    #[test]
+    fn what_the_client_writes_the_node_reads() {
+        let options = TaskOptions {
+            intent: crate::types::CHAT.into(),
+            qos: Some(Qos::BestEffort),
+            model: Some("m\"1".into()),
+            source_node_id: Some("n-1".into()),
+            ..TaskOptions::default()
+        };
+        let payload = Payload::from_json(&br#"{"a": [1,2]}"#[..]).unwrap();
+        let body = write_request(&options, "t-1", &payload, 1500);
+        let request = TaskRequest::read(&body).unwrap();
+        assert_eq!((&*request.task_id, &*request.intent), ("t-1", crate::types::CHAT));
+        assert_eq!(request.payload.unwrap().get(), r#"{"a": [1,2]}"#);
+        assert_eq!(request.constraints.timeout_ms, Some(1500));
+        assert_eq!(request.constraints.qos(), Qos::BestEffort);
+        assert_eq!(request.source_node_id.as_deref(), Some("n-1"));
+        assert!(String::from_utf8(body).unwrap().contains(r#""qos_class":"best_effort""#));
+    }
+
+    #[test]
+    fn nulls_and_unknown_fields_of_a_request_are_normal() {
+        let request = TaskRequest::read(
+            br#"{"task_id":"t","intent":"i","payload":null,"constraints":null,"auth":{"token":"x"},"zzz":[{}]}"#,
+        )
+        .unwrap();
+        assert!(request.payload.is_none());
+        assert_eq!(request.constraints.qos(), Qos::BestEffort);
+        assert!(TaskRequest::read(br#"{"intent":"i"}"#).is_err());
+        assert!(TaskRequest::read(br#"{"task_id":"t","intent":"i","constraints":{"timeout_ms":-1}}"#).is_err());
+        let deep = format!(r#"{{"task_id":"t","intent":"i","payload":{}{}}}"#, "[".repeat(200), "]".repeat(200));
+        assert!(TaskRequest::read(deep.as_bytes()).is_err());
+    }
+
+    #[test]
+    fn every_spelling_of_success_is_read() {
+        assert_eq!(&reply(r#"{"task_id":"t-1","status":"success","result":{"x":1}}"#).unwrap().bytes()[..], br#"{"x":1}"#);
+        assert_eq!(&reply(r#"{"status":"completed","generated_by_ai":true,"result":7}"#).unwrap().bytes()[..], b"7");
+        let merged = reply(r#"{"task_id":"t-1","status":"completed","choices":[],"usage":null}"#).unwrap();
+        assert_eq!(&merged.bytes()[..], br#"{"choices":[],"usage":null}"#);
+        assert_eq!(&reply(r#"{"status":"success","result":null}"#).unwrap().bytes()[..], b"null");
+        let ours = write_reply("t-1", b"[1]", 1.23456);
+        assert_eq!(&reply(std::str::from_utf8(&ours).unwrap()).unwrap().bytes()[..], b"[1]");
+    }
+
+    #[test]
+    fn failures_inside_a_200_are_failures() {
+        for body in [
+            r#"{"status":"error","error":{"code":"backend_error","message":"x"}}"#,
+            r#"{"status":"completed","error_code":502,"error_message":"down"}"#,
+            r#"{"status":"success","result":{"error_code":400,"error_message":"no model"}}"#,
+            r#"{"status":"success","result":{},"error":{"message":"x"}}"#,
+        ] {
+            assert_eq!(reply(body).unwrap_err().code(), Code::Backend, "{body}");
+        }
+        for body in ["", "[]", "7", r#"{"status":"success""#, r#"{"result":{}}"#, r#"{"status":"maybe","result":{}}"#, r#"{"status":"success","task_id":"t-2","result":1}"#] {
+            assert_eq!(reply(body).unwrap_err().code(), Code::Malformed, "{body}");
+        }
+        assert_eq!(reply(r#"{"status":"encrypted","iicp_conf_resp":{}}"#).unwrap_err().code(), Code::ConfidentialityRequired);
+    }
+}

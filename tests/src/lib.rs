@@ -1,0 +1,1 @@
+//! Case table, stage, runners, interop and benches of iicp-core.
