@@ -83,7 +83,10 @@ impl Validate for RuntimeOptions {
     fn validate(&self) -> Result<()> {
         in_range(Self::WHAT, "worker_threads", self.worker_threads, 1, 256)?;
         if self.thread_name.is_empty() || self.thread_name.len() > 10 || !self.thread_name.is_ascii() {
-            return Err(Error::new(Code::ConfigInvalid, "option thread_name of the runtime must be 1 to 10 ASCII letters"));
+            return Err(Error::new(
+                Code::ConfigInvalid,
+                "option thread_name of the runtime must be 1 to 10 ASCII letters",
+            ));
         }
         Ok(())
     }
@@ -242,7 +245,10 @@ impl Validate for NodeOptions {
 
     fn validate(&self) -> Result<()> {
         if self.intents.is_empty() {
-            return Err(Error::new(Code::ConfigInvalid, "option intents of a node is empty; name at least one intent to serve"));
+            return Err(Error::new(
+                Code::ConfigInvalid,
+                "option intents of a node is empty; name at least one intent to serve",
+            ));
         }
         in_range(Self::WHAT, "intents", self.intents.len(), 1, 64)?;
         for intent in &self.intents {
@@ -463,7 +469,10 @@ impl Validate for TaskOptions {
         if let Some(traceparent) = &self.traceparent
             && Traceparent::parse(traceparent).is_none()
         {
-            return Err(Error::new(Code::ConfigInvalid, "option traceparent of a task must be 00-<32 hex>-<16 hex>-<2 hex>"));
+            return Err(Error::new(
+                Code::ConfigInvalid,
+                "option traceparent of a task must be 00-<32 hex>-<16 hex>-<2 hex>",
+            ));
         }
         check_routing(Self::WHAT, self.region.as_deref(), self.model.as_deref(), self.min_reputation)
     }
@@ -595,7 +604,10 @@ impl Validate for Chat {
 
     fn validate(&self) -> Result<()> {
         if self.messages.is_empty() {
-            return Err(Error::new(Code::ConfigInvalid, "option messages of a chat is empty; give at least one message"));
+            return Err(Error::new(
+                Code::ConfigInvalid,
+                "option messages of a chat is empty; give at least one message",
+            ));
         }
         for message in &self.messages {
             if !matches!(message.role.as_str(), "system" | "developer" | "user" | "assistant" | "tool") {

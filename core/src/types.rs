@@ -77,9 +77,9 @@ pub(crate) fn is_intent(text: &str) -> bool {
         Some(vendor) => word(vendor, b"-_"),
         None => word(domain, b"-_"),
     };
-    let version_good = version.strip_prefix('v').is_some_and(|n| {
-        n.bytes().all(|b| b.is_ascii_digit()) && !n.is_empty() && !n.starts_with('0') && n.len() <= 9
-    });
+    let version_good = version
+        .strip_prefix('v')
+        .is_some_and(|n| n.bytes().all(|b| b.is_ascii_digit()) && !n.is_empty() && !n.starts_with('0') && n.len() <= 9);
     domain_good && version_good && segments.all(|action| word(action, b"-_/") && !action.ends_with('/'))
 }
 
@@ -399,7 +399,10 @@ impl ChatReply {
         let malformed = || {
             Error::new(
                 Code::Malformed,
-                format!("node {} answered the chat with a result that holds no message; ask its operator", task.node_id),
+                format!(
+                    "node {} answered the chat with a result that holds no message; ask its operator",
+                    task.node_id
+                ),
             )
         };
         let completion: Completion = task.result.json().map_err(|_| malformed())?;
@@ -434,13 +437,27 @@ mod tests {
 
     #[test]
     fn the_intent_pattern_takes_vendors_and_refuses_modifiers() {
-        for good in [CHAT, "urn:iicp:intent:x.acme:do-it:v1", "urn:iicp:intent:mcp:tools/call:v12", "urn:iicp:intent:translate:v1"] {
+        for good in [
+            CHAT,
+            "urn:iicp:intent:x.acme:do-it:v1",
+            "urn:iicp:intent:mcp:tools/call:v12",
+            "urn:iicp:intent:translate:v1",
+        ] {
             assert!(is_intent(good), "{good}");
         }
         for bad in [
-            "", "chat", "urn:iicp:intent:", "urn:iicp:intent:llm:chat", "urn:iicp:intent:llm:chat:v0",
-            "urn:iicp:intent:llm:chat:v01", "urn:iicp:intent:llm:chat:v1\n", "urn:iicp:intent:llm:chat:v1+fast",
-            "urn:iicp:intent:LLM:chat:v1", "urn:iicp:intent:x.:a:v1", "urn:iicp:intent:llm::v1", "urn:iicp:intent:v1",
+            "",
+            "chat",
+            "urn:iicp:intent:",
+            "urn:iicp:intent:llm:chat",
+            "urn:iicp:intent:llm:chat:v0",
+            "urn:iicp:intent:llm:chat:v01",
+            "urn:iicp:intent:llm:chat:v1\n",
+            "urn:iicp:intent:llm:chat:v1+fast",
+            "urn:iicp:intent:LLM:chat:v1",
+            "urn:iicp:intent:x.:a:v1",
+            "urn:iicp:intent:llm::v1",
+            "urn:iicp:intent:v1",
         ] {
             assert!(!is_intent(bad), "{bad}");
             assert_eq!(Intent::parse(bad).unwrap_err().code(), Code::IntentInvalid);

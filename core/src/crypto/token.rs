@@ -100,7 +100,13 @@ mod tests {
         let signer = TokenSigner::random().unwrap();
         let key: [u8; 32] = unhex(&signer.public_key_hex()).unwrap();
         let token = signer.sign(Domain::DispatchTicket, &json!({"v": 1})).unwrap();
-        for bad in [token.to_uppercase(), token.replacen('e', "f", 1), token[..token.len() - 1].into(), "a.b".into(), String::new()] {
+        for bad in [
+            token.to_uppercase(),
+            token.replacen('e', "f", 1),
+            token[..token.len() - 1].into(),
+            "a.b".into(),
+            String::new(),
+        ] {
             let error = verify::<Value>(Domain::DispatchTicket, &key, &bad).unwrap_err();
             assert!(bad.is_empty() || !error.to_string().contains(&bad), "{error}");
         }

@@ -37,7 +37,8 @@ impl Gate {
         if self.draining.load(Ordering::Acquire) {
             return Err(Refusal::Draining);
         }
-        let taken = self.active.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n < self.limit).then_some(n + 1));
+        let taken =
+            self.active.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n < self.limit).then_some(n + 1));
         taken.map(|_| Permit(self.clone())).map_err(|_| Refusal::Full)
     }
 

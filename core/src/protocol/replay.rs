@@ -81,7 +81,12 @@ pub(crate) struct ReplayMemory<W> {
 impl<W: Clone> ReplayMemory<W> {
     pub(crate) fn new(id_bytes: usize, result_bytes: usize) -> Self {
         let shard = || {
-            Mutex::new(Shard { entries: HashMap::default(), ids: VecDeque::new(), held: VecDeque::new(), held_bytes: 0 })
+            Mutex::new(Shard {
+                entries: HashMap::default(),
+                ids: VecDeque::new(),
+                held: VecDeque::new(),
+                held_bytes: 0,
+            })
         };
         ReplayMemory {
             shards: std::array::from_fn(|_| shard()),

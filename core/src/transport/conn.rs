@@ -229,7 +229,9 @@ impl ConnTable {
         for fresh in [false, true] {
             if fresh {
                 let mut found: Vec<(usize, Arc<Conn>)> = (slots.conns.iter().enumerate())
-                    .filter_map(|(slot, conn)| conn.as_ref().filter(|conn| waits(conn)).map(|conn| (slot, conn.clone())))
+                    .filter_map(|(slot, conn)| {
+                        conn.as_ref().filter(|conn| waits(conn)).map(|conn| (slot, conn.clone()))
+                    })
                     .collect();
                 found.sort_by_key(|(_, conn)| std::cmp::Reverse(conn.since_ms.load(Relaxed)));
                 slots.give_way = found;

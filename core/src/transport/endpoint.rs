@@ -23,7 +23,10 @@ impl Endpoint {
     /// `CONFIG_INVALID` if it is no base URL, `CONFIDENTIALITY_REQUIRED` if it is off loopback.
     pub(crate) fn parse(what: &str, text: &str) -> Result<Self> {
         let invalid = |why: &str| {
-            Error::new(Code::ConfigInvalid, format!("the URL of {what} {why}; it should look like http://127.0.0.1:9480"))
+            Error::new(
+                Code::ConfigInvalid,
+                format!("the URL of {what} {why}; it should look like http://127.0.0.1:9480"),
+            )
         };
         let url = Url::parse(text).map_err(|e| invalid(&format!("cannot be read ({e})")))?;
         if !matches!(url.scheme(), "http" | "https") {
@@ -73,20 +76,40 @@ mod tests {
     #[test]
     fn loopback_is_taken_in_every_spelling() {
         for good in [
-            "http://127.0.0.1:80", "http://127.1:8080/", "http://2130706433", "http://0x7f.1", "http://0177.0.0.1", "http://[::1]:9",
-            "http://[::ffff:127.0.0.1]", "http://localhost:1/api", "http://LOCALHOST.", "https://127.8.9.10/api/",
+            "http://127.0.0.1:80",
+            "http://127.1:8080/",
+            "http://2130706433",
+            "http://0x7f.1",
+            "http://0177.0.0.1",
+            "http://[::1]:9",
+            "http://[::ffff:127.0.0.1]",
+            "http://localhost:1/api",
+            "http://LOCALHOST.",
+            "https://127.8.9.10/api/",
         ] {
             assert!(Endpoint::parse("x", good).is_ok(), "{good}");
         }
         assert_eq!(Endpoint::parse("x", "http://127.1:8080/api/").unwrap().as_str(), "http://127.0.0.1:8080/api");
-        assert_eq!(Endpoint::parse("x", "http://[::1]:9/").unwrap().join("/v1/task").unwrap().as_str(), "http://[::1]:9/v1/task");
+        assert_eq!(
+            Endpoint::parse("x", "http://[::1]:9/").unwrap().join("/v1/task").unwrap().as_str(),
+            "http://[::1]:9/v1/task"
+        );
     }
 
     #[test]
     fn everything_off_loopback_needs_sealing() {
         for bad in [
-            "http://10.0.0.1", "http://192.168.1.1", "http://0.0.0.0", "http://[::]", "http://[::ffff:10.0.0.1]", "http://[::127.0.0.1]",
-            "http://example.com", "http://localhost.example.com", "http://127.0.0.1.nip.io", "http://[64:ff9b::7f00:1]", "http://128.0.0.1",
+            "http://10.0.0.1",
+            "http://192.168.1.1",
+            "http://0.0.0.0",
+            "http://[::]",
+            "http://[::ffff:10.0.0.1]",
+            "http://[::127.0.0.1]",
+            "http://example.com",
+            "http://localhost.example.com",
+            "http://127.0.0.1.nip.io",
+            "http://[64:ff9b::7f00:1]",
+            "http://128.0.0.1",
         ] {
             assert_eq!(Endpoint::parse("x", bad).unwrap_err().code(), Code::ConfidentialityRequired, "{bad}");
         }
@@ -94,7 +117,15 @@ mod tests {
 
     #[test]
     fn what_is_no_base_url_says_why() {
-        for bad in ["", "127.0.0.1:80", "ftp://127.0.0.1", "http://", "http://u:p@127.0.0.1", "http://127.0.0.1/?q", "http://127.0.0.1:99999"] {
+        for bad in [
+            "",
+            "127.0.0.1:80",
+            "ftp://127.0.0.1",
+            "http://",
+            "http://u:p@127.0.0.1",
+            "http://127.0.0.1/?q",
+            "http://127.0.0.1:99999",
+        ] {
             let error = Endpoint::parse("the directory", bad).unwrap_err();
             assert_eq!(error.code(), Code::ConfigInvalid, "{bad}");
             assert!(error.message().contains("the directory") && !error.message().contains("u:p"), "{error}");

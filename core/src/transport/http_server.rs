@@ -149,12 +149,7 @@ fn shed(mut stream: TcpStream, group: &TaskGroup) {
     });
 }
 
-async fn serve_conn<S: Service>(
-    stream: TcpStream,
-    entry: Entry,
-    service: Arc<S>,
-    closing: impl Future<Output = ()>,
-) {
+async fn serve_conn<S: Service>(stream: TcpStream, entry: Entry, service: Arc<S>, closing: impl Future<Output = ()>) {
     let conn = entry.conn.clone();
     let io = TokioIo::new(Watched::new(stream, conn.clone()));
     let handle = service_fn(move |request: Request<Incoming>| {

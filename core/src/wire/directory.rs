@@ -86,7 +86,10 @@ pub(crate) struct HeartbeatReply {
 /// Reads an answer of the directory, or says that it is none.
 pub(crate) fn read<'a, T: Deserialize<'a>>(what: &str, body: &'a [u8]) -> Result<T> {
     serde_json::from_slice(body).map_err(|e| {
-        Error::new(Code::DirectoryMalformed, format!("the directory's answer to {what} is not one of this protocol: {}", position(&e)))
+        Error::new(
+            Code::DirectoryMalformed,
+            format!("the directory's answer to {what} is not one of this protocol: {}", position(&e)),
+        )
     })
 }
 

@@ -127,7 +127,10 @@ mod tests {
         assert_eq!(text.code.as_deref(), Some("IICP-E034"));
         assert_eq!(text.retry_after, Some(Duration::from_secs(60)));
         assert_eq!(Failure::read(b"<html>502</html>"), Failure::default());
-        assert_eq!(Failure::read(br#"{"error":null,"code":null,"message":7,"retry_after":"soon"}"#), Failure::default());
+        assert_eq!(
+            Failure::read(br#"{"error":null,"code":null,"message":7,"retry_after":"soon"}"#),
+            Failure::default()
+        );
         assert_eq!(Failure::read(br#"{"error":[1,2]}"#), Failure::default());
     }
 

@@ -59,7 +59,8 @@ impl<'a> TaskRequest<'a> {
     pub(crate) fn read(body: &'a [u8]) -> Result<Self, String> {
         let request: TaskRequest<'a> = serde_json::from_slice(body).map_err(|e| position(&e))?;
         if let Some(payload) = request.payload {
-            check_depth(payload.get().as_bytes()).map_err(|most| format!("the payload is nested deeper than {most}"))?;
+            check_depth(payload.get().as_bytes())
+                .map_err(|most| format!("the payload is nested deeper than {most}"))?;
         }
         Ok(request)
     }
@@ -140,11 +141,15 @@ pub(crate) fn read_reply(task_id: &str, body: &Bytes) -> Result<Payload> {
     if let Some(other) = reply.task_id.as_deref().filter(|other| !other.is_empty() && *other != task_id) {
         return Err(malformed(format!("it is about task {:?}", super::failure::clean(other))));
     }
-    let failed = || Error::new(Code::Backend, "the node answered that its handler or backend failed").with_http_status(200);
+    let failed =
+        || Error::new(Code::Backend, "the node answered that its handler or backend failed").with_http_status(200);
     match reply.status.as_deref() {
         Some("success" | "completed") => {}
         Some("encrypted") => {
-            return Err(Error::new(Code::ConfidentialityRequired, "the node sealed its answer though the task was not sealed"));
+            return Err(Error::new(
+                Code::ConfidentialityRequired,
+                "the node sealed its answer though the task was not sealed",
+            ));
         }
         Some("error" | "timeout" | "failed") => {
             let failure = super::failure::Failure::read(body);
@@ -181,7 +186,9 @@ fn is_backend_error(result: &[u8]) -> bool {
         #[serde(rename = "error_message")]
         _message: String,
     }
-    result.len() < 4096 && memchr::memmem::find(result, b"\"error_code\"").is_some() && serde_json::from_slice::<Adapter>(result).is_ok()
+    result.len() < 4096
+        && memchr::memmem::find(result, b"\"error_code\"").is_some()
+        && serde_json::from_slice::<Adapter>(result).is_ok()
 }
 
 /// A handler's fields that were merged into the envelope (published Python nodes and relays do that).
@@ -240,7 +247,10 @@ mod tests {
 
     #[test]
     fn every_spelling_of_success_is_read() {
-        assert_eq!(&reply(r#"{"task_id":"t-1","status":"success","result":{"x":1}}"#).unwrap().bytes()[..], br#"{"x":1}"#);
+        assert_eq!(
+            &reply(r#"{"task_id":"t-1","status":"success","result":{"x":1}}"#).unwrap().bytes()[..],
+            br#"{"x":1}"#
+        );
         assert_eq!(&reply(r#"{"status":"completed","generated_by_ai":true,"result":7}"#).unwrap().bytes()[..], b"7");
         let merged = reply(r#"{"task_id":"t-1","status":"completed","choices":[],"usage":null}"#).unwrap();
         assert_eq!(&merged.bytes()[..], br#"{"choices":[],"usage":null}"#);
@@ -259,9 +269,20 @@ mod tests {
         ] {
             assert_eq!(reply(body).unwrap_err().code(), Code::Backend, "{body}");
         }
-        for body in ["", "[]", "7", r#"{"status":"success""#, r#"{"result":{}}"#, r#"{"status":"maybe","result":{}}"#, r#"{"status":"success","task_id":"t-2","result":1}"#] {
+        for body in [
+            "",
+            "[]",
+            "7",
+            r#"{"status":"success""#,
+            r#"{"result":{}}"#,
+            r#"{"status":"maybe","result":{}}"#,
+            r#"{"status":"success","task_id":"t-2","result":1}"#,
+        ] {
             assert_eq!(reply(body).unwrap_err().code(), Code::Malformed, "{body}");
         }
-        assert_eq!(reply(r#"{"status":"encrypted","iicp_conf_resp":{}}"#).unwrap_err().code(), Code::ConfidentialityRequired);
+        assert_eq!(
+            reply(r#"{"status":"encrypted","iicp_conf_resp":{}}"#).unwrap_err().code(),
+            Code::ConfidentialityRequired
+        );
     }
 }
