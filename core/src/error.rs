@@ -76,7 +76,7 @@ codes! {
     PayloadInvalid = 2007, "PAYLOAD_INVALID", false, "The payload is not valid JSON.";
     PayloadTooLarge = 2008, "PAYLOAD_TOO_LARGE", false, "The payload is over the size limit.";
     // 3xxx: the directory
-    DirectoryUnreachable = 3001, "DIRECTORY_UNREACHABLE", true, "The directory could not be reached.";
+    DirectoryUnreachable = 3001, "DIRECTORY_UNREACHABLE", true, "The directory could not be reached, or could not answer.";
     DirectoryRejected = 3002, "DIRECTORY_REJECTED", false, "The directory refused the request.";
     NoNodes = 3003, "NO_NODES", true, "No available node serves the intent with these constraints.";
     DirectoryUnauthorized = 3004, "DIRECTORY_UNAUTHORIZED", false, "The directory did not accept the credential.";

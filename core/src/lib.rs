@@ -2,16 +2,23 @@
 //!
 //! IICP routes AI tasks by *intent* (such as [`CHAT`]) over a mesh of provider nodes: discover, select, submit. A
 //! directory knows who serves what and never sees a prompt; the task goes straight from consumer to provider.
+//!
+//! A module may use only modules that stand above it in this list; a test holds it to that.
 
-mod crypto;
 pub mod error;
+pub mod types;
 pub mod options;
+pub mod telemetry;
+mod wire;
+mod crypto;
 mod protocol;
 pub mod runtime;
-pub mod telemetry;
 mod transport;
-pub mod types;
-mod wire;
+mod discovery;
+mod client;
+mod node;
 
+pub use client::{Client, Task};
 pub use error::{Code, Error, Result};
+pub use node::{Caller, Handler, Inbound, LiveNode, Node, Reply};
 pub use types::CHAT;

@@ -49,6 +49,12 @@ pub(crate) fn random<const N: usize>() -> Result<[u8; N]> {
     Ok(bytes)
 }
 
+/// A random number from 0 to 1, for jitter only.
+pub(crate) fn jitter() -> f64 {
+    let bytes = uuid::Uuid::new_v4();
+    f64::from(u16::from_be_bytes([bytes.as_bytes()[0], bytes.as_bytes()[1]])) / f64::from(u16::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -104,17 +104,18 @@ impl<W: Clone> ReplayMemory<W> {
         self.shards[index].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Looks a task up, without noting anything.
+    pub(crate) fn look(&self, id: u128, content: u128) -> Seen<W> {
+        self.shard(id).look(id, content)
+    }
+
     /// Looks a task up and, if it is new, notes that it runs now.
     pub(crate) fn begin(&self, id: u128, content: u128, now_s: u64, waiter: impl FnOnce() -> W) -> Seen<W> {
         let mut shard = self.shard(id);
         shard.expire(now_s);
-        if let Some(entry) = shard.entries.get(&id) {
-            return match &entry.state {
-                _ if entry.content != content => Seen::Conflict,
-                State::Running(waiter) => Seen::Running(waiter.clone()),
-                State::Done(Some(answer)) => Seen::Done(answer.clone()),
-                State::Done(None) => Seen::Conflict,
-            };
+        let seen = shard.look(id, content);
+        if !matches!(seen, Seen::New) {
+            return seen;
         }
         if shard.ids.len() >= self.most_ids {
             self.forgotten.fetch_add(1, Relaxed);
@@ -156,7 +157,17 @@ impl<W: Clone> ReplayMemory<W> {
     }
 }
 
-impl<W> Shard<W> {
+impl<W: Clone> Shard<W> {
+    fn look(&self, id: u128, content: u128) -> Seen<W> {
+        match self.entries.get(&id) {
+            None => Seen::New,
+            Some(entry) if entry.content != content => Seen::Conflict,
+            Some(Entry { state: State::Running(waiter), .. }) => Seen::Running(waiter.clone()),
+            Some(Entry { state: State::Done(Some(answer)), .. }) => Seen::Done(answer.clone()),
+            Some(Entry { state: State::Done(None), .. }) => Seen::Conflict,
+        }
+    }
+
     fn expire(&mut self, now_s: u64) {
         while self.ids.front().is_some_and(|(_, came)| now_s.saturating_sub(*came) > WINDOW_S) {
             self.forget_oldest();

@@ -8,8 +8,8 @@ use std::time::Duration;
 /// What one attempt came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// The node has no connection to offer.
-    Unreachable,
+    /// This node did not and will not run the task; another may.
+    Elsewhere,
     /// The node is full or draining; it did not run the task.
     Busy { retry_after: Option<Duration> },
     /// The node may have run the task.
@@ -74,8 +74,8 @@ impl Plan {
         candidate.attempts += 1;
         let rounds_over = candidate.attempts >= self.rounds;
         match outcome {
-            // Nobody listens there; a second try within one deadline is a waste of it.
-            Outcome::Unreachable => candidate.out = true,
+            // A second try within one deadline would be a waste of it.
+            Outcome::Elsewhere => candidate.out = true,
             Outcome::Busy { retry_after } => {
                 candidate.out = rounds_over;
                 candidate.not_before = now + retry_after.unwrap_or_else(|| back_off(candidate.attempts, jitter));
@@ -118,7 +118,7 @@ mod tests {
         let busy = Outcome::Busy { retry_after: Some(Duration::from_secs(2)) };
         plan.tried(0, busy, ZERO, 0.5);
         assert_eq!(plan.next(ZERO, LEFT), Step::Send(1));
-        plan.tried(1, Outcome::Unreachable, ZERO, 0.5);
+        plan.tried(1, Outcome::Elsewhere, ZERO, 0.5);
         assert_eq!(plan.next(ZERO, LEFT), Step::Pause(Duration::from_secs(2)));
         assert_eq!(plan.next(Duration::from_secs(2), LEFT), Step::Send(0));
         plan.tried(0, busy, Duration::from_secs(2), 0.5);
@@ -137,7 +137,7 @@ mod tests {
         let mut plan = Plan::new(9, 3, true);
         for at in 0..8 {
             assert_eq!(plan.next(ZERO, LEFT), Step::Send(at));
-            plan.tried(at, Outcome::Unreachable, ZERO, 0.5);
+            plan.tried(at, Outcome::Elsewhere, ZERO, 0.5);
         }
         assert_eq!(plan.next(ZERO, LEFT), Step::Send(8));
         plan.tried(8, Outcome::Final, ZERO, 0.5);

@@ -1,0 +1,4 @@
+//! The directory as seen by clients and nodes, and the routes that a client holds.
+
+pub(crate) mod directory_client;
+pub(crate) mod routes;

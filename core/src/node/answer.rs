@@ -1,0 +1,97 @@
+//! Answers of a node: always JSON, always readable for browsers, with the protocol's codes.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{
+    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
+    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER,
+};
+use http::{Response, StatusCode};
+use http_body_util::Full;
+use serde_json::Value;
+
+use crate::transport::http_server::Answer;
+use crate::types::Qos;
+use crate::wire::failure;
+
+/// A JSON body that any page may read: browsers are consumers of the mesh.
+pub(crate) fn json(status: StatusCode, body: impl Into<Bytes>) -> Answer {
+    with_type(status, HeaderValue::from_static("application/json"), body.into())
+}
+
+/// A plain-text body.
+pub(crate) fn text(body: String) -> Answer {
+    with_type(StatusCode::OK, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"), body.into())
+}
+
+fn with_type(status: StatusCode, content_type: HeaderValue, body: Bytes) -> Answer {
+    let mut answer = Response::new(Full::new(body));
+    *answer.status_mut() = status;
+    let headers = answer.headers_mut();
+    headers.insert(CONTENT_TYPE, content_type);
+    headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+    headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("Retry-After, X-IICP-Trace-Id"));
+    answer
+}
+
+/// The answer to a browser's question what it may send.
+pub(crate) fn preflight() -> Answer {
+    let mut answer = json(StatusCode::NO_CONTENT, Bytes::new());
+    let headers = answer.headers_mut();
+    headers.remove(CONTENT_TYPE);
+    headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST, OPTIONS"));
+    headers.insert(
+        ACCESS_CONTROL_ALLOW_HEADERS,
+        HeaderValue::from_static(
+            "Content-Type, Authorization, X-IICP-Consumer-Token, X-IICP-Trace-Id, traceparent, tracestate",
+        ),
+    );
+    headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("86400"));
+    answer
+}
+
+/// The answer to a method that the path does not have.
+pub(crate) fn wrong_method(allowed: &'static str) -> Answer {
+    let mut answer = refuse(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", &format!("use {allowed}"), &[]);
+    answer.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
+    answer
+}
+
+/// A refusal or failure.
+pub(crate) fn refuse(status: StatusCode, code: &str, message: &str, more: &[(&str, Value)]) -> Answer {
+    json(status, failure::write(code, message, more))
+}
+
+/// No slot is free (specification: QOS-ADMIT-01).
+pub(crate) fn full(limit: usize, qos: Qos) -> Answer {
+    const PAUSE: Duration = Duration::from_secs(2);
+    later(
+        StatusCode::TOO_MANY_REQUESTS,
+        "capacity_exceeded",
+        &format!("all {limit} slots are busy; ask another node, or this one again in 2 s"),
+        PAUSE,
+        &[("qos_class", qos.as_str().into())],
+    )
+}
+
+/// The node is stopping.
+pub(crate) fn draining() -> Answer {
+    const PAUSE: Duration = Duration::from_secs(5);
+    later(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "temporarily_unavailable",
+        "the node is draining; ask another node",
+        PAUSE,
+        &[("reason", "draining".into())],
+    )
+}
+
+fn later(status: StatusCode, code: &str, message: &str, pause: Duration, more: &[(&str, Value)]) -> Answer {
+    let pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
+    let mut fields = vec![("retry_after_ms", Value::from(pause_ms))];
+    fields.extend_from_slice(more);
+    let mut answer = refuse(status, code, message, &fields);
+    answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from(pause.as_secs()));
+    answer
+}

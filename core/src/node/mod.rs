@@ -1,0 +1,224 @@
+//! The serving node: `bind` takes the address, `serve` takes tasks and keeps the node registered.
+
+mod answer;
+mod handler;
+mod metrics;
+mod registration;
+mod service;
+mod task;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+pub use handler::{Caller, Handler, Inbound, Reply};
+
+use crate::discovery::directory_client::DirectoryClient;
+use crate::error::Result;
+use crate::options::{NodeOptions, Validate as _};
+use crate::protocol::admission::Gate;
+use crate::protocol::replay::ReplayMemory;
+use crate::runtime::TaskGroup;
+use crate::transport::conn::{ConnTable, Deadlines};
+use crate::transport::endpoint::Endpoint;
+use crate::transport::http_client::HttpClient;
+use crate::transport::http_server::{HttpServer, ServerLimits, affordable_connections};
+use handler::DynHandler;
+use metrics::Metrics;
+
+/// Most connections of a node that names no bound.
+const MOST_CONNECTIONS: usize = 16_384;
+
+/// What every part of a running node shares.
+struct State {
+    options: NodeOptions,
+    node_id: String,
+    intents: Vec<Arc<str>>,
+    advertised: String,
+    endpoint: Endpoint,
+    gate: Arc<Gate>,
+    replay: ReplayMemory<CancellationToken>,
+    metrics: Metrics,
+    handler: Box<dyn DynHandler>,
+    registered: AtomicBool,
+    table: Arc<ConnTable>,
+    http: HttpClient,
+    group: TaskGroup,
+    started: Instant,
+}
+
+impl State {
+    /// Seconds since the node began: for windows that a change of the clock on the wall must not move.
+    fn seconds(&self) -> u64 {
+        self.started.elapsed().as_secs()
+    }
+}
+
+/// A node with an address, not serving yet.
+pub struct Node {
+    options: NodeOptions,
+    server: HttpServer,
+    advertised: String,
+    endpoint: Endpoint,
+    directory: Option<DirectoryClient>,
+    http: HttpClient,
+}
+
+impl Node {
+    /// Checks the options and binds the address. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// `CONFIG_INVALID`, `INTENT_INVALID` or `CONFIDENTIALITY_REQUIRED` for the options, `BIND` for the address.
+    pub async fn bind(options: NodeOptions) -> Result<Self> {
+        options.validate()?;
+        let http = HttpClient::new()?;
+        let directory = match options.directory.as_str() {
+            "" => None,
+            url => Some(DirectoryClient::new(http.clone(), url)?),
+        };
+        // Judged before anything is bound: a node off loopback would be asked for unsealed tasks.
+        let bracketed = if options.host.contains(':') { format!("[{}]", options.host) } else { options.host.clone() };
+        Endpoint::parse("the node's host", &format!("http://{bracketed}:{}", options.port))?;
+        let advertised = options.endpoint.as_ref().map(|url| url.trim_end_matches('/').to_owned());
+        if let Some(url) = &advertised {
+            Endpoint::parse("the node's endpoint", url)?;
+        }
+        let limits = ServerLimits {
+            deadlines: Deadlines {
+                head: Duration::from_millis(options.header_timeout_ms),
+                idle: Duration::from_millis(options.idle_timeout_ms),
+                transfer_grace: Duration::from_millis(options.transfer_grace_ms),
+            },
+            max_connections: options.max_connections.unwrap_or_else(|| affordable_connections(MOST_CONNECTIONS)),
+        };
+        let server = HttpServer::bind(&options.host, options.port, limits).await?;
+        let advertised = advertised.unwrap_or_else(|| format!("http://{}", server.addr));
+        let endpoint = Endpoint::parse("the node's endpoint", &advertised)?;
+        Ok(Node { options, server, advertised, endpoint, directory, http })
+    }
+
+    /// The address that is listened on.
+    #[must_use]
+    pub fn addr(&self) -> SocketAddr {
+        self.server.addr
+    }
+
+    /// The URL under which callers reach the node.
+    #[must_use]
+    pub fn url(&self) -> String {
+        self.advertised.clone()
+    }
+
+    /// Serves tasks with `handler`, and registers if there is a directory. Returns when the first registration was
+    /// tried: a directory that is away is asked again in the background, see [`LiveNode::is_registered`].
+    ///
+    /// # Errors
+    /// `DIRECTORY_REJECTED` or `DIRECTORY_UNAUTHORIZED` if the directory refuses what waiting cannot mend.
+    pub async fn serve<H: Handler>(self, handler: H) -> Result<LiveNode> {
+        let Node { options, server, advertised, endpoint, directory, http } = self;
+        let intents: Vec<Arc<str>> = options.intents.iter().map(|intent| Arc::from(intent.as_str())).collect();
+        let group = TaskGroup::new();
+        let state = Arc::new(State {
+            node_id: options.node_id.clone().unwrap_or_else(|| Uuid::new_v4().to_string()),
+            advertised,
+            endpoint,
+            gate: Gate::new(usize::try_from(options.max_concurrent).unwrap_or(usize::MAX)),
+            replay: ReplayMemory::new(options.replay_bytes, options.result_bytes),
+            metrics: Metrics::new(&intents),
+            handler: Box::new(handler),
+            registered: AtomicBool::new(false),
+            table: server.table.clone(),
+            http,
+            group: group.clone(),
+            started: Instant::now(),
+            intents,
+            options,
+        });
+        let live = LiveNode { addr: server.addr, state: state.clone() };
+        server.serve(state.clone(), &group);
+        if let Some(directory) = directory {
+            let (first, tried) = oneshot::channel();
+            group.spawn("registration", registration::keep(state, directory, first));
+            if let Ok(Err(error)) = tried.await
+                && !error.retryable()
+            {
+                return Err(error);
+            }
+        }
+        Ok(live)
+    }
+}
+
+impl fmt::Debug for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Node").field("url", &self.advertised).finish_non_exhaustive()
+    }
+}
+
+/// A serving node. Dropping it stops everything at once; [`LiveNode::shutdown`] lets tasks finish.
+pub struct LiveNode {
+    addr: SocketAddr,
+    state: Arc<State>,
+}
+
+impl LiveNode {
+    /// The address that is listened on.
+    #[must_use]
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// The URL under which callers reach the node.
+    #[must_use]
+    pub fn url(&self) -> String {
+        self.state.advertised.clone()
+    }
+
+    /// Id of the node.
+    #[must_use]
+    pub fn node_id(&self) -> &str {
+        &self.state.node_id
+    }
+
+    /// Whether the directory has taken the last registration.
+    #[must_use]
+    pub fn is_registered(&self) -> bool {
+        self.state.registered.load(Ordering::Acquire)
+    }
+
+    /// Handlers that run now.
+    #[must_use]
+    pub fn active_jobs(&self) -> usize {
+        self.state.gate.active()
+    }
+
+    /// Takes no new task, leaves the directory, waits up to `grace` for running tasks, then stops what is left.
+    /// True if every task ended in time.
+    pub async fn shutdown(self, grace: Duration) -> bool {
+        self.state.gate.drain();
+        self.state.group.shutdown(grace).await
+    }
+}
+
+impl Drop for LiveNode {
+    fn drop(&mut self) {
+        self.state.gate.drain();
+        self.state.group.abort();
+    }
+}
+
+impl fmt::Debug for LiveNode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LiveNode")
+            .field("node_id", &self.state.node_id)
+            .field("addr", &self.addr)
+            .finish_non_exhaustive()
+    }
+}

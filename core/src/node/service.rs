@@ -1,0 +1,94 @@
+//! The node's HTTP surface: health, metrics, tasks, and what browsers ask first.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderValue};
+use http::{HeaderMap, Method, Request, StatusCode};
+use hyper::body::Incoming;
+
+use super::answer::{draining, json, preflight, refuse, text, wrong_method};
+use super::{State, task};
+use crate::transport::conn::Conn;
+use crate::transport::http_server::{Answer, AnswerFuture, BodyFailure, Service, read_body};
+
+impl Service for State {
+    fn call(self: Arc<Self>, request: Request<Incoming>, conn: Arc<Conn>) -> AnswerFuture {
+        Box::pin(async move {
+            let trace_id = request.headers().get("x-iicp-trace-id").cloned();
+            let mut answer = route(&self, request, &conn).await;
+            if let Some(trace_id) = trace_id {
+                answer.headers_mut().insert("x-iicp-trace-id", trace_id);
+            }
+            answer
+        })
+    }
+}
+
+async fn route(state: &Arc<State>, request: Request<Incoming>, conn: &Conn) -> Answer {
+    match (request.uri().path(), request.method()) {
+        ("/v1/task" | "/iicp/health" | "/metrics", &Method::OPTIONS) => preflight(),
+        ("/v1/task", &Method::POST) => post_task(state, request, conn).await,
+        ("/v1/task", _) => wrong_method("POST, OPTIONS"),
+        // hyper leaves the body out of the answer to a HEAD.
+        ("/iicp/health", &Method::GET | &Method::HEAD) => json(StatusCode::OK, health(state)),
+        ("/metrics", &Method::GET | &Method::HEAD) => {
+            text(state.metrics.render(state.gate.active(), state.replay.forgotten(), &state.table))
+        }
+        ("/iicp/health" | "/metrics", _) => wrong_method("GET, HEAD, OPTIONS"),
+        _ => refuse(StatusCode::NOT_FOUND, "not_found", "a node serves /v1/task, /iicp/health and /metrics", &[]),
+    }
+}
+
+async fn post_task(state: &Arc<State>, request: Request<Incoming>, conn: &Conn) -> Answer {
+    if state.gate.is_draining() {
+        return draining();
+    }
+    let (head, body) = request.into_parts();
+    if is_cbor(&head.headers) {
+        let message = "this node reads JSON; send application/json";
+        return refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message, &[]);
+    }
+    let most = state.options.max_body_bytes;
+    match read_body(body, most, conn).await {
+        Ok(body) => task::serve(state, conn, &head.headers, body).await,
+        Err(BodyFailure::TooLarge) => {
+            let message = format!("the task is larger than {most} bytes");
+            refuse(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", &message, &[("max_bytes", most.into())])
+        }
+        Err(BodyFailure::Broken) => {
+            refuse(StatusCode::BAD_REQUEST, "invalid_http_body", "the body ended before its declared length", &[])
+        }
+    }
+}
+
+fn is_cbor(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_TYPE).and_then(|value: &HeaderValue| value.to_str().ok()).is_some_and(|t| t.contains("cbor"))
+}
+
+/// Always 200 and `ok`, also when full or draining: directories take anything else for a dead node.
+fn health(state: &State) -> Bytes {
+    let options = &state.options;
+    let (active, limit) = (state.gate.active(), state.gate.limit());
+    let draining = state.gate.is_draining();
+    let backend_state = if draining { "draining" } else { "ok" };
+    let intents: Vec<&str> = state.intents.iter().map(|intent| &**intent).collect();
+    let health = serde_json::json!({
+        "status": "ok",
+        "node_id": state.node_id,
+        "region": options.region,
+        "load": state.gate.load(),
+        "active_jobs": active,
+        "max_concurrent": limit,
+        "effective_max_concurrent": limit,
+        "available": active < limit && !draining,
+        "model": options.models.first(),
+        "models": options.models,
+        "intent": intents.first(),
+        "intents": intents,
+        "pinhole_state": { "active": false },
+        "backend_stability": { "backend_state": backend_state, "reason_class": "ok" },
+        "implementation": { "name": "iicp-core", "version": env!("CARGO_PKG_VERSION") },
+    });
+    health.to_string().into()
+}

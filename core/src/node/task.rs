@@ -1,0 +1,246 @@
+//! One task from its envelope to its answer: gate, replay memory, handler, deadline.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use http::{HeaderMap, StatusCode};
+use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::State;
+use super::answer::{self, refuse};
+use super::handler::{Caller, Inbound, Reply};
+use super::metrics::Ending;
+use crate::crypto::digest::fingerprint;
+use crate::error::{Code, Error, Result};
+use crate::options::{MAX_TIMEOUT_MS, is_task_id};
+use crate::protocol::admission::{Permit, Refusal};
+use crate::protocol::replay::Seen;
+use crate::telemetry;
+use crate::transport::conn::Conn;
+use crate::transport::http_server::Answer;
+use crate::types::{Payload, Qos, Traceparent, is_intent};
+use crate::wire::task::{TaskRequest, write_reply};
+
+/// A task that was read and found well-formed and served here.
+struct Accepted {
+    task_id: String,
+    intent: usize,
+    payload: Payload,
+    qos: Qos,
+    timeout: Duration,
+    source_node_id: Option<String>,
+    /// Fingerprints of the id and of what was asked.
+    id: u128,
+    content: u128,
+}
+
+/// Serves one request body. Dropping the future frees the slot, forgets the id and stops the handler.
+pub(super) async fn serve(state: &Arc<State>, conn: &Conn, headers: &HeaderMap, body: Bytes) -> Answer {
+    let received = Instant::now();
+    let task = match accept(state, &body) {
+        Ok(task) => task,
+        Err(refusal) => return *refusal,
+    };
+    // Taken to the end of the task, so that a stored answer needs neither body nor envelope.
+    drop(body);
+    loop {
+        let permit = match state.gate.enter() {
+            Ok(permit) => permit,
+            Err(refusal) => match state.replay.look(task.id, task.content) {
+                Seen::New => return refused(state, refusal, task.qos),
+                seen => match settled(seen).await {
+                    Some(answer) => return answer,
+                    None => continue,
+                },
+            },
+        };
+        let over = CancellationToken::new();
+        let seen = state.replay.begin(task.id, task.content, state.seconds(), || over.clone());
+        if matches!(seen, Seen::New) {
+            let attempt = Attempt::new(state.clone(), &task, permit, over.clone(), received);
+            return run(attempt, task, conn, headers, over).await;
+        }
+        drop(permit);
+        if let Some(answer) = settled(seen).await {
+            return answer;
+        }
+    }
+}
+
+/// The answer to a task that is not new; none if it was running and ended without an answer, so that it is new now.
+async fn settled(seen: Seen<CancellationToken>) -> Option<Answer> {
+    match seen {
+        Seen::New => None,
+        Seen::Running(over) => {
+            over.cancelled().await;
+            None
+        }
+        Seen::Done(stored) => Some(answer::json(StatusCode::OK, stored)),
+        Seen::Conflict => Some(refuse(
+            StatusCode::CONFLICT,
+            "conflict",
+            "this task id was used before, for other content or with a result that is no longer held; use a new id",
+            &[],
+        )),
+    }
+}
+
+fn refused(state: &State, refusal: Refusal, qos: Qos) -> Answer {
+    match refusal {
+        Refusal::Full => answer::full(state.gate.limit(), qos),
+        Refusal::Draining => answer::draining(),
+    }
+}
+
+fn accept(state: &State, body: &Bytes) -> Result<Accepted, Box<Answer>> {
+    let invalid = |message: &str| Box::new(refuse(StatusCode::UNPROCESSABLE_ENTITY, "validation_error", message, &[]));
+    let request = TaskRequest::read(body).map_err(|why| invalid(&format!("the body is not a task: {why}")))?;
+    if !is_task_id(&request.task_id) {
+        return Err(invalid("task_id must be 1 to 128 visible ASCII characters without '|'; a UUIDv4 is best"));
+    }
+    if !is_intent(&request.intent) {
+        return Err(invalid("intent must read urn:iicp:intent:<domain>:<action>:v<N>"));
+    }
+    let Some(intent) = state.intents.iter().position(|served| **served == *request.intent) else {
+        let message = "this node does not serve the intent; ask the directory who does";
+        return Err(Box::new(refuse(StatusCode::NOT_FOUND, "unknown_intent", message, &[])));
+    };
+    let timeout_ms = request.constraints.timeout_ms.unwrap_or(state.options.default_timeout_ms);
+    if timeout_ms == 0 {
+        return Err(invalid("constraints.timeout_ms must be above 0"));
+    }
+    let payload = match (request.payload, request.iicp_conf) {
+        (Some(payload), _) if payload.get() != "null" => body.slice_ref(payload.get().as_bytes()),
+        (_, Some(_)) => {
+            let message = "this node has no key to open sealed tasks with; send it to one that publishes a key";
+            return Err(Box::new(refuse(StatusCode::BAD_REQUEST, "IICP-CX-01", message, &[])));
+        }
+        _ => return Err(invalid("payload is missing")),
+    };
+    let mut content = Vec::with_capacity(payload.len() + request.intent.len() + 1);
+    content.extend_from_slice(request.intent.as_bytes());
+    content.push(b'|');
+    content.extend_from_slice(&payload);
+    Ok(Accepted {
+        id: fingerprint(request.task_id.as_bytes()),
+        content: fingerprint(&content),
+        task_id: request.task_id.into_owned(),
+        intent,
+        payload: Payload::trusted(payload),
+        qos: request.constraints.qos(),
+        timeout: Duration::from_millis(timeout_ms.min(MAX_TIMEOUT_MS)),
+        source_node_id: request.source_node_id.map(std::borrow::Cow::into_owned),
+    })
+}
+
+/// One run of a handler. Whatever becomes of it, dropping this gives the slot back, tells everyone who waits for the
+/// task that it is over, and forgets the id unless there is an answer to keep.
+struct Attempt {
+    state: Arc<State>,
+    _permit: Permit,
+    _over: DropGuard,
+    id: u128,
+    intent: usize,
+    qos: Qos,
+    received: Instant,
+    ending: Ending,
+    tokens: u64,
+    kept: bool,
+}
+
+impl Attempt {
+    fn new(state: Arc<State>, task: &Accepted, permit: Permit, over: CancellationToken, received: Instant) -> Self {
+        Attempt {
+            state,
+            _permit: permit,
+            _over: over.drop_guard(),
+            id: task.id,
+            intent: task.intent,
+            qos: task.qos,
+            received,
+            ending: Ending::Cancelled,
+            tokens: 0,
+            kept: false,
+        }
+    }
+
+    fn keep(&mut self, stored: &Bytes) {
+        self.state.replay.finish(self.id, stored);
+        self.kept = true;
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        if !self.kept {
+            self.state.replay.forget(self.id);
+        }
+        self.state.metrics.task_ended(self.intent, self.qos, self.ending, self.received.elapsed(), self.tokens);
+    }
+}
+
+async fn run(
+    mut attempt: Attempt,
+    task: Accepted,
+    conn: &Conn,
+    headers: &HeaderMap,
+    cancelled: CancellationToken,
+) -> Answer {
+    let deadline = attempt.received + task.timeout;
+    let inbound = Inbound {
+        task_id: task.task_id.clone(),
+        intent: attempt.state.intents[task.intent].clone(),
+        payload: task.payload,
+        deadline,
+        qos: task.qos,
+        traceparent: traceparent(headers),
+        caller: Caller { peer: conn.peer, source_node_id: task.source_node_id },
+        cancelled,
+    };
+    let state = attempt.state.clone();
+    let handling = AssertUnwindSafe(state.handler.call(inbound)).catch_unwind();
+    let outcome = tokio::time::timeout_at(deadline, handling).await;
+    let result = match outcome {
+        Ok(Ok(result)) => result,
+        Ok(Err(_panic)) => Err(Error::new(Code::Panic, "the handler panicked")),
+        Err(_) => Err(Error::new(Code::TaskTimeout, "the handler did not finish in time")),
+    };
+    match result {
+        Ok(Reply { result, tokens_used }) => {
+            attempt.ending = Ending::Completed;
+            attempt.tokens = tokens_used;
+            let latency_ms = attempt.received.elapsed().as_secs_f64() * 1000.0;
+            let body = Bytes::from(write_reply(&task.task_id, result.bytes(), latency_ms));
+            attempt.keep(&body);
+            answer::json(StatusCode::OK, body)
+        }
+        Err(error) => {
+            attempt.ending = if error.code() == Code::TaskTimeout { Ending::Timeout } else { Ending::Error };
+            tracing::warn!(target: telemetry::NODE, task_id = %task.task_id, code = %error.code(), "a task failed");
+            failed(&error, &task.task_id)
+        }
+    }
+}
+
+fn traceparent(headers: &HeaderMap) -> Option<String> {
+    let trace = Traceparent::parse(headers.get("traceparent")?.to_str().ok()?)?;
+    Some(trace.as_str().to_owned())
+}
+
+/// What the caller learns of a failure. A handler's own words are shown only where the handler meant them to be.
+fn failed(error: &Error, task_id: &str) -> Answer {
+    let (status, code, message) = match error.code() {
+        Code::TaskTimeout => (StatusCode::GATEWAY_TIMEOUT, "task_timeout", "the task was not finished in its time"),
+        Code::Panic => (StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "the handler broke down"),
+        Code::Handler => (StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "the handler's reply is not JSON"),
+        Code::TaskRejected => (StatusCode::UNPROCESSABLE_ENTITY, "rejected", error.message()),
+        Code::PayloadInvalid => (StatusCode::UNPROCESSABLE_ENTITY, "validation_error", error.message()),
+        Code::Capacity => (StatusCode::SERVICE_UNAVAILABLE, "temporarily_unavailable", "the backend is busy"),
+        _ => (StatusCode::BAD_GATEWAY, "backend_error", "the handler or its backend failed"),
+    };
+    refuse(status, code, message, &[("task_id", task_id.into())])
+}
