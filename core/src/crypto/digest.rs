@@ -5,9 +5,13 @@ use subtle::ConstantTimeEq as _;
 
 use crate::error::{Code, Error, Result};
 
-/// A 16-byte fingerprint for look-ups: the first half of a SHA-256.
-pub(crate) fn fingerprint(data: &[u8]) -> u128 {
-    let digest = ring::digest::digest(&ring::digest::SHA256, data);
+/// A 16-byte fingerprint for look-ups: the first half of a SHA-256 over the parts, one after the other.
+pub(crate) fn fingerprint(parts: &[&[u8]]) -> u128 {
+    let mut context = ring::digest::Context::new(&ring::digest::SHA256);
+    for part in parts {
+        context.update(part);
+    }
+    let digest = context.finish();
     let mut half = [0; 16];
     half.copy_from_slice(&digest.as_ref()[..16]);
     u128::from_be_bytes(half)
@@ -71,7 +75,7 @@ mod tests {
     #[test]
     fn hex_and_fingerprints_are_plain_sha256() {
         assert_eq!(hex(&[0, 15, 255]), "000fff");
-        assert_eq!(fingerprint(b"abc"), 0xba7816bf_8f01cfea_414140de_5dae2223);
+        assert_eq!(fingerprint(&[b"a", b"bc"]), 0xba7816bf_8f01cfea_414140de_5dae2223);
         assert!(same(b"a", b"a") && !same(b"a", b"b") && !same(b"a", b"ab"));
         assert_ne!(random::<16>().unwrap(), random::<16>().unwrap());
     }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -51,6 +51,9 @@ struct State {
     table: Arc<ConnTable>,
     http: HttpClient,
     group: TaskGroup,
+    /// Tells the registration to leave the directory.
+    leaving: CancellationToken,
+    task_ended: Notify,
     started: Instant,
 }
 
@@ -58,6 +61,17 @@ impl State {
     /// Seconds since the node began: for windows that a change of the clock on the wall must not move.
     fn seconds(&self) -> u64 {
         self.started.elapsed().as_secs()
+    }
+
+    /// Waits until no task runs.
+    async fn idle(&self) {
+        loop {
+            let ended = self.task_ended.notified();
+            if self.gate.active() == 0 {
+                return;
+            }
+            ended.await;
+        }
     }
 }
 
@@ -137,6 +151,8 @@ impl Node {
             table: server.table.clone(),
             http,
             group: group.clone(),
+            leaving: CancellationToken::new(),
+            task_ended: Notify::new(),
             started: Instant::now(),
             intents,
             options,
@@ -199,11 +215,16 @@ impl LiveNode {
         self.state.gate.active()
     }
 
-    /// Takes no new task, leaves the directory, waits up to `grace` for running tasks, then stops what is left.
-    /// True if every task ended in time.
+    /// Takes no new task and leaves the directory, waits up to `grace` for running tasks, then stops what is left.
+    /// Until then health answers, and says that the node is draining. True if every task ended in time.
     pub async fn shutdown(self, grace: Duration) -> bool {
+        let deadline = Instant::now() + grace;
         self.state.gate.drain();
-        self.state.group.shutdown(grace).await
+        self.state.leaving.cancel();
+        let idle = tokio::time::timeout_at(deadline, self.state.idle()).await.is_ok();
+        // The last answers may still be on their way out, and the farewell to the directory.
+        let closed = self.state.group.shutdown(deadline.saturating_duration_since(Instant::now())).await;
+        idle && closed
     }
 }
 

@@ -22,17 +22,16 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Longest wait when leaving.
 const FAREWELL: Duration = Duration::from_secs(2);
 
-/// Keeps the node registered until its tasks close. `first` learns how the first registration went.
+/// Keeps the node registered until it is told to leave. `first` learns how the first registration went.
 pub(super) async fn keep(state: Arc<State>, directory: DirectoryClient, first: oneshot::Sender<Result<()>>) {
     let mut registration = Registration::new();
     let mut first = Some(first);
     let mut next = Next::Register(Duration::ZERO);
-    let closing = state.group.closing();
-    let mut closing = std::pin::pin!(closing);
+    let leaving = state.leaving.clone();
     loop {
         let (Next::Register(pause) | Next::Report(pause)) = next;
         tokio::select! {
-            () = &mut closing => break,
+            () = leaving.cancelled() => break,
             () = tokio::time::sleep(pause) => {}
         }
         let step = async {
@@ -42,7 +41,7 @@ pub(super) async fn keep(state: Arc<State>, directory: DirectoryClient, first: o
             }
         };
         let (after, result) = tokio::select! {
-            () = &mut closing => break,
+            () = leaving.cancelled() => break,
             done = step => done,
         };
         next = after;

@@ -45,8 +45,6 @@ pub(super) async fn serve(state: &Arc<State>, conn: &Conn, headers: &HeaderMap, 
         Ok(task) => task,
         Err(refusal) => return *refusal,
     };
-    // Taken to the end of the task, so that a stored answer needs neither body nor envelope.
-    drop(body);
     loop {
         let permit = match state.gate.enter() {
             Ok(permit) => permit,
@@ -121,13 +119,10 @@ fn accept(state: &State, body: &Bytes) -> Result<Accepted, Box<Answer>> {
         }
         _ => return Err(invalid("payload is missing")),
     };
-    let mut content = Vec::with_capacity(payload.len() + request.intent.len() + 1);
-    content.extend_from_slice(request.intent.as_bytes());
-    content.push(b'|');
-    content.extend_from_slice(&payload);
     Ok(Accepted {
-        id: fingerprint(request.task_id.as_bytes()),
-        content: fingerprint(&content),
+        id: fingerprint(&[request.task_id.as_bytes()]),
+        // An intent holds no '|', so the two cannot run into each other.
+        content: fingerprint(&[request.intent.as_bytes(), b"|", &payload]),
         task_id: request.task_id.into_owned(),
         intent,
         payload: Payload::trusted(payload),
@@ -137,11 +132,22 @@ fn accept(state: &State, body: &Bytes) -> Result<Accepted, Box<Answer>> {
     })
 }
 
+/// Tells who waits for the node to become idle.
+struct Ended(Arc<State>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.task_ended.notify_waiters();
+    }
+}
+
 /// One run of a handler. Whatever becomes of it, dropping this gives the slot back, tells everyone who waits for the
 /// task that it is over, and forgets the id unless there is an answer to keep.
 struct Attempt {
     state: Arc<State>,
+    // Fields are dropped in this order: who waits for the last task to end looks at the gate.
     _permit: Permit,
+    _ended: Ended,
     _over: DropGuard,
     id: u128,
     intent: usize,
@@ -155,8 +161,8 @@ struct Attempt {
 impl Attempt {
     fn new(state: Arc<State>, task: &Accepted, permit: Permit, over: CancellationToken, received: Instant) -> Self {
         Attempt {
-            state,
             _permit: permit,
+            _ended: Ended(state.clone()),
             _over: over.drop_guard(),
             id: task.id,
             intent: task.intent,
@@ -165,6 +171,7 @@ impl Attempt {
             ending: Ending::Cancelled,
             tokens: 0,
             kept: false,
+            state,
         }
     }
 

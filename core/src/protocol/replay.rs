@@ -250,9 +250,9 @@ mod tests {
     }
 
     #[test]
-    fn a_million_ids_stay_within_the_bound_and_the_loss_is_counted() {
+    fn many_ids_stay_within_the_bound_and_the_loss_is_counted() {
         let memory = ReplayMemory::new(1 << 20, 1 << 20);
-        for n in 0..1_000_000_u128 {
+        for n in 0..200_000_u128 {
             let id = id(n.wrapping_mul(0x9E37_79B9_7F4A_7C15));
             assert_eq!(memory.begin(id, 7, 0, || ()), Seen::New);
             memory.finish(id, &Bytes::from_static(b"ok"));
@@ -261,7 +261,7 @@ mod tests {
         let held: usize = memory.shards.iter().map(|shard| shard.lock().unwrap().held.len()).sum();
         assert!(kept <= (1 << 20) / ENTRY_BYTES, "{kept}");
         assert!(held <= kept, "{held}");
-        assert_eq!(memory.forgotten() as usize, 1_000_000 - kept);
+        assert_eq!(memory.forgotten() as usize, 200_000 - kept);
     }
 
     #[test]

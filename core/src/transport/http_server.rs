@@ -184,28 +184,41 @@ pub(crate) enum BodyFailure {
     Broken,
 }
 
-/// Reads a body of at most `most` bytes; a longer one is refused by its declared length before anything is read.
+/// Most bytes of a refused body that are read and thrown away, so that the peer gets to read the refusal: closing on
+/// unread data would reset the connection under it.
+const MOST_DISCARDED: usize = 64 << 20;
+
+/// Reads a body of at most `most` bytes. Memory grows with what arrives, never with what is declared.
 pub(crate) async fn read_body(body: Incoming, most: usize, conn: &Conn) -> Result<Bytes, BodyFailure> {
-    let declared = body.size_hint();
-    if usize::try_from(declared.lower()).map_or(true, |declared| declared > most) {
+    conn.enter(Phase::Body);
+    let declared = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+    let mut too_large = declared > most;
+    if declared > MOST_DISCARDED.max(most) {
         return Err(BodyFailure::TooLarge);
     }
-    conn.enter(Phase::Body);
     let mut body = body;
-    // One frame is the rule and is passed on without a copy; memory grows with what arrives, not with what is declared.
-    let (mut whole, mut grown) = (Bytes::new(), BytesMut::new());
+    // One frame is the rule and is passed on without a copy.
+    let (mut whole, mut grown, mut arrived) = (Bytes::new(), BytesMut::new(), 0);
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame.map_err(|_| BodyFailure::Broken)?.into_data() else { continue };
-        if whole.len() + grown.len() + data.len() > most {
-            return Err(BodyFailure::TooLarge);
-        }
-        if whole.is_empty() && grown.is_empty() {
+        arrived += data.len();
+        too_large |= arrived > most;
+        if too_large {
+            (whole, grown) = (Bytes::new(), BytesMut::new());
+            if arrived > MOST_DISCARDED.max(most) {
+                break;
+            }
+        } else if whole.is_empty() && grown.is_empty() {
             whole = data;
-            continue;
+        } else {
+            grown.extend_from_slice(&std::mem::take(&mut whole));
+            grown.extend_from_slice(&data);
         }
-        grown.extend_from_slice(&std::mem::take(&mut whole));
-        grown.extend_from_slice(&data);
     }
     conn.enter(Phase::Handling);
-    Ok(if grown.is_empty() { whole } else { grown.freeze() })
+    match (too_large, grown.is_empty()) {
+        (true, _) => Err(BodyFailure::TooLarge),
+        (false, true) => Ok(whole),
+        (false, false) => Ok(grown.freeze()),
+    }
 }
