@@ -409,7 +409,7 @@ impl Validate for Discover {
 }
 
 /// A task apart from its payload.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct TaskOptions {
@@ -433,23 +433,6 @@ pub struct TaskOptions {
     pub traceparent: Option<String>,
     /// Id of the node on whose behalf the task is sent, if there is one.
     pub source_node_id: Option<String>,
-}
-
-impl Default for TaskOptions {
-    fn default() -> Self {
-        TaskOptions {
-            intent: String::new(),
-            task_id: None,
-            timeout_ms: None,
-            idempotent: false,
-            region: None,
-            qos: None,
-            model: None,
-            min_reputation: None,
-            traceparent: None,
-            source_node_id: None,
-        }
-    }
 }
 
 impl Validate for TaskOptions {
