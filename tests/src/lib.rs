@@ -1,1 +1,13 @@
 //! Case table, stage, runners, interop and benches of iicp-core.
+
+pub mod arrows;
+pub mod generated;
+
+use std::path::Path;
+
+/// The repository's root.
+#[must_use]
+pub fn root() -> &'static Path {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here)
+}

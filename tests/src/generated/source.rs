@@ -1,0 +1,177 @@
+//! What the generator reads: the option structs by their JSON Schema, in the order of their fields.
+
+use iicp_core::options::{
+    Chat, ClientOptions, DirectoryOptions, Discover, NodeOptions, QueueOptions, RuntimeOptions, TaskOptions,
+};
+use schemars::{JsonSchema, schema_for};
+use serde::de::{IgnoredAny, MapAccess, Visitor};
+use serde::{Deserializer as _, Serialize};
+use serde_json::Value;
+
+/// One option struct.
+#[derive(Debug)]
+pub struct Struct {
+    /// Name of the Rust struct.
+    pub name: String,
+    /// Its doc comment.
+    pub about: String,
+    /// Its fields, in the order of the source.
+    pub options: Vec<OptionField>,
+}
+
+/// One option.
+#[derive(Debug)]
+pub struct OptionField {
+    /// Name, the same in every language up to its case.
+    pub name: String,
+    /// What may be given.
+    pub kind: Kind,
+    /// Whether nothing may be given, with a meaning of its own.
+    pub optional: bool,
+    /// The default; null for an optional one.
+    pub default: Value,
+    /// The doc comment.
+    pub about: String,
+}
+
+/// The type of an option, free of any language.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// `true` or `false`.
+    Boolean,
+    /// A whole number.
+    Integer,
+    /// A number.
+    Number,
+    /// Text.
+    String,
+    /// One of these words.
+    Enum(Vec<String>),
+    /// An object with these fields, each of them text.
+    Object(Vec<String>),
+    /// Any number of these.
+    List(Box<Kind>),
+}
+
+/// Every option struct, in the order in which a newcomer meets them.
+///
+/// # Errors
+/// Names the option whose schema this generator cannot express.
+pub fn structs() -> Result<Vec<Struct>, String> {
+    Ok(vec![
+        read::<ClientOptions>()?,
+        read::<Discover>()?,
+        read::<TaskOptions>()?,
+        read::<Chat>()?,
+        read::<NodeOptions>()?,
+        read::<DirectoryOptions>()?,
+        read::<RuntimeOptions>()?,
+        read::<QueueOptions>()?,
+    ])
+}
+
+fn read<T: JsonSchema + Default + Serialize>() -> Result<Struct, String> {
+    let schema = schema_for!(T).to_value();
+    let name = text(&schema["title"]);
+    let options = field_order(&T::default())?
+        .into_iter()
+        .map(|field| {
+            let property = &schema["properties"][&field];
+            let about = || format!("option {field} of {name}");
+            let (kind, optional) = kind(&schema, property).ok_or_else(|| format!("{}: {property}", about()))?;
+            let about = match text(&property["description"]) {
+                none if none.is_empty() => return Err(format!("{} has no doc comment", about())),
+                text => text,
+            };
+            Ok(OptionField { name: field, kind, optional, default: property["default"].clone(), about })
+        })
+        .collect::<Result<_, String>>()?;
+    Ok(Struct { about: text(&schema["description"]), name, options })
+}
+
+/// A schema lists its properties by the alphabet; a serialized struct keeps the order of the source.
+fn field_order<T: Serialize>(value: &T) -> Result<Vec<String>, String> {
+    struct Keys;
+    impl<'de> Visitor<'de> for Keys {
+        type Value = Vec<String>;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("an object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut keys = Vec::new();
+            while let Some((key, IgnoredAny)) = map.next_entry()? {
+                keys.push(key);
+            }
+            Ok(keys)
+        }
+    }
+    let json = serde_json::to_string(value).map_err(|e| e.to_string())?;
+    serde_json::Deserializer::from_str(&json).deserialize_map(Keys).map_err(|e| e.to_string())
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().replace('\n', " ")
+}
+
+/// The type, and whether null is one of its values.
+fn kind(root: &Value, schema: &Value) -> Option<(Kind, bool)> {
+    if let Some(choices) = schema["anyOf"].as_array() {
+        let (null, other): (Vec<_>, Vec<_>) = choices.iter().partition(|choice| choice["type"] == "null");
+        let [other] = other[..] else { return None };
+        return Some((kind(root, other)?.0, !null.is_empty()));
+    }
+    if let Some(target) = schema["$ref"].as_str() {
+        return kind(root, root.pointer(target.strip_prefix('#')?)?);
+    }
+    if let Some(words) = schema["oneOf"].as_array() {
+        let words = words.iter().map(|word| Some(word["const"].as_str()?.to_owned())).collect::<Option<_>>()?;
+        return Some((Kind::Enum(words), false));
+    }
+    let (name, optional) = match &schema["type"] {
+        Value::String(name) => (name.as_str(), false),
+        Value::Array(names) => match &names[..] {
+            [Value::String(name), Value::String(null)] if null == "null" => (name.as_str(), true),
+            _ => return None,
+        },
+        _ => return None,
+    };
+    let kind = match name {
+        "boolean" => Kind::Boolean,
+        "integer" => Kind::Integer,
+        "number" => Kind::Number,
+        "string" => Kind::String,
+        "array" => Kind::List(Box::new(kind(root, &schema["items"])?.0)),
+        "object" => {
+            // Required fields stand in the order of the source.
+            let fields = schema["required"].as_array()?.iter().map(text).collect();
+            Kind::Object(fields)
+        }
+        _ => return None,
+    };
+    Some((kind, optional))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_keep_the_order_of_the_source_and_every_one_is_read() {
+        let structs = structs().unwrap();
+        let chat = structs.iter().find(|s| s.name == "Chat").unwrap();
+        assert_eq!(chat.options[0].name, "messages");
+        assert_eq!(chat.options[0].kind, Kind::List(Box::new(Kind::Object(vec!["role".into(), "content".into()]))));
+        let qos = chat.options.iter().find(|option| option.name == "qos").unwrap();
+        assert!(qos.optional && matches!(&qos.kind, Kind::Enum(words) if words.contains(&"best-effort".to_owned())));
+    }
+
+    #[test]
+    fn a_schema_that_cannot_be_expressed_is_refused_not_guessed() {
+        for schema in [r#"{"type":["string","integer"]}"#, r#"{"anyOf":[{"type":"string"},{"type":"integer"}]}"#, "{}"]
+        {
+            assert!(kind(&Value::Null, &serde_json::from_str(schema).unwrap()).is_none(), "{schema}");
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! The architecture's rules hold for the source as it stands.
+
+use iicp_tests::arrows::{broken, long_files};
+use iicp_tests::root;
+use serde_json::Value;
+
+#[test]
+fn no_arrow_runs_up_and_the_pure_modules_stay_pure() {
+    let found = broken(&root().join("core/src")).unwrap();
+    assert!(found.is_empty(), "\n{}", found.join("\n"));
+}
+
+#[test]
+fn no_source_file_outgrows_its_reader() {
+    let found: Vec<String> = packages()
+        .iter()
+        .flat_map(|package| ["src", "tests", "examples", "benches"].map(|part| package.dir.join(part)))
+        .filter(|dir| dir.is_dir())
+        .flat_map(|dir| long_files(&dir).unwrap())
+        .collect();
+    assert!(found.is_empty(), "\n{}", found.join("\n"));
+}
+
+#[test]
+fn layers_stand_on_the_engine_alone_and_the_engine_on_none_of_ours() {
+    let packages = packages();
+    assert!(packages.iter().any(|package| package.name == "iicp-core"));
+    for package in packages.iter().filter(|package| package.name != "iicp-tests") {
+        let allowed: &[&str] = if package.name == "iicp-core" { &[] } else { &["iicp-core"] };
+        for ours in &package.of_ours {
+            assert!(allowed.contains(&ours.as_str()), "{} depends on {ours}", package.name);
+        }
+    }
+}
+
+struct Package {
+    name: String,
+    dir: std::path::PathBuf,
+    /// Dependencies that are members of this workspace.
+    of_ours: Vec<String>,
+}
+
+fn packages() -> Vec<Package> {
+    let output = std::process::Command::new(env!("CARGO"))
+        .args(["metadata", "--no-deps", "--offline", "--format-version", "1"])
+        .current_dir(root())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let list = |value: &Value| value.as_array().unwrap().clone();
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    list(&metadata["packages"])
+        .iter()
+        .map(|package| Package {
+            name: text(&package["name"]),
+            dir: std::path::Path::new(&text(&package["manifest_path"])).parent().unwrap().to_owned(),
+            of_ours: list(&package["dependencies"])
+                .iter()
+                .filter(|dependency| dependency["path"].is_string())
+                .map(|dependency| text(&dependency["name"]))
+                .collect(),
+        })
+        .collect()
+}
