@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
+import hmac
 import json
-import socket
+import logging
 from typing import Any
 
 import httpx
@@ -14,13 +16,17 @@ import lines
 from iicp_client import IicpNode, NodeConfig, __version__
 
 
-class Peer:
+class Peer(logging.Handler):
     """One node, and what went between it and its directory."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.node: IicpNode | None = None
         self.serving: asyncio.Task[None] | None = None
         self.calls: list[lines.Json] = []
+        self.answers: list[int] = []
+        self.challenge: str | None = None
+        self.key = ""
         self.tasks: list[lines.Json] = []
         self.holding = 0
         self.release = asyncio.Event()
@@ -28,7 +34,7 @@ class Peer:
     async def serve(self, command: lines.Json) -> lines.Json:
         """Registers, then listens and reports at the given pace; the order of the published quick start."""
         iicp_client.node._HEARTBEAT_INTERVAL = command["heartbeat_s"]
-        port = free_port()
+        port: int = command["port"]
         config = NodeConfig(
             node_id=command["node_id"],
             endpoint=f"http://127.0.0.1:{port}",
@@ -37,7 +43,7 @@ class Peer:
             region="eu-lab",
             directory_url=command["directory"],
             max_concurrent=command["max_concurrent"],
-            enable_idempotency=True,
+            enable_idempotency=command["enable_idempotency"],
         )
         self.node = IicpNode(config)
         self.node._http.event_hooks = {"response": [self.note_call]}
@@ -50,20 +56,33 @@ class Peer:
         """Keeps what the node asked its directory and what it was answered, without the credentials."""
         request = response.request
         await response.aread()
-        asked = json.loads(request.content) if request.content else {}
-        answered = response.json() if response.content else {}
+        asked: lines.Json = json.loads(request.content) if request.content else {}
+        answered: lines.Json = response.json() if response.content else {}
+        taken = asked.get("metrics_batch_id") == answered.get("metrics_batch_accepted")
         self.calls.append(
             {
                 "call": f"{request.method} {request.url.path}",
                 "status": response.status_code,
-                "challenge_response": asked.get("challenge_response"),
+                "challenge_met": self.met(asked.get("challenge_response")),
                 "metrics": asked.get("metrics"),
-                "metrics_batch_id": asked.get("metrics_batch_id"),
-                "metrics_batch_accepted": answered.get("metrics_batch_accepted"),
-                "challenge": answered.get("challenge"),
-                "hmac_key": self.node.node_hmac_key if self.node else None,
+                "metrics_taken": "metrics" in asked and taken,
             }
         )
+        self.challenge = answered.get("challenge", self.challenge)
+        self.key = answered.get("node_hmac_key", self.key)
+
+    def met(self, response: str | None) -> bool | None:
+        """Whether this answers the directory's last challenge with the last key that it gave; none without an answer."""
+        if response is None or self.challenge is None:
+            return None
+        expected = hmac.new(self.key.encode(), self.challenge.encode(), hashlib.sha256).hexdigest()
+        return hmac.compare_digest(response, expected)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keeps the status of every answer: the node's HTTP server logs the request's line, the status and a size."""
+        match record.args:
+            case (str(), str(status), str()) if status.isdigit():
+                self.answers.append(int(status))
 
     async def handle(self, task: lines.Json) -> lines.Json:
         """Does what the payload says."""
@@ -83,7 +102,7 @@ class Peer:
             case "hold":
                 self.holding += 1
                 await self.release.wait()
-                return {"result": {"held": True}}
+                return {"result": {"held": payload.get("n")}}
         if "messages" in payload:
             text = f"echo: {payload['messages'][-1]['content']}"
             choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
@@ -93,29 +112,28 @@ class Peer:
 
     async def seen(self, _: lines.Json) -> lines.Json:
         """What happened until now."""
-        return {"calls": self.calls, "tasks": self.tasks, "holding": self.holding}
+        return {"calls": self.calls, "tasks": self.tasks, "answers": self.answers, "holding": self.holding}
 
     async def let_go(self, _: lines.Json) -> None:
         """Lets the held tasks finish."""
         self.release.set()
 
-    async def stop(self, command: lines.Json) -> None:
-        """Deregisters by the node's own hand, or leaves it to the end of ``serve``."""
+    async def deregister(self, _: lines.Json) -> None:
+        """Leaves the directory but goes on serving; its reports end first, or it would register again."""
         assert self.node is not None
+        for task in asyncio.all_tasks():
+            if getattr(task.get_coro(), "__name__", "") == "_heartbeat_loop":
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+        await self.node.deregister()
+
+    async def stop(self, _: lines.Json) -> None:
+        """Stops serving; the node deregisters on its way out."""
         assert self.serving is not None
-        if command["deregister"]:
-            await self.node.deregister()
         self.serving.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self.serving
-
-
-def free_port() -> int:
-    """A port that nobody listens on; the published node cannot tell which one the system would choose."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 async def listening(port: int, serving: asyncio.Task[None]) -> None:
@@ -133,10 +151,13 @@ async def listening(port: int, serving: asyncio.Task[None]) -> None:
 
 if __name__ == "__main__":
     peer = Peer()
+    logging.getLogger("iicp_client.node").setLevel(logging.DEBUG)
+    logging.getLogger("iicp_client.node").addHandler(peer)
     commands: dict[str, lines.Command] = {
         "serve": peer.serve,
         "seen": peer.seen,
         "let_go": peer.let_go,
+        "deregister": peer.deregister,
         "stop": peer.stop,
     }
     asyncio.run(lines.serve(commands, {"version": __version__}))
