@@ -16,15 +16,31 @@ import lines
 from iicp_client import IicpNode, NodeConfig, __version__
 
 
-class Peer(logging.Handler):
-    """One node, and what went between it and its directory."""
+class Answers(logging.Handler):
+    """Keeps the status of every answer: the node's HTTP server logs the request's line, the status and a size."""
 
     def __init__(self) -> None:
         super().__init__()
+        self.statuses: list[int] = []
+        logger = logging.getLogger("iicp_client.node")
+        logger.setLevel(logging.DEBUG)
+        logger.addHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Takes the lines of the server and leaves all others."""
+        match record.args:
+            case (str(), str(status), str()) if status.isdigit():
+                self.statuses.append(int(status))
+
+
+class Peer:
+    """One node, and what went between it and its directory."""
+
+    def __init__(self) -> None:
         self.node: IicpNode | None = None
         self.serving: asyncio.Task[None] | None = None
         self.calls: list[lines.Json] = []
-        self.answers: list[int] = []
+        self.answers = Answers()
         self.challenge: str | None = None
         self.key = ""
         self.tasks: list[lines.Json] = []
@@ -72,17 +88,11 @@ class Peer(logging.Handler):
         self.key = answered.get("node_hmac_key", self.key)
 
     def met(self, response: str | None) -> bool | None:
-        """Whether this answers the directory's last challenge with the last key that it gave; none without an answer."""
+        """Whether this answers the last challenge with the last key that the directory gave; none without an answer."""
         if response is None or self.challenge is None:
             return None
         expected = hmac.new(self.key.encode(), self.challenge.encode(), hashlib.sha256).hexdigest()
         return hmac.compare_digest(response, expected)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Keeps the status of every answer: the node's HTTP server logs the request's line, the status and a size."""
-        match record.args:
-            case (str(), str(status), str()) if status.isdigit():
-                self.answers.append(int(status))
 
     async def handle(self, task: lines.Json) -> lines.Json:
         """Does what the payload says."""
@@ -112,7 +122,7 @@ class Peer(logging.Handler):
 
     async def seen(self, _: lines.Json) -> lines.Json:
         """What happened until now."""
-        return {"calls": self.calls, "tasks": self.tasks, "answers": self.answers, "holding": self.holding}
+        return {"calls": self.calls, "tasks": self.tasks, "answers": self.answers.statuses, "holding": self.holding}
 
     async def let_go(self, _: lines.Json) -> None:
         """Lets the held tasks finish."""
@@ -151,8 +161,6 @@ async def listening(port: int, serving: asyncio.Task[None]) -> None:
 
 if __name__ == "__main__":
     peer = Peer()
-    logging.getLogger("iicp_client.node").setLevel(logging.DEBUG)
-    logging.getLogger("iicp_client.node").addHandler(peer)
     commands: dict[str, lines.Command] = {
         "serve": peer.serve,
         "seen": peer.seen,
