@@ -1,0 +1,83 @@
+"""The published client as a program: discovers, submits and chats as it is told, and answers what it got."""
+
+from __future__ import annotations
+
+import asyncio
+
+import lines
+from iicp_client import (
+    ChatMessage,
+    ChatOptions,
+    ClientConfig,
+    DiscoverOptions,
+    IicpClient,
+    IicpError,
+    TaskConstraints,
+    TaskRequest,
+    __version__,
+)
+
+clients: dict[tuple[str, str], IicpClient] = {}
+
+
+def client(command: lines.Json) -> IicpClient:
+    """One client per directory and route mode, kept as an application would keep it."""
+    key = (command["directory"], command["mode"])
+    if key not in clients:
+        config = ClientConfig(directory_url=key[0], route_discovery_mode=key[1])
+        clients[key] = IicpClient(config)
+    return clients[key]
+
+
+async def discover(command: lines.Json) -> list[lines.Json]:
+    """Asks the directory, without tickets."""
+    options = DiscoverOptions(model=command.get("model"))
+    found = await client(command).discover_async(command["intent"], options)
+    return [{"node_id": node.node_id, "endpoint": node.endpoint, "models": node.models} for node in found.nodes]
+
+
+async def submit(command: lines.Json) -> lines.Json:
+    """Sends one task."""
+    constraints = TaskConstraints(timeout_ms=command.get("timeout_ms", 30_000))
+    request = TaskRequest(intent=command["intent"], payload=command["payload"], constraints=constraints)
+    reply = await client(command).submit_async(request)
+    return {
+        "task_id": reply.task_id,
+        "status": reply.status,
+        "result": reply.result,
+        "node_id": reply.metrics.node_id,
+        "ticket": reply.dispatch_ticket_id_prefix,
+    }
+
+
+async def chat(command: lines.Json) -> lines.Json:
+    """Sends one message of a user."""
+    options = ChatOptions(model=command.get("model"), max_tokens=command.get("max_tokens"))
+    reply = await client(command).chat_async([ChatMessage(role="user", content=command["content"])], options)
+    choice = reply.choices[0]
+    return {
+        "role": choice.message.role,
+        "content": choice.message.content,
+        "finish_reason": choice.finish_reason,
+        "total_tokens": reply.usage.total_tokens,
+        "model": reply.model,
+        "node_id": reply.iicp_node_id,
+    }
+
+
+def describe(error: Exception) -> lines.Json:
+    """The fields of the client's declared error; anything else is a fault that the test must see as such."""
+    if not isinstance(error, IicpError):
+        return lines.unexpected(error)
+    return {
+        "type": "IicpError",
+        "code": error.code,
+        "message": str(error.message),
+        "retryable": error.retryable,
+        "http_status": error.http_status,
+    }
+
+
+if __name__ == "__main__":
+    commands: dict[str, lines.Command] = {"discover": discover, "submit": submit, "chat": chat}
+    asyncio.run(lines.serve(commands, {"version": __version__}, describe))

@@ -1,0 +1,171 @@
+"""The published node as a program: serves with a handler that a task's payload commands, and tells what it did."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import hmac
+import json
+import logging
+from typing import Any
+
+import httpx
+import iicp_client.node
+import lines
+from iicp_client import IicpNode, NodeConfig, __version__
+
+
+class Answers(logging.Handler):
+    """Keeps the status of every answer: the node's HTTP server logs the request's line, the status and a size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.statuses: list[int] = []
+        logger = logging.getLogger("iicp_client.node")
+        logger.setLevel(logging.DEBUG)
+        logger.addHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Takes the lines of the server and leaves all others."""
+        match record.args:
+            case (str(), str(status), str()) if status.isdigit():
+                self.statuses.append(int(status))
+
+
+class Peer:
+    """One node, and what went between it and its directory."""
+
+    def __init__(self) -> None:
+        self.node: IicpNode | None = None
+        self.serving: asyncio.Task[None] | None = None
+        self.calls: list[lines.Json] = []
+        self.answers = Answers()
+        self.challenge: str | None = None
+        self.key = ""
+        self.tasks: list[lines.Json] = []
+        self.holding = 0
+        self.release = asyncio.Event()
+
+    async def serve(self, command: lines.Json) -> lines.Json:
+        """Registers, then listens and reports at the given pace; the order of the published quick start."""
+        iicp_client.node._HEARTBEAT_INTERVAL = command["heartbeat_s"]
+        port: int = command["port"]
+        config = NodeConfig(
+            node_id=command["node_id"],
+            endpoint=f"http://127.0.0.1:{port}",
+            intent=command["intent"],
+            model=command["model"],
+            region="eu-lab",
+            directory_url=command["directory"],
+            max_concurrent=command["max_concurrent"],
+            enable_idempotency=command["enable_idempotency"],
+        )
+        self.node = IicpNode(config)
+        self.node._http.event_hooks = {"response": [self.note_call]}
+        token = await self.node.register()
+        self.serving = asyncio.create_task(self.node.serve(self.handle, "127.0.0.1", port, token))
+        await listening(port, self.serving)
+        return {"endpoint": config.endpoint}
+
+    async def note_call(self, response: httpx.Response) -> None:
+        """Keeps what the node asked its directory and what it was answered, without the credentials."""
+        request = response.request
+        await response.aread()
+        asked: lines.Json = json.loads(request.content) if request.content else {}
+        answered: lines.Json = response.json() if response.content else {}
+        taken = asked.get("metrics_batch_id") == answered.get("metrics_batch_accepted")
+        self.calls.append(
+            {
+                "call": f"{request.method} {request.url.path}",
+                "status": response.status_code,
+                "challenge_met": self.met(asked.get("challenge_response")),
+                "metrics": asked.get("metrics"),
+                "metrics_taken": "metrics" in asked and taken,
+            }
+        )
+        self.challenge = answered.get("challenge", self.challenge)
+        self.key = answered.get("node_hmac_key", self.key)
+
+    def met(self, response: str | None) -> bool | None:
+        """Whether this answers the last challenge with the last key that the directory gave; none without an answer."""
+        if response is None or self.challenge is None:
+            return None
+        expected = hmac.new(self.key.encode(), self.challenge.encode(), hashlib.sha256).hexdigest()
+        return hmac.compare_digest(response, expected)
+
+    async def handle(self, task: lines.Json) -> lines.Json:
+        """Does what the payload says."""
+        payload: Any = task["payload"]
+        self.tasks.append({"task_id": task["task_id"], "trace": task.get("_trace"), "constraints": task["constraints"]})
+        match payload.get("act"):
+            case "fail":
+                raise ValueError("the secret of the handler")
+            case "close":
+                raise RuntimeError("the backend is closed")
+            case "backend":
+                return {"error_code": 502, "error_message": "the backend is down"}
+            case "merge":
+                return {"choices": [], "merged": True}
+            case "nothing":
+                return {}
+            case "hold":
+                self.holding += 1
+                await self.release.wait()
+                return {"result": {"held": payload.get("n")}}
+        if "messages" in payload:
+            text = f"echo: {payload['messages'][-1]['content']}"
+            choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+            usage = {"prompt_tokens": 2, "completion_tokens": 3, "total_tokens": 5}
+            return {"result": {"choices": [choice], "usage": usage, "model": "m-peer"}, "usage": usage}
+        return {"result": {"echo": payload}}
+
+    async def seen(self, _: lines.Json) -> lines.Json:
+        """What happened until now."""
+        return {"calls": self.calls, "tasks": self.tasks, "answers": self.answers.statuses, "holding": self.holding}
+
+    async def let_go(self, _: lines.Json) -> None:
+        """Lets the held tasks finish."""
+        self.release.set()
+
+    async def deregister(self, _: lines.Json) -> None:
+        """Leaves the directory but goes on serving; its reports end first, or it would register again."""
+        assert self.node is not None
+        for task in asyncio.all_tasks():
+            if getattr(task.get_coro(), "__name__", "") == "_heartbeat_loop":
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+        await self.node.deregister()
+
+    async def stop(self, _: lines.Json) -> None:
+        """Stops serving; the node deregisters on its way out."""
+        assert self.serving is not None
+        self.serving.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self.serving
+
+
+async def listening(port: int, serving: asyncio.Task[None]) -> None:
+    """Returns when the node accepts connections; raises what stopped it."""
+    while not serving.done():
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+        except ConnectionRefusedError:
+            await asyncio.sleep(0.01)
+            continue
+        writer.close()
+        return
+    serving.result()
+
+
+if __name__ == "__main__":
+    peer = Peer()
+    commands: dict[str, lines.Command] = {
+        "serve": peer.serve,
+        "seen": peer.seen,
+        "let_go": peer.let_go,
+        "deregister": peer.deregister,
+        "stop": peer.stop,
+    }
+    asyncio.run(lines.serve(commands, {"version": __version__}))
