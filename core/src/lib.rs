@@ -17,8 +17,10 @@ mod transport;
 mod discovery;
 mod client;
 mod node;
+mod directory;
 
 pub use client::{Client, Task};
+pub use directory::Directory;
 pub use error::{Code, Error, Result};
 pub use node::{Caller, Handler, Inbound, LiveNode, Node, Reply};
 pub use types::CHAT;

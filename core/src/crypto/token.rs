@@ -36,9 +36,13 @@ impl TokenSigner {
         Ok(TokenSigner(SigningKey::from_bytes(&random::<32>()?)))
     }
 
+    pub(crate) fn public_key(&self) -> [u8; 32] {
+        self.0.verifying_key().to_bytes()
+    }
+
     /// The public half as directories publish it: 64 hex digits.
     pub(crate) fn public_key_hex(&self) -> String {
-        hex(self.0.verifying_key().as_bytes())
+        hex(&self.public_key())
     }
 
     pub(crate) fn sign<T: Serialize>(&self, domain: Domain, claims: &T) -> Result<String> {

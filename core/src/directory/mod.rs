@@ -1,0 +1,220 @@
+//! The embedded directory: who serves what, for development and for meshes on one machine. It never sees a task.
+//!
+//! `store`, `record` and `score` know nothing of HTTP and take the time as an argument; the other modules read requests
+//! and write answers.
+
+mod answer;
+mod form;
+mod guard;
+mod limits;
+mod lookups;
+mod nodes;
+mod probe;
+mod record;
+mod routes;
+mod score;
+mod store;
+mod tickets;
+mod view;
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use axum::Router;
+use http::{Request, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use tower_service::Service as _;
+
+use crate::crypto::digest::{hex, random};
+use crate::crypto::token::TokenSigner;
+use crate::error::{Code, Error, Result};
+use crate::options::{DirectoryOptions, Validate as _};
+use crate::runtime::TaskGroup;
+use crate::telemetry;
+use crate::transport::conn::{Conn, Deadlines};
+use crate::transport::http_server::{
+    AnswerFuture, BodyFailure, HttpServer, ServerLimits, Service, affordable_connections, read_body,
+};
+use answer::{Outcome, Refusal};
+use limits::{Limits, Route};
+use probe::Probe;
+use routes::{Caller, Peer};
+use store::{Node, Now, Rules, Store};
+
+/// Most bytes of a request's body.
+const MOST_BODY_BYTES: usize = 256 << 10;
+const MOST_CONNECTIONS: usize = 4_096;
+const DEADLINES: Deadlines =
+    Deadlines { head: Duration::from_secs(10), idle: Duration::from_secs(75), transfer_grace: Duration::from_secs(10) };
+/// How often what is no longer needed is forgotten.
+const TIDY_EVERY: Duration = Duration::from_secs(60);
+
+/// A directory in this process.
+///
+/// Dropping it stops it at once; [`Directory::shutdown`] lets running requests finish.
+#[derive(Debug)]
+pub struct Directory {
+    url: String,
+    addr: SocketAddr,
+    group: TaskGroup,
+}
+
+impl Directory {
+    /// Binds the address and serves on it.
+    ///
+    /// # Errors
+    /// `CONFIG_INVALID` for a bad option, `CONFIDENTIALITY_REQUIRED` for an address that is not on loopback, `BIND` if
+    /// the address cannot be bound.
+    pub async fn bind(options: DirectoryOptions) -> Result<Directory> {
+        options.validate()?;
+        let host = options.host.as_str();
+        let literal: Option<IpAddr> = host.parse().ok();
+        if !literal.map_or(host.eq_ignore_ascii_case("localhost"), |ip| ip.is_loopback()) {
+            return Err(off_loopback(host));
+        }
+        let limits = ServerLimits { deadlines: DEADLINES, max_connections: affordable_connections(MOST_CONNECTIONS) };
+        let server = HttpServer::bind(host, options.port, limits).await?;
+        let addr = server.addr;
+        // The name was resolved by the system, which may be configured in any way.
+        if !addr.ip().is_loopback() {
+            return Err(off_loopback(host));
+        }
+        let url = format!("http://{addr}");
+        let shared = Arc::new(Shared::new(options, url.clone())?);
+        let group = TaskGroup::new();
+        server.serve(Arc::new(Front { router: routes::router(shared.clone()) }), &group);
+        let closing = group.closing();
+        group.spawn("tidy", async move {
+            tokio::select! {
+                () = closing => {}
+                () = shared.tidy() => {}
+            }
+        });
+        Ok(Directory { url, addr, group })
+    }
+
+    /// The base URL for clients and nodes, such as `http://127.0.0.1:9480`.
+    #[must_use]
+    pub fn url(&self) -> String {
+        self.url.clone()
+    }
+
+    /// The bound address.
+    #[must_use]
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Takes no new request, waits up to `grace` for running ones, then stops them. True if all ended in time.
+    pub async fn shutdown(&self, grace: Duration) -> bool {
+        self.group.shutdown(grace).await
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        self.group.abort();
+    }
+}
+
+fn off_loopback(host: &str) -> Error {
+    Error::new(
+        Code::ConfidentialityRequired,
+        format!("the directory would listen on {host:?}, which is not loopback; use 127.0.0.1, ::1 or localhost"),
+    )
+}
+
+/// What all requests share.
+struct Shared {
+    options: DirectoryOptions,
+    url: String,
+    store: Mutex<Store>,
+    signer: TokenSigner,
+    /// Keys of heartbeat challenges are made from it and the node's id.
+    hmac_secret: String,
+    limits: Option<Limits>,
+    probe: Option<Probe>,
+    started: Instant,
+}
+
+impl Shared {
+    fn new(options: DirectoryOptions, url: String) -> Result<Self> {
+        let rules =
+            Rules { max_nodes: options.max_nodes, node_ttl_ms: options.node_ttl_ms, qos_gating: options.qos_gating };
+        Ok(Shared {
+            store: Mutex::new(Store::new(rules)),
+            signer: TokenSigner::random()?,
+            hmac_secret: hex(&random::<32>()?),
+            limits: options.limits.then(Limits::new),
+            probe: if options.probe { Some(Probe::new()?) } else { None },
+            started: Instant::now(),
+            options,
+            url,
+        })
+    }
+
+    fn store(&self) -> MutexGuard<'_, Store> {
+        // Nothing that runs under the lock can unwind half-way through a change.
+        self.store.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self) -> Now {
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Now { ms: crate::options::millis(self.started.elapsed()), unix_s: unix.as_secs() }
+    }
+
+    fn limit(&self, route: Route, from: IpAddr) -> Result<(), Refusal> {
+        self.limits.as_ref().map_or(Ok(()), |limits| limits.request(route, from))
+    }
+
+    /// The registered node that is asking.
+    fn registered(&self, caller: &Caller) -> Result<Node, Refusal> {
+        let token = caller.token.as_ref().ok_or_else(Refusal::unauthorized)?;
+        self.store().owner(token).ok_or_else(Refusal::unauthorized)
+    }
+
+    async fn tidy(&self) {
+        let mut tick = tokio::time::interval(TIDY_EVERY);
+        loop {
+            tick.tick().await;
+            self.store().forget_dormant(self.now());
+            if let Some(limits) = &self.limits {
+                limits.forget_idle();
+            }
+        }
+    }
+}
+
+/// Between the socket and the routes.
+struct Front {
+    router: Router,
+}
+
+impl Service for Front {
+    fn call(self: Arc<Self>, request: Request<Incoming>, conn: Arc<Conn>) -> AnswerFuture {
+        Box::pin(async move { self.answer(request, &conn).await.unwrap_or_else(Refusal::answer) })
+    }
+}
+
+impl Front {
+    async fn answer(&self, request: Request<Incoming>, conn: &Conn) -> Outcome {
+        let (mut head, body) = request.into_parts();
+        guard::check(&head)?;
+        let body = read_body(body, MOST_BODY_BYTES, conn).await.map_err(|failure| match failure {
+            BodyFailure::TooLarge => Refusal::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "payload_too_large",
+                format!("a body must be at most {MOST_BODY_BYTES} bytes"),
+            ),
+            BodyFailure::Broken => Refusal::unreadable("the body ended too early"),
+        })?;
+        head.extensions.insert(Peer(conn.peer));
+        let Ok(response) = self.router.clone().call(Request::from_parts(head, Full::new(body))).await;
+        let (head, body) = response.into_parts();
+        let broken = |_| Error::new(Code::Internal, "an answer of the directory broke off");
+        let body = body.collect().await.map_err(broken)?.to_bytes();
+        Ok(http::Response::from_parts(head, Full::new(body)))
+    }
+}

@@ -1,0 +1,479 @@
+//! The nodes that are registered, in bounded memory. No HTTP, no clock: the time comes in as an argument.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
+use std::sync::Arc;
+
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use super::record::Record;
+use super::score::{self, Wish};
+use crate::crypto::digest::{hmac_hex, same};
+
+/// How long a silent node is remembered, so that a heartbeat can revive it.
+pub(super) const KEEP_DORMANT_MS: u64 = 24 * 3_600_000;
+/// What all registrations together may cost.
+const MOST_BYTES: usize = 64 << 20;
+const FIRST_REPUTATION: f64 = 0.5;
+
+/// A moment: since the directory started, and on the calendar.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Now {
+    pub(super) ms: u64,
+    pub(super) unix_s: u64,
+}
+
+/// What the operator decides.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rules {
+    pub(super) max_nodes: usize,
+    pub(super) node_ttl_ms: u64,
+    pub(super) qos_gating: bool,
+}
+
+/// SHA-256 of a token.
+pub(super) type TokenHash = [u8; 32];
+
+/// A node as everybody may see it.
+#[derive(Clone)]
+pub(super) struct Node {
+    pub(super) id: Arc<str>,
+    pub(super) record: Arc<Record>,
+    pub(super) state: State,
+}
+
+/// What is known of a node beside what it said when it registered.
+#[derive(Clone)]
+pub(super) struct State {
+    pub(super) seen_ms: u64,
+    pub(super) available: bool,
+    pub(super) draining: bool,
+    pub(super) load: f64,
+    pub(super) active_jobs: u32,
+    /// The models that its backend has loaded, if it says so.
+    pub(super) live_models: Option<Arc<[String]>>,
+    pub(super) latency_ms: Option<f64>,
+    pub(super) reputation: f64,
+    pub(super) completed: u64,
+    pub(super) probed: bool,
+}
+
+/// What only the directory may see. No `Debug`.
+struct Entry {
+    node: Node,
+    token: TokenHash,
+    hmac_key: String,
+    challenge: Option<String>,
+    last_batch: Option<String>,
+    /// Reputation gained since a moment, because an hour has a limit.
+    gained: (f64, u64),
+}
+
+impl Entry {
+    fn weight(&self) -> usize {
+        let live = self.node.state.live_models.iter().flat_map(|models| models.iter());
+        size_of::<Entry>() + self.node.record.weight() + live.map(|model| model.len() + 48).sum::<usize>()
+    }
+}
+
+/// A registration that was read and, if the directory probes, probed.
+pub(super) struct Candidate {
+    pub(super) record: Record,
+    pub(super) proof: Option<TokenHash>,
+    pub(super) token: TokenHash,
+    pub(super) hmac_key: String,
+    pub(super) probed: bool,
+}
+
+/// A registration that was taken.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Taken {
+    pub(super) recovered: bool,
+    pub(super) completed: u64,
+}
+
+/// Why a registration was not taken.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum NotTaken {
+    /// It replaces the key that clients seal to, without proof of ownership.
+    KeyChanged,
+    /// Every place is held by an active node.
+    Full,
+}
+
+/// What a heartbeat says.
+#[derive(Default)]
+pub(super) struct Report {
+    pub(super) available: bool,
+    pub(super) load: Option<f64>,
+    pub(super) active_jobs: Option<u32>,
+    pub(super) draining: Option<bool>,
+    pub(super) live_models: Option<Vec<String>>,
+    pub(super) outcomes: Outcomes,
+    pub(super) batch_id: Option<String>,
+    pub(super) challenge_response: Option<String>,
+}
+
+/// Finished tasks since the last batch.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Outcomes {
+    pub(super) success: u32,
+    pub(super) failed: u32,
+    pub(super) latency_ms: Option<f64>,
+}
+
+/// The directory's answer to a heartbeat.
+#[derive(Debug, PartialEq)]
+pub(super) struct Beat {
+    pub(super) reputation: f64,
+    /// Whether the last challenge was answered rightly; none if there was none.
+    pub(super) proven: Option<bool>,
+}
+
+/// The registered nodes.
+pub(super) struct Store {
+    rules: Rules,
+    entries: BTreeMap<Arc<str>, Entry>,
+    by_token: HashMap<TokenHash, Arc<str>>,
+    bytes: usize,
+}
+
+impl Store {
+    pub(super) fn new(rules: Rules) -> Self {
+        Store { rules, entries: BTreeMap::new(), by_token: HashMap::new(), bytes: 0 }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub(super) fn is_active(&self, node: &Node, now: Now) -> bool {
+        now.ms.saturating_sub(node.state.seen_ms) <= self.rules.node_ttl_ms
+    }
+
+    /// Takes a registration, new or again; an earlier token of the node is worth nothing from now on.
+    pub(super) fn register(&mut self, id: &str, candidate: Candidate, now: Now) -> Result<Taken, NotTaken> {
+        let Candidate { mut record, proof, token, hmac_key, probed } = candidate;
+        let before = self.entries.get(id);
+        let proven = self.is_owner(id, proof.as_ref());
+        if let Some(before) = before.filter(|_| !proven) {
+            let old = &before.node.record.cx_public_key;
+            match &record.cx_public_key {
+                Some(new) if !old.as_ref().is_some_and(|old| same_json(old, new)) => return Err(NotTaken::KeyChanged),
+                Some(_) => {}
+                // Whoever is not the owner cannot take the key away either.
+                None => record.cx_public_key.clone_from(old),
+            }
+        }
+        let (reputation, completed, gained, last_batch) = match before {
+            Some(Entry { node, gained, last_batch, .. }) => {
+                (node.state.reputation, node.state.completed, *gained, last_batch.clone())
+            }
+            None => (FIRST_REPUTATION, 0, (0.0, now.ms), None),
+        };
+        let recovered = before.is_some();
+        let state = State {
+            seen_ms: now.ms,
+            available: true,
+            draining: false,
+            load: 0.0,
+            active_jobs: 0,
+            live_models: None,
+            latency_ms: None,
+            reputation,
+            completed,
+            probed,
+        };
+        let id: Arc<str> = id.into();
+        let node = Node { id: id.clone(), record: Arc::new(record), state };
+        let entry = Entry { node, token, hmac_key, challenge: None, last_batch, gained };
+        if !self.make_room(&id, entry.weight(), now) {
+            return Err(NotTaken::Full);
+        }
+        self.remove(&id);
+        self.bytes += entry.weight();
+        self.by_token.insert(token, id.clone());
+        self.entries.insert(id, entry);
+        Ok(Taken { recovered, completed })
+    }
+
+    /// Whether a token is the one of this node's last registration.
+    pub(super) fn is_owner(&self, id: &str, token: Option<&TokenHash>) -> bool {
+        let entry = self.entries.get(id);
+        entry.is_some_and(|entry| token.is_some_and(|token| same(&entry.token, token)))
+    }
+
+    /// The node that a token was given to.
+    pub(super) fn owner(&self, token: &TokenHash) -> Option<Node> {
+        let id = self.by_token.get(token)?;
+        self.is_owner(id, Some(token)).then(|| self.get(id))?
+    }
+
+    pub(super) fn get(&self, id: &str) -> Option<Node> {
+        self.entries.get(id).map(|entry| entry.node.clone())
+    }
+
+    pub(super) fn remove(&mut self, id: &str) -> bool {
+        let Some(entry) = self.entries.remove(id) else { return false };
+        self.by_token.remove(&entry.token);
+        self.bytes -= entry.weight();
+        true
+    }
+
+    /// Notes a heartbeat and sets the next challenge. None if the node is not registered.
+    pub(super) fn heartbeat(&mut self, id: &str, report: Report, challenge: String, now: Now) -> Option<Beat> {
+        let entry = self.entries.get_mut(id)?;
+        let weight = entry.weight();
+        let state = &mut entry.node.state;
+        state.seen_ms = now.ms;
+        state.available = report.available;
+        state.load = report.load.unwrap_or(state.load);
+        state.active_jobs = report.active_jobs.unwrap_or(state.active_jobs);
+        state.draining = report.draining.unwrap_or(state.draining);
+        if let Some(models) = report.live_models {
+            state.live_models = Some(models.into());
+        }
+        let again = report.batch_id.is_some() && report.batch_id == entry.last_batch;
+        if !again {
+            entry.gained = score::apply(state, report.outcomes, entry.gained, now);
+            entry.last_batch = report.batch_id.or(entry.last_batch.take());
+        }
+        let reputation = state.reputation;
+        let proven = entry.challenge.replace(challenge).map(|asked| {
+            let answer = report.challenge_response.unwrap_or_default();
+            same(answer.as_bytes(), hmac_hex(&entry.hmac_key, &asked).as_bytes())
+        });
+        let weight_now = entry.weight();
+        self.bytes = self.bytes - weight + weight_now;
+        Some(Beat { reputation, proven })
+    }
+
+    /// The nodes that a wish may have, best first, each with its score.
+    pub(super) fn select(&self, wish: &Wish, now: Now) -> Vec<(f64, Node)> {
+        let mut found: Vec<(f64, &Node)> = (self.entries.values())
+            .map(|entry| &entry.node)
+            .filter(|node| self.is_active(node, now) && score::is_eligible(node, wish, self.rules.qos_gating))
+            .map(|node| (score::score(node, wish, now), node))
+            .filter(|(score, _)| *score >= score::LEAST)
+            .collect();
+        found.sort_unstable_by(|(a, left), (b, right)| b.total_cmp(a).then_with(|| left.id.cmp(&right.id)));
+        found.into_iter().take(wish.limit).map(|(score, node)| (score, node.clone())).collect()
+    }
+
+    /// A node whose id begins like this.
+    pub(super) fn with_prefix(&self, prefix: &str) -> Option<Node> {
+        let (_, entry) = self.entries.range::<str, _>((Bound::Included(prefix), Bound::Unbounded)).next()?;
+        entry.node.id.starts_with(prefix).then(|| entry.node.clone())
+    }
+
+    /// The first active nodes, in the order of their ids, and how many there are.
+    pub(super) fn active(&self, most: usize, now: Now) -> (Vec<Node>, usize) {
+        let active = || self.entries.values().map(|entry| &entry.node).filter(|node| self.is_active(node, now));
+        (active().take(most).cloned().collect(), active().count())
+    }
+
+    /// How many active nodes serve each intent.
+    pub(super) fn intents(&self, now: Now) -> BTreeMap<String, usize> {
+        let mut intents = BTreeMap::new();
+        for entry in self.entries.values().filter(|entry| self.is_active(&entry.node, now)) {
+            for capability in entry.node.record.serving(None) {
+                *intents.entry(capability.intent.clone()).or_default() += 1;
+            }
+        }
+        intents
+    }
+
+    /// Forgets nodes that have been silent for long.
+    pub(super) fn forget_dormant(&mut self, now: Now) {
+        let keep_ms = KEEP_DORMANT_MS.max(self.rules.node_ttl_ms);
+        let silent = |entry: &Entry| now.ms.saturating_sub(entry.node.state.seen_ms) > keep_ms;
+        let gone: Vec<Arc<str>> =
+            self.entries.values().filter(|entry| silent(entry)).map(|entry| entry.node.id.clone()).collect();
+        for id in gone {
+            self.remove(&id);
+        }
+    }
+
+    /// Makes room for a registration of `id` at the cost of dormant nodes, longest silent first.
+    fn make_room(&mut self, id: &str, weight: usize, now: Now) -> bool {
+        let before = self.entries.get(id).map(Entry::weight);
+        let others = self.entries.len() - usize::from(before.is_some());
+        let mut excess_nodes = (others + 1).saturating_sub(self.rules.max_nodes);
+        let mut excess_bytes = (self.bytes - before.unwrap_or_default() + weight).saturating_sub(MOST_BYTES);
+        if excess_nodes == 0 && excess_bytes == 0 {
+            return true;
+        }
+        let mut dormant: Vec<(u64, usize, Arc<str>)> = (self.entries.values())
+            .filter(|entry| !self.is_active(&entry.node, now) && &*entry.node.id != id)
+            .map(|entry| (entry.node.state.seen_ms, entry.weight(), entry.node.id.clone()))
+            .collect();
+        dormant.sort_unstable();
+        let mut leaving = 0;
+        while excess_nodes > 0 || excess_bytes > 0 {
+            let Some((_, weight, _)) = dormant.get(leaving) else { return false };
+            excess_bytes = excess_bytes.saturating_sub(*weight);
+            excess_nodes = excess_nodes.saturating_sub(1);
+            leaving += 1;
+        }
+        for (_, _, id) in &dormant[..leaving] {
+            self.remove(id);
+        }
+        true
+    }
+}
+
+/// Whether two JSON texts mean the same, whatever the order of their keys.
+fn same_json(left: &RawValue, right: &RawValue) -> bool {
+    let read = |raw: &RawValue| serde_json::from_str::<Value>(raw.get()).ok();
+    left.get() == right.get() || read(left) == read(right)
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::crypto::digest::token_hash;
+    use crate::directory::record::tests::registration;
+
+    pub(in crate::directory) const START: Now = Now { ms: 0, unix_s: 1_000_000 };
+
+    pub(in crate::directory) fn after(ms: u64) -> Now {
+        Now { ms, unix_s: START.unix_s + ms / 1000 }
+    }
+
+    pub(in crate::directory) fn store(max_nodes: usize) -> Store {
+        Store::new(Rules { max_nodes, node_ttl_ms: 90_000, qos_gating: false })
+    }
+
+    pub(in crate::directory) fn candidate(token: &str, proof: Option<&str>, more: Value) -> Candidate {
+        Candidate {
+            record: registration(more).unwrap().record,
+            proof: proof.map(token_hash),
+            token: token_hash(token),
+            hmac_key: "key".into(),
+            probed: false,
+        }
+    }
+
+    fn beat() -> Report {
+        Report { available: true, ..Report::default() }
+    }
+
+    fn key(key: &str) -> Value {
+        json!({ "algorithm": "X25519", "encoding": "base64url", "key": key, "key_id": "cx-1" })
+    }
+
+    #[test]
+    fn a_new_registration_makes_the_old_token_worthless() {
+        let mut store = store(10);
+        assert!(!store.register("n", candidate("t1", None, json!({})), START).unwrap().recovered);
+        assert_eq!(&*store.owner(&token_hash("t1")).unwrap().id, "n");
+        assert!(store.register("n", candidate("t2", None, json!({})), START).unwrap().recovered);
+        assert!(store.owner(&token_hash("t1")).is_none());
+        assert!(store.is_owner("n", Some(&token_hash("t2"))) && !store.is_owner("n", None));
+        assert!(store.remove("n") && !store.remove("n"));
+        assert!(store.owner(&token_hash("t2")).is_none());
+        assert_eq!((store.len(), store.bytes, store.by_token.len()), (0, 0, 0));
+    }
+
+    #[test]
+    fn the_key_that_clients_seal_to_changes_for_its_owner_only() {
+        let mut store = store(10);
+        let with = |token, proof, value: Value| candidate(token, proof, json!({ "cx_public_key": value }));
+        store.register("n", candidate("t1", None, json!({})), START).unwrap();
+        assert_eq!(store.register("n", with("t2", None, key("a")), START), Err(NotTaken::KeyChanged), "adding");
+        store.register("n", with("t2", Some("t1"), key("a")), START).unwrap();
+        assert_eq!(store.register("n", with("t3", Some("t1"), key("b")), START), Err(NotTaken::KeyChanged), "stale");
+        assert!(store.is_owner("n", Some(&token_hash("t2"))), "a refused registration changes nothing");
+        store.register("n", with("t3", None, key("a")), START).unwrap();
+        store.register("n", candidate("t4", None, json!({})), START).unwrap();
+        let kept = |store: &Store| store.get("n").unwrap().record.cx_public_key.clone();
+        assert!(kept(&store).is_some(), "a stranger cannot take the key away");
+        store.register("n", candidate("t5", Some("t4"), json!({})), START).unwrap();
+        assert!(kept(&store).is_none(), "its owner can");
+    }
+
+    #[test]
+    fn the_order_of_a_keys_fields_does_not_matter() {
+        let raw = |text: &str| RawValue::from_string(text.to_owned()).unwrap();
+        assert!(same_json(&raw(r#"{"a":1,"b":[2]}"#), &raw(r#"{ "b": [2], "a": 1 }"#)));
+        assert!(!same_json(&raw(r#"{"a":1}"#), &raw(r#"{"a":2}"#)));
+    }
+
+    #[test]
+    fn a_silent_node_becomes_dormant_and_its_next_heartbeat_revives_it() {
+        let mut store = store(10);
+        store.register("n", candidate("t", None, json!({})), START).unwrap();
+        let wish = Wish::intent(crate::types::CHAT);
+        assert_eq!(store.select(&wish, after(90_000)).len(), 1);
+        assert_eq!(store.select(&wish, after(90_001)).len(), 0);
+        assert!(store.with_prefix("n").is_some(), "still known");
+        store.heartbeat("n", beat(), "c".into(), after(200_000)).unwrap();
+        assert_eq!(store.select(&wish, after(200_000)).len(), 1);
+        store.forget_dormant(after(200_000 + KEEP_DORMANT_MS));
+        assert_eq!(store.len(), 1);
+        store.forget_dormant(after(200_001 + KEEP_DORMANT_MS));
+        assert_eq!((store.len(), store.bytes), (0, 0));
+    }
+
+    #[test]
+    fn a_full_table_gives_up_its_longest_silent_node_and_never_an_active_one() {
+        let mut store = store(2);
+        store.register("a", candidate("ta", None, json!({})), START).unwrap();
+        store.register("b", candidate("tb", None, json!({})), after(10)).unwrap();
+        assert_eq!(store.register("c", candidate("tc", None, json!({})), after(20)), Err(NotTaken::Full));
+        store.register("a", candidate("ta", None, json!({})), after(20)).unwrap();
+        store.register("c", candidate("tc", None, json!({})), after(90_020)).unwrap();
+        assert!(store.get("a").is_some() && store.get("b").is_none(), "b was silent for longer");
+    }
+
+    #[test]
+    fn heavy_registrations_stay_within_the_byte_bound() {
+        let mut store = store(1_000_000);
+        let models: Vec<String> = (0..64).map(|n| format!("{n:0200}")).collect();
+        let heavy = vec![json!({ "intent": crate::types::CHAT, "models": models }); 3];
+        let mut taken = 0_usize;
+        for n in 0..3_000 {
+            let more = json!({ "capabilities": heavy });
+            let result = store.register(&format!("n{n}"), candidate(&format!("t{n}"), None, more), START);
+            taken += usize::from(result.is_ok());
+            assert!(store.bytes <= MOST_BYTES, "{}", store.bytes);
+        }
+        assert!((500..3_000).contains(&taken), "{taken}");
+        assert_eq!(store.len(), taken);
+    }
+
+    #[test]
+    fn a_challenge_is_answered_with_the_key_of_the_registration() {
+        let mut store = store(10);
+        store.register("n", candidate("t", None, json!({})), START).unwrap();
+        let answer = |text: String| Report { challenge_response: Some(text), ..beat() };
+        assert_eq!(store.heartbeat("n", beat(), "c1".into(), START).unwrap().proven, None);
+        let right = store.heartbeat("n", answer(hmac_hex("key", "c1")), "c2".into(), START).unwrap();
+        assert_eq!(right.proven, Some(true));
+        let wrong = store.heartbeat("n", answer(hmac_hex("key", "c1")), "c3".into(), START).unwrap();
+        assert_eq!(wrong.proven, Some(false), "an answer counts for its own challenge only");
+        assert_eq!(store.heartbeat("n", beat(), "c4".into(), START).unwrap().proven, Some(false));
+        assert!(store.heartbeat("m", beat(), "c".into(), START).is_none());
+    }
+
+    #[test]
+    fn a_batch_counts_once() {
+        let mut store = store(10);
+        store.register("n", candidate("t", None, json!({})), START).unwrap();
+        let batch = |id: Option<&str>| Report {
+            outcomes: Outcomes { success: 3, failed: 0, latency_ms: None },
+            batch_id: id.map(Into::into),
+            ..beat()
+        };
+        for (id, completed) in [(Some("b1"), 3), (Some("b1"), 3), (Some("b2"), 6), (None, 9), (Some("b2"), 9)] {
+            store.heartbeat("n", batch(id), "c".into(), START).unwrap();
+            assert_eq!(store.get("n").unwrap().state.completed, completed, "{id:?}");
+        }
+        store.register("n", candidate("t2", None, json!({})), START).unwrap();
+        store.heartbeat("n", batch(Some("b2")), "c".into(), START).unwrap();
+        assert_eq!(store.get("n").unwrap().state.completed, 9, "also across a new registration");
+    }
+}
