@@ -52,6 +52,15 @@ impl TaskGroup {
         self.tracker.spawn(future)
     }
 
+    /// Starts a task that serves the others and is not waited for. It must end when the group is [`TaskGroup::aborted`],
+    /// which comes to every group in the end.
+    pub(crate) fn spawn_watcher<F>(&self, future: F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        tokio::spawn(future);
+    }
+
     /// Resolves when the group was told to close: finish what runs, begin nothing new.
     pub(crate) fn closing(&self) -> WaitForCancellationFutureOwned {
         self.closing.clone().cancelled_owned()

@@ -78,17 +78,13 @@ impl HttpServer {
     pub(crate) fn serve<S: Service>(self, service: Arc<S>, group: &TaskGroup) {
         let table = self.table.clone();
         let aborted = group.aborted();
-        let sweeper_group = group.clone();
-        group.spawn_bare(async move {
+        group.spawn_watcher(async move {
             let mut tick = tokio::time::interval(SWEEP_EVERY);
             let mut aborted = std::pin::pin!(aborted);
             loop {
                 tokio::select! {
                     () = &mut aborted => break,
                     _ = tick.tick() => table.sweep(),
-                }
-                if sweeper_group.is_closing() && table.len() == 0 {
-                    return;
                 }
             }
             table.cut_all();
