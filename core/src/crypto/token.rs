@@ -3,9 +3,8 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
+use ed25519_dalek::{Signer as _, SigningKey};
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 use super::digest::{hex, random};
 use crate::error::{Code, Error, Result};
@@ -53,38 +52,41 @@ impl TokenSigner {
     }
 }
 
-/// Checks the signature of a token and reads its claims. What the claims say is the caller's to judge.
-///
-/// # Errors
-/// `INVALID_ARG`; the token itself is never quoted.
-pub(crate) fn verify<T: DeserializeOwned>(domain: Domain, public_key: &[u8; 32], token: &str) -> Result<T> {
-    let refuse = |why: &str| Error::new(Code::InvalidArg, format!("a signed token is not valid: {why}"));
-    let (text, signature) = token.split_once('.').ok_or_else(|| refuse("it has no signature"))?;
-    let signature: [u8; 64] = unhex(signature).ok_or_else(|| refuse("its signature is not 128 hex digits"))?;
-    let key = VerifyingKey::from_bytes(public_key).map_err(|_| refuse("the key is not an Ed25519 key"))?;
-    key.verify_strict(&[domain.line(), text.as_bytes()].concat(), &Signature::from_bytes(&signature))
-        .map_err(|_| refuse("its signature does not match"))?;
-    let json = URL_SAFE_NO_PAD.decode(text).map_err(|_| refuse("its claims are not base64url"))?;
-    serde_json::from_slice(&json).map_err(|_| refuse("its claims are not the expected JSON"))
-}
-
-fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
-    let digits = text.as_bytes();
-    if digits.len() != 2 * N {
-        return None;
-    }
-    let value = |b: u8| (b as char).to_digit(16).filter(|_| !b.is_ascii_uppercase()).and_then(|d| u8::try_from(d).ok());
-    let mut out = [0; N];
-    for (byte, pair) in out.iter_mut().zip(digits.chunks_exact(2)) {
-        *byte = value(pair[0])? << 4 | value(pair[1])?;
-    }
-    Some(out)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ed25519_dalek::{Signature, VerifyingKey};
+    use serde::de::DeserializeOwned;
     use serde_json::{Value, json};
+
+    /// Checks the signature of a token and reads its claims. What the claims say is the caller's to judge.
+    ///
+    /// # Errors
+    /// `INVALID_ARG`; the token itself is never quoted.
+    fn verify<T: DeserializeOwned>(domain: Domain, public_key: &[u8; 32], token: &str) -> Result<T> {
+        let refuse = |why: &str| Error::new(Code::InvalidArg, format!("a signed token is not valid: {why}"));
+        let (text, signature) = token.split_once('.').ok_or_else(|| refuse("it has no signature"))?;
+        let signature: [u8; 64] = unhex(signature).ok_or_else(|| refuse("its signature is not 128 hex digits"))?;
+        let key = VerifyingKey::from_bytes(public_key).map_err(|_| refuse("the key is not an Ed25519 key"))?;
+        key.verify_strict(&[domain.line(), text.as_bytes()].concat(), &Signature::from_bytes(&signature))
+            .map_err(|_| refuse("its signature does not match"))?;
+        let json = URL_SAFE_NO_PAD.decode(text).map_err(|_| refuse("its claims are not base64url"))?;
+        serde_json::from_slice(&json).map_err(|_| refuse("its claims are not the expected JSON"))
+    }
+
+    fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
+        let digits = text.as_bytes();
+        if digits.len() != 2 * N {
+            return None;
+        }
+        let value =
+            |b: u8| (b as char).to_digit(16).filter(|_| !b.is_ascii_uppercase()).and_then(|d| u8::try_from(d).ok());
+        let mut out = [0; N];
+        for (byte, pair) in out.iter_mut().zip(digits.chunks_exact(2)) {
+            *byte = value(pair[0])? << 4 | value(pair[1])?;
+        }
+        Some(out)
+    }
 
     #[test]
     fn a_token_verifies_under_its_own_key_and_domain_only() {

@@ -147,7 +147,7 @@ impl Shared {
             store: Mutex::new(Store::new(rules)),
             signer: TokenSigner::random()?,
             hmac_secret: hex(&random::<32>()?),
-            limits: options.limits.then(Limits::new),
+            limits: options.limits.then(|| Limits::new(options.max_nodes)),
             probe: if options.probe { Some(Probe::new()?) } else { None },
             started: Instant::now(),
             options,
