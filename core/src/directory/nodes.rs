@@ -44,6 +44,10 @@ pub(super) async fn register(State(desk): Desk, caller: Caller, body: Bytes) -> 
     let node_token = hex(&random::<32>()?);
     // Published nodes keep the first key they are given, so a node must get the same one each time.
     let hmac_key = hmac_key.unwrap_or_else(|| hmac_hex(&desk.hmac_secret, &node_id));
+    let candidate = Candidate { record, proof, token: token_hash(&node_token), hmac_key: hmac_key.clone(), probed };
+    let now = desk.now();
+    let taken = desk.store().register(&node_id, candidate, now).map_err(not_taken)?;
+    tracing::debug!(target: telemetry::DIRECTORY, node_id, recovered = taken.recovered, "a node registered");
     let answer = json!({
         "node_id": node_id,
         "node_token": node_token,
@@ -55,14 +59,9 @@ pub(super) async fn register(State(desk): Desk, caller: Caller, body: Bytes) -> 
         "directory": "iicp-core",
         "observed_source_ip": caller.ip.to_string(),
         "next_heartbeat_ms": desk.options.heartbeat_ms,
+        "recovered": taken.recovered,
+        "lifetime_jobs": taken.completed,
     });
-    let candidate = Candidate { record, proof, token: token_hash(&node_token), hmac_key, probed };
-    let now = desk.now();
-    let taken = desk.store().register(&node_id, candidate, now).map_err(not_taken)?;
-    tracing::debug!(target: telemetry::DIRECTORY, node_id, recovered = taken.recovered, "a node registered");
-    let mut answer = answer;
-    answer["recovered"] = taken.recovered.into();
-    answer["lifetime_jobs"] = taken.completed.into();
     json(StatusCode::CREATED, &answer)
 }
 

@@ -1,6 +1,6 @@
 //! The nodes that are registered, in bounded memory. No HTTP, no clock: the time comes in as an argument.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -136,13 +136,22 @@ pub(super) struct Store {
     rules: Rules,
     entries: BTreeMap<Arc<str>, Entry>,
     by_token: HashMap<TokenHash, Arc<str>>,
+    /// Longest silent first.
+    by_age: BTreeSet<(u64, Arc<str>)>,
     bytes: usize,
     most_bytes: usize,
 }
 
 impl Store {
     pub(super) fn new(rules: Rules) -> Self {
-        Store { rules, entries: BTreeMap::new(), by_token: HashMap::new(), bytes: 0, most_bytes: MOST_BYTES }
+        Store {
+            rules,
+            entries: BTreeMap::new(),
+            by_token: HashMap::new(),
+            by_age: BTreeSet::new(),
+            bytes: 0,
+            most_bytes: MOST_BYTES,
+        }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -151,6 +160,22 @@ impl Store {
 
     pub(super) fn is_active(&self, node: &Node, now: Now) -> bool {
         now.ms.saturating_sub(node.state.seen_ms) <= self.rules.node_ttl_ms
+    }
+
+    fn put(&mut self, entry: Entry) {
+        let id = &entry.node.id;
+        self.bytes += entry.weight();
+        self.by_token.insert(entry.token, id.clone());
+        self.by_age.insert((entry.node.state.seen_ms, id.clone()));
+        self.entries.insert(id.clone(), entry);
+    }
+
+    fn take(&mut self, id: &str) -> Option<Entry> {
+        let (id, entry) = self.entries.remove_entry(id)?;
+        self.bytes -= entry.weight();
+        self.by_token.remove(&entry.token);
+        self.by_age.remove(&(entry.node.state.seen_ms, id));
+        Some(entry)
     }
 
     /// Takes a registration, new or again; an earlier token of the node is worth nothing from now on.
@@ -167,13 +192,9 @@ impl Store {
                 None => record.cx_public_key.clone_from(old),
             }
         }
-        let (reputation, completed, gained, last_batch) = match before {
-            Some(Entry { node, gained, last_batch, .. }) => {
-                (node.state.reputation, node.state.completed, *gained, last_batch.clone())
-            }
-            None => (FIRST_REPUTATION, 0, (0.0, now.ms), None),
-        };
+        let before = self.take(id);
         let recovered = before.is_some();
+        let old = before.as_ref();
         let state = State {
             seen_ms: now.ms,
             available: true,
@@ -182,20 +203,26 @@ impl Store {
             active_jobs: 0,
             live_models: None,
             latency_ms: None,
-            reputation,
-            completed,
+            reputation: old.map_or(FIRST_REPUTATION, |old| old.node.state.reputation),
+            completed: old.map_or(0, |old| old.node.state.completed),
             probed,
         };
-        let id: Arc<str> = id.into();
-        let node = Node { id: id.clone(), record: Arc::new(record), state };
-        let entry = Entry { node, token, hmac_key, challenge: None, last_batch, gained };
-        if !self.make_room(&id, entry.weight(), now) {
+        let completed = state.completed;
+        let entry = Entry {
+            node: Node { id: id.into(), record: Arc::new(record), state },
+            token,
+            hmac_key,
+            challenge: None,
+            last_batch: old.and_then(|old| old.last_batch.clone()),
+            gained: old.map_or((0.0, now.ms), |old| old.gained),
+        };
+        if !self.make_room(entry.weight(), now) {
+            if let Some(before) = before {
+                self.put(before);
+            }
             return Err(NotTaken::Full);
         }
-        self.remove(&id);
-        self.bytes += entry.weight();
-        self.by_token.insert(token, id.clone());
-        self.entries.insert(id, entry);
+        self.put(entry);
         Ok(Taken { recovered, completed })
     }
 
@@ -216,16 +243,12 @@ impl Store {
     }
 
     pub(super) fn remove(&mut self, id: &str) -> bool {
-        let Some(entry) = self.entries.remove(id) else { return false };
-        self.by_token.remove(&entry.token);
-        self.bytes -= entry.weight();
-        true
+        self.take(id).is_some()
     }
 
     /// Notes a heartbeat and sets the next challenge. None if the node is not registered.
     pub(super) fn heartbeat(&mut self, id: &str, report: Report, challenge: String, now: Now) -> Option<Beat> {
-        let entry = self.entries.get_mut(id)?;
-        let weight = entry.weight();
+        let mut entry = self.take(id)?;
         let state = &mut entry.node.state;
         state.seen_ms = now.ms;
         state.available = report.available;
@@ -245,8 +268,7 @@ impl Store {
             let answer = report.challenge_response.unwrap_or_default();
             same(answer.as_bytes(), hmac_hex(&entry.hmac_key, &asked).as_bytes())
         });
-        let weight_now = entry.weight();
-        self.bytes = self.bytes - weight + weight_now;
+        self.put(entry);
         Some(Beat { reputation, proven })
     }
 
@@ -288,39 +310,24 @@ impl Store {
     /// Forgets nodes that have been silent for long.
     pub(super) fn forget_dormant(&mut self, now: Now) {
         let keep_ms = KEEP_DORMANT_MS.max(self.rules.node_ttl_ms);
-        let silent = |entry: &Entry| now.ms.saturating_sub(entry.node.state.seen_ms) > keep_ms;
-        let gone: Vec<Arc<str>> =
-            self.entries.values().filter(|entry| silent(entry)).map(|entry| entry.node.id.clone()).collect();
-        for id in gone {
-            self.remove(&id);
+        while let Some(id) = self.silent_for(keep_ms, now) {
+            self.take(&id);
         }
     }
 
-    /// Makes room for a registration of `id` at the cost of dormant nodes, longest silent first.
-    fn make_room(&mut self, id: &str, weight: usize, now: Now) -> bool {
-        let before = self.entries.get(id).map(Entry::weight);
-        let others = self.entries.len() - usize::from(before.is_some());
-        let mut excess_nodes = (others + 1).saturating_sub(self.rules.max_nodes);
-        let mut excess_bytes = (self.bytes - before.unwrap_or_default() + weight).saturating_sub(self.most_bytes);
-        if excess_nodes == 0 && excess_bytes == 0 {
-            return true;
-        }
-        let mut dormant: Vec<(u64, usize, Arc<str>)> = (self.entries.values())
-            .filter(|entry| !self.is_active(&entry.node, now) && &*entry.node.id != id)
-            .map(|entry| (entry.node.state.seen_ms, entry.weight(), entry.node.id.clone()))
-            .collect();
-        dormant.sort_unstable();
-        let mut leaving = 0;
-        while excess_nodes > 0 || excess_bytes > 0 {
-            let Some((_, weight, _)) = dormant.get(leaving) else { return false };
-            excess_bytes = excess_bytes.saturating_sub(*weight);
-            excess_nodes = excess_nodes.saturating_sub(1);
-            leaving += 1;
-        }
-        for (_, _, id) in &dormant[..leaving] {
-            self.remove(id);
+    /// Makes room for one more node at the cost of dormant ones, longest silent first.
+    fn make_room(&mut self, weight: usize, now: Now) -> bool {
+        while self.entries.len() >= self.rules.max_nodes || self.bytes + weight > self.most_bytes {
+            let Some(id) = self.silent_for(self.rules.node_ttl_ms, now) else { return false };
+            self.take(&id);
         }
         true
+    }
+
+    /// The node that was silent for longest, if it was for more than so long.
+    fn silent_for(&self, ms: u64, now: Now) -> Option<Arc<str>> {
+        let (seen_ms, id) = self.by_age.first()?;
+        (now.ms.saturating_sub(*seen_ms) > ms).then(|| id.clone())
     }
 }
 
@@ -376,7 +383,7 @@ pub(super) mod tests {
         assert!(store.is_owner("n", Some(&token_hash("t2"))) && !store.is_owner("n", None));
         assert!(store.remove("n") && !store.remove("n"));
         assert!(store.owner(&token_hash("t2")).is_none());
-        assert_eq!((store.len(), store.bytes, store.by_token.len()), (0, 0, 0));
+        assert_eq!((store.len(), store.bytes, store.by_token.len(), store.by_age.len()), (0, 0, 0, 0));
     }
 
     #[test]
