@@ -1,5 +1,6 @@
 //! HTTP by hand: sends exactly the bytes that a test wants to send, and reads one answer.
 
+use std::fmt;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 
@@ -8,7 +9,6 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, Buf
 use tokio::net::TcpStream;
 
 /// One answer.
-#[derive(Debug)]
 pub struct Answer {
     /// The status.
     pub status: u16,
@@ -29,6 +29,12 @@ impl Answer {
     #[must_use]
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {:?} {}", self.status, self.headers, String::from_utf8_lossy(&self.body))
     }
 }
 
@@ -74,7 +80,7 @@ impl Conn {
     /// # Errors
     /// The system's, and an answer that is no HTTP.
     pub async fn get(&mut self, path: &str) -> io::Result<Answer> {
-        self.write(format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).await?;
+        self.write(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n").as_bytes()).await?;
         self.answer().await
     }
 
@@ -144,7 +150,7 @@ fn no_http() -> io::Error {
 #[must_use]
 pub fn post(path: &str, headers: &str, body: &[u8]) -> Vec<u8> {
     let head = format!(
-        "POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n{headers}content-length: {}\r\n\r\n",
+        "POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n{headers}content-length: {}\r\n\r\n",
         body.len()
     );
     [head.as_bytes(), body].concat()

@@ -9,8 +9,10 @@ mod request;
 mod script;
 mod setup;
 
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use iicp_core::options::{DirectoryOptions, NodeOptions};
@@ -41,6 +43,7 @@ enum Command {
     Stop {
         node: usize,
     },
+    StopDirectory {},
     /// Lets a node finish its tasks and leave the directory; returns at once.
     Drain {
         node: usize,
@@ -104,8 +107,13 @@ impl Stage {
                     return Err(format!("node {node} is not a real one that runs"));
                 };
                 let grace = Duration::from_millis(grace_ms);
-                let draining = async move { drop(live.shutdown(grace).await) };
-                party.role = Role::Task { _task: Owned::new(draining) };
+                let mut draining = Box::pin(live.shutdown(grace));
+                // Once before the answer: from here on the node takes nothing new.
+                let _ = poll_fn(|cx| Poll::Ready(draining.as_mut().poll(cx).is_ready())).await;
+                let rest = async move {
+                    draining.await;
+                };
+                party.role = Role::Task { _task: Owned::new(rest) };
                 Ok(Value::Null)
             }
             Command::AddNode(node) => {
