@@ -2,6 +2,9 @@
 
 pub mod arrows;
 pub mod generated;
+pub mod http;
+pub mod stage;
+pub mod stage_process;
 
 use std::path::Path;
 

@@ -1,0 +1,333 @@
+//! The stage: hosts the directory and the nodes of one case at a time, for a runner in any language.
+//!
+//! A runner starts it as a child process and speaks one JSON object per line with it; `tests/cases/README.md` is the
+//! description. Everything listens on loopback and ends with the case.
+
+mod ledger;
+mod peer;
+mod request;
+mod script;
+mod setup;
+
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use iicp_core::options::{DirectoryOptions, NodeOptions};
+use iicp_core::{CHAT, Directory, LiveNode, Node};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::net::{TcpListener, TcpSocket};
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
+
+use crate::http::{Conn, addr};
+use ledger::{Page, traceparents, wait_for};
+use peer::Names;
+use script::Script;
+use setup::{DirectorySetup, NodeSetup, Peer, Setup};
+
+/// One line of a runner.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Command {
+    Setup(Setup),
+    Ledger {},
+    Await {
+        ledger: Value,
+        within_ms: u64,
+    },
+    /// Ends a node at once, as a crash would.
+    Stop {
+        node: usize,
+    },
+    StopDirectory {},
+    /// Lets a node finish its tasks and leave the directory; returns at once.
+    Drain {
+        node: usize,
+        grace_ms: u64,
+    },
+    AddNode(NodeSetup),
+    Teardown {},
+}
+
+/// The stage between two lines.
+#[derive(Default)]
+pub struct Stage {
+    scene: Option<Scene>,
+}
+
+impl Stage {
+    /// Does what one line says, and returns the line to answer: `{"ok": …}` or `{"error": "…"}`.
+    pub async fn line(&mut self, line: &str) -> String {
+        let done = match serde_json::from_str(line) {
+            Ok(command) => self.command(command).await,
+            Err(e) => Err(format!("not a command of the stage: {e}")),
+        };
+        match done {
+            Ok(value) => json!({ "ok": value }).to_string(),
+            Err(why) => json!({ "error": why }).to_string(),
+        }
+    }
+
+    async fn command(&mut self, command: Command) -> Result<Value, String> {
+        match command {
+            Command::Setup(setup) => {
+                // Whatever was there ends first: ports and counts of two cases must not mix.
+                self.scene = None;
+                let scene = Scene::new(setup).await?;
+                let answer = scene.describe();
+                self.scene = Some(scene);
+                Ok(answer)
+            }
+            Command::Teardown {} => {
+                self.scene = None;
+                Ok(Value::Null)
+            }
+            Command::Ledger {} => Ok(self.scene()?.ledger()),
+            Command::Await { ledger, within_ms } => {
+                let scene = self.scene()?;
+                wait_for(&ledger, Duration::from_millis(within_ms), &scene.changed, || scene.ledger())
+                    .await
+                    .map_err(|state| format!("{within_ms} ms later the ledger is still {state}"))
+            }
+            Command::Stop { node } => {
+                self.scene()?.party(node)?.role = Role::Gone;
+                Ok(Value::Null)
+            }
+            Command::StopDirectory {} => {
+                self.scene()?.directory.role = Role::Gone;
+                Ok(Value::Null)
+            }
+            Command::Drain { node, grace_ms } => {
+                let party = self.scene()?.party(node)?;
+                let Role::Node(live) = std::mem::replace(&mut party.role, Role::Gone) else {
+                    return Err(format!("node {node} is not a real one that runs"));
+                };
+                let grace = Duration::from_millis(grace_ms);
+                let mut draining = Box::pin(live.shutdown(grace));
+                // Once before the answer: from here on the node takes nothing new.
+                let _ = poll_fn(|cx| Poll::Ready(draining.as_mut().poll(cx).is_ready())).await;
+                let rest = async move {
+                    draining.await;
+                };
+                party.role = Role::Task { _task: Owned::new(rest) };
+                Ok(Value::Null)
+            }
+            Command::AddNode(node) => {
+                let scene = self.scene()?;
+                scene.add(node).await?;
+                Ok(scene.describe())
+            }
+        }
+    }
+
+    fn scene(&mut self) -> Result<&mut Scene, String> {
+        self.scene.as_mut().ok_or_else(|| "nothing is set up".into())
+    }
+}
+
+/// Everything behind the network of one case. Dropping it ends all of it.
+struct Scene {
+    changed: Arc<Notify>,
+    directory: Party,
+    /// Where the stage's own nodes register; empty if nowhere.
+    register_at: String,
+    nodes: Vec<Party>,
+}
+
+/// One address and who is behind it.
+struct Party {
+    id: String,
+    url: String,
+    page: Page,
+    role: Role,
+}
+
+enum Role {
+    Task {
+        _task: Owned,
+    },
+    /// The real directory, and who listens in on it.
+    Directory {
+        _directory: Directory,
+        _listener: Owned,
+    },
+    Node(LiveNode),
+    /// A bound port that nobody listens on.
+    Closed {
+        _socket: TcpSocket,
+    },
+    Elsewhere,
+    Gone,
+}
+
+/// A task that ends with its owner.
+struct Owned(AbortHandle);
+
+impl Owned {
+    fn new(future: impl Future<Output = ()> + Send + 'static) -> Owned {
+        Owned(tokio::spawn(future).abort_handle())
+    }
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Scene {
+    async fn new(setup: Setup) -> Result<Scene, String> {
+        let changed = Arc::new(Notify::new());
+        let page = Page::new(&changed);
+        let nobody = Party { id: String::new(), url: String::new(), page: page.clone(), role: Role::Gone };
+        let mut scene = Scene { changed, directory: nobody, register_at: String::new(), nodes: Vec::new() };
+        // A scripted directory may name the nodes in its answers, so it comes after them; a real one before.
+        let scripted = match setup.directory {
+            DirectorySetup::Embedded(options) => {
+                scene.directory = scene.embedded(options, page.clone()).await?;
+                None
+            }
+            DirectorySetup::At(url) => {
+                scene.register_at.clone_from(&url);
+                scene.directory = Party { id: String::new(), url, page: page.clone(), role: Role::Elsewhere };
+                None
+            }
+            DirectorySetup::Closed => Some(Peer::Always(setup::Behaviour::Closed)),
+            DirectorySetup::Peer(peer) => Some(peer),
+        };
+        for node in setup.nodes {
+            scene.add(node).await?;
+        }
+        if let Some(peer) = scripted {
+            let names = scene.names();
+            scene.directory = raise(String::new(), peer, names, page).await?;
+        }
+        Ok(scene)
+    }
+
+    async fn embedded(&mut self, options: DirectoryOptions, page: Page) -> Result<Party, String> {
+        let directory = Directory::bind(options).await.map_err(|e| e.to_string())?;
+        self.register_at = directory.url();
+        let listener = listen().await?;
+        let url = url_of(listener.local_addr().map_err(|e| e.to_string())?);
+        let listener = Owned::new(request::listen_in(listener, directory.addr(), page.clone()));
+        let role = Role::Directory { _directory: directory, _listener: listener };
+        Ok(Party { id: String::new(), url, page, role })
+    }
+
+    async fn add(&mut self, setup: NodeSetup) -> Result<(), String> {
+        let NodeSetup { handler, peer, mut options } = setup;
+        let number = self.nodes.len();
+        if options.intents.is_empty() {
+            options.intents = vec![CHAT.into()];
+        }
+        let id = options.node_id.get_or_insert_with(|| format!("node-{number}")).clone();
+        let page = Page::new(&self.changed);
+        let party = match (handler, peer) {
+            (Some(setup), None) => {
+                options.directory.clone_from(&self.register_at);
+                let node = Node::bind(options).await.map_err(|e| e.to_string())?;
+                let live = node.serve(Script { setup, page: page.clone() }).await.map_err(|e| e.to_string())?;
+                Party { id, url: live.url(), page, role: Role::Node(live) }
+            }
+            (None, Some(peer)) => {
+                let party = raise(id, peer, self.names(), page).await?;
+                if !self.register_at.is_empty() {
+                    let url = options.endpoint.clone().unwrap_or_else(|| party.url.clone());
+                    register(&self.register_at, &party.id, &url, &options).await?;
+                }
+                party
+            }
+            _ => return Err(format!("node {number} needs either a handler or a peer")),
+        };
+        self.nodes.push(party);
+        Ok(())
+    }
+
+    /// Replaces `$node0_id`, `$node0_url` and so on, for the nodes that there are now.
+    fn names(&self) -> Names {
+        let nodes: Vec<(String, String)> = self.nodes.iter().map(|node| (node.id.clone(), node.url.clone())).collect();
+        Arc::new(move |text| {
+            nodes.iter().enumerate().fold(text.to_owned(), |text, (n, (id, url))| {
+                text.replace(&format!("$node{n}_id"), id).replace(&format!("$node{n}_url"), url)
+            })
+        })
+    }
+
+    fn party(&mut self, node: usize) -> Result<&mut Party, String> {
+        self.nodes.get_mut(node).ok_or_else(|| format!("there is no node {node}"))
+    }
+
+    fn describe(&self) -> Value {
+        let nodes: Vec<Value> = self.nodes.iter().map(|node| json!({ "node_id": node.id, "url": node.url })).collect();
+        json!({ "directory": self.directory.url, "nodes": nodes })
+    }
+
+    fn ledger(&self) -> Value {
+        let nodes: Vec<Value> = self
+            .nodes
+            .iter()
+            .map(|node| {
+                let mut counts = node.page.to_json();
+                if let Role::Node(live) = &node.role {
+                    counts["active_jobs"] = live.active_jobs().into();
+                    counts["registered"] = live.is_registered().into();
+                }
+                counts
+            })
+            .collect();
+        let pages = self.nodes.iter().map(|node| &node.page).chain([&self.directory.page]);
+        json!({ "directory": self.directory.page.to_json(), "nodes": nodes, "traceparents": traceparents(pages) })
+    }
+}
+
+/// Puts a scripted peer on an address of its own.
+async fn raise(id: String, peer: Peer, names: Names, page: Page) -> Result<Party, String> {
+    if peer.is_closed() {
+        let socket = TcpSocket::new_v4().map_err(|e| e.to_string())?;
+        socket.bind(loopback()).map_err(|e| e.to_string())?;
+        let url = url_of(socket.local_addr().map_err(|e| e.to_string())?);
+        return Ok(Party { id, url, page, role: Role::Closed { _socket: socket } });
+    }
+    let listener = listen().await?;
+    let url = url_of(listener.local_addr().map_err(|e| e.to_string())?);
+    let role = Role::Task { _task: Owned::new(peer::serve(listener, peer, names, page.clone())) };
+    Ok(Party { id, url, page, role })
+}
+
+/// Registers a peer as a node would register itself.
+async fn register(directory: &str, node_id: &str, url: &str, options: &NodeOptions) -> Result<(), String> {
+    let capabilities: Vec<Value> = options
+        .intents
+        .iter()
+        .map(|intent| json!({ "intent": intent, "models": options.models, "max_tokens": options.max_tokens }))
+        .collect();
+    let body = json!({
+        "node_id": node_id,
+        "endpoint": url,
+        "region": options.region,
+        "capabilities": capabilities,
+        "limits": { "max_concurrent": options.max_concurrent, "tokens_per_min": options.tokens_per_min },
+    });
+    let mut conn = Conn::open(addr(directory)).await.map_err(|e| e.to_string())?;
+    match conn.post("/v1/register", &body).await {
+        Ok(answer) if answer.status == 201 => Ok(()),
+        other => Err(format!("the registration of {node_id} was answered with {other:?}")),
+    }
+}
+
+fn loopback() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 0))
+}
+
+async fn listen() -> Result<TcpListener, String> {
+    TcpListener::bind(loopback()).await.map_err(|e| e.to_string())
+}
+
+fn url_of(addr: SocketAddr) -> String {
+    format!("http://{addr}")
+}

@@ -1,0 +1,99 @@
+//! The scripted handlers of the stage's real nodes.
+
+use std::time::Duration;
+
+use iicp_core::{Code, Error, Handler, Inbound, Reply, Result};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::ledger::Page;
+use super::setup::HandlerSetup;
+
+/// What a failing handler says, and no caller may read: a canary, as the cases' payloads are.
+const PRIVATE: &str = "a canary that only the provider may see";
+
+/// A handler that does as the case says, and notes it.
+pub(super) struct Script {
+    pub(super) setup: HandlerSetup,
+    pub(super) page: Page,
+}
+
+/// One run; noted as cancelled or panicked unless it says otherwise before it is dropped.
+struct Run<'a> {
+    page: &'a Page,
+    over: bool,
+}
+
+impl Run<'_> {
+    fn over(&mut self, result: &Result<Reply>) {
+        self.over = true;
+        self.page.note(|counts| match result {
+            Ok(_) => counts.finished += 1,
+            Err(_) => counts.failed += 1,
+        });
+    }
+}
+
+impl Drop for Run<'_> {
+    fn drop(&mut self) {
+        if !self.over {
+            self.page.note(|counts| match std::thread::panicking() {
+                true => counts.panicked += 1,
+                false => counts.cancelled += 1,
+            });
+        }
+    }
+}
+
+impl Handler for Script {
+    async fn call(&self, task: Inbound) -> Result<Reply> {
+        let run = self.page.note(|counts| {
+            *counts.executions.entry(task.task_id.clone()).or_default() += 1;
+            counts.traceparents.extend(task.traceparent.clone());
+            counts.executions.values().sum::<u64>()
+        });
+        let mut running = Run { page: &self.page, over: false };
+        let result = act(&self.setup, &task, run).await;
+        running.over(&result);
+        result
+    }
+}
+
+async fn act(setup: &HandlerSetup, task: &Inbound, run: u64) -> Result<Reply> {
+    let told;
+    let setup = match setup {
+        HandlerSetup::AsTold => {
+            told = told_by(task)?;
+            &told
+        }
+        other => other,
+    };
+    match setup {
+        HandlerSetup::Echo => Ok(task.payload.clone().into()),
+        HandlerSetup::ChatEcho => {
+            let payload: Value = task.json()?;
+            let last = payload["messages"].as_array().and_then(|messages| messages.last());
+            Ok(Reply::chat(last.and_then(|last| last["content"].as_str()).unwrap_or_default()))
+        }
+        HandlerSetup::Count => Ok(json!({ "run": run }).into()),
+        HandlerSetup::Slow(ms) => {
+            tokio::time::sleep(Duration::from_millis(*ms)).await;
+            Ok(task.payload.clone().into())
+        }
+        HandlerSetup::Hang => std::future::pending().await,
+        HandlerSetup::Fail => Err(Error::new(Code::Backend, PRIVATE)),
+        HandlerSetup::Reject(why) => Err(Error::rejected(why)),
+        // Unwinds like a panic, without the hook's report on the stage's standard error.
+        HandlerSetup::Panic => std::panic::resume_unwind(Box::new(PRIVATE)),
+        HandlerSetup::WrongType => Reply::json_bytes(PRIVATE),
+        HandlerSetup::AsTold => Err(Error::rejected("the payload tells the handler to do as it is told")),
+    }
+}
+
+fn told_by(task: &Inbound) -> Result<HandlerSetup> {
+    #[derive(Deserialize)]
+    struct Told {
+        r#do: HandlerSetup,
+    }
+    task.json::<Told>().map(|told| told.r#do)
+}
