@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use iicp_core::options::{ClientOptions, DirectoryOptions, Discover};
-use iicp_core::{CHAT, Client, Code, Directory, Error, Task, TaskResult};
+use iicp_core::types::TaskResult;
+use iicp_core::{CHAT, Client, Code, Directory, Error, Task};
 use serde_json::{Value, json};
 
 use crate::directory;
@@ -55,7 +56,7 @@ async fn serve(node: &Peer, directory: &Directory, options: Value) -> String {
 }
 
 /// The node's calls to its directory that were like this.
-fn calls<'a>(seen: &'a Value, call: &'a str) -> impl Iterator<Item = &'a Value> {
+fn calls<'a>(seen: &'a Value, call: &'a str) -> impl Iterator<Item = &'a Value> + Clone {
     seen["calls"].as_array().unwrap().iter().filter(move |made| made["call"] == call)
 }
 
