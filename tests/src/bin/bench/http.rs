@@ -1,8 +1,6 @@
 //! As much HTTP/1.1 as the load and the stub need: a message is complete when its content-length is there.
 
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
+use std::net::SocketAddr;
 
 use crate::Result;
 
@@ -40,26 +38,10 @@ pub(crate) fn post(addr: SocketAddr, path: &str, headers: &str, body: &str) -> V
 }
 
 /// An answer with a JSON body.
-pub(crate) fn ok(body: &str) -> Vec<u8> {
-    format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}", body.len())
+pub(crate) fn answer(status: &str, body: &str) -> Vec<u8> {
+    let length = body.len();
+    format!("HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}")
         .into_bytes()
-}
-
-/// Sends one request on a connection of its own and checks that it was accepted.
-pub(crate) fn exchange(addr: SocketAddr, request: &[u8]) -> Result<()> {
-    let mut stream = TcpStream::connect(addr)?;
-    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-    stream.write_all(request)?;
-    let mut buf = Vec::new();
-    while message(&buf).is_none() {
-        let mut piece = [0; 4096];
-        let n = stream.read(&mut piece)?;
-        if n == 0 {
-            return Err("the connection was closed inside an answer".into());
-        }
-        buf.extend_from_slice(&piece[..n]);
-    }
-    check_status(&buf)
 }
 
 /// Refuses an answer that is not a 2xx.

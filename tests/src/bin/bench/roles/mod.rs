@@ -1,6 +1,7 @@
 //! What a child process of the benches does. Every role runs on the same kind of runtime: tokio with one worker thread,
 //! as the language layers have it.
 
+mod engine;
 mod servers;
 
 use std::future::Future;
@@ -19,10 +20,9 @@ pub(crate) fn play(role: &str, args: &[&str]) -> Result<()> {
     match (role, args) {
         ("axum", []) => serve(&runtime, servers::axum()),
         ("stub", []) => serve(&runtime, servers::stub()),
-        ("reqwest", [url, in_flight]) => {
-            let post = servers::reqwest_post(url)?;
-            obey(json!({}), |count| runtime.block_on(many(count, in_flight.parse()?, post.clone())))
-        }
+        ("node", [directory]) => serve(&runtime, engine::node(directory)),
+        ("client", [directory, in_flight]) => repeat(&runtime, in_flight, engine::client(directory)?),
+        ("reqwest", [url, in_flight]) => repeat(&runtime, in_flight, servers::reqwest_post(url)?),
         _ => Err(format!("there is no role {role} with {} arguments", args.len()).into()),
     }
 }
@@ -34,6 +34,12 @@ fn serve<S>(runtime: &Runtime, start: impl Future<Output = Result<(String, S)>>)
     let _inside = runtime.enter();
     drop(server);
     outcome
+}
+
+/// Runs an operation as often as it is told to.
+fn repeat(runtime: &Runtime, in_flight: &str, operation: impl Operation) -> Result<()> {
+    let in_flight = in_flight.parse()?;
+    obey(json!({}), |count| runtime.block_on(many(count, in_flight, operation.clone())))
 }
 
 /// Answers the orchestrator.
@@ -67,18 +73,40 @@ fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Runs `count` operations, `in_flight` at a time, and ends at the first that fails.
-async fn many<F, Fut>(count: u64, in_flight: u64, operation: F) -> Result<()>
+/// What a client does over and over.
+trait Operation: Clone + Send + 'static {
+    fn once(&self) -> impl Future<Output = Result<()>> + Send;
+}
+
+#[derive(Clone)]
+struct Closure<F>(F);
+
+fn operation<F, Fut>(once: F) -> Closure<F>
 where
-    F: Fn() -> Fut + Clone + Send + 'static,
+    F: Fn() -> Fut + Clone + Send + Sync + 'static,
     Fut: Future<Output = Result<()>> + Send,
 {
+    Closure(once)
+}
+
+impl<F, Fut> Operation for Closure<F>
+where
+    F: Fn() -> Fut + Clone + Send + Sync + 'static,
+    Fut: Future<Output = Result<()>> + Send,
+{
+    fn once(&self) -> impl Future<Output = Result<()>> + Send {
+        (self.0)()
+    }
+}
+
+/// Runs `count` operations, `in_flight` at a time, and ends at the first that fails.
+async fn many(count: u64, in_flight: u64, operation: impl Operation) -> Result<()> {
     let mut lanes = tokio::task::JoinSet::new();
     for lane in 0..in_flight {
         let (operation, share) = (operation.clone(), count / in_flight + u64::from(lane < count % in_flight));
         lanes.spawn(async move {
             for _ in 0..share {
-                operation().await?;
+                operation.once().await?;
             }
             Ok(())
         });

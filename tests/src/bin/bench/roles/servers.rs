@@ -10,8 +10,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
-use crate::Result;
-use crate::{http, load};
+use super::{Operation, operation};
+use crate::{Result, http, load};
 
 #[derive(Deserialize)]
 struct Task {
@@ -70,38 +70,47 @@ pub(super) async fn axum() -> Result<(String, JoinHandle<std::io::Result<()>>)> 
     Ok((url, tokio::spawn(async move { axum::serve(listener, app).await })))
 }
 
-/// A node that answers every task alike, for as little CPU as it can.
+/// A directory that lists one node, and that node: both answer every question alike, for as little CPU as they can.
 pub(super) async fn stub() -> Result<(String, JoinHandle<()>)> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let url = format!("http://{}", listener.local_addr()?);
+    let addr = listener.local_addr()?;
+    // The published client takes 127.1 for a public name; it is the same address.
+    let node = format!(
+        r#"{{"node_id":"stub","endpoint":"http://127.1:{}","score":0.9,"load":0.0,"available":true,"region":"eu-central"}}"#,
+        addr.port()
+    );
+    let listed: Arc<[u8]> = http::answer("200 OK", &format!(r#"{{"nodes":[{node}],"count":1}}"#)).into();
     let accept = async move {
         while let Ok((stream, _)) = listener.accept().await {
             let _ = stream.set_nodelay(true);
-            tokio::spawn(async move {
-                // A client that went away is no failure of the stub.
-                let _ = answer_all(stream).await;
-            });
+            // A client that goes away is no failure of the stub.
+            tokio::spawn(answer_all(stream, listed.clone()));
         }
     };
-    Ok((url, tokio::spawn(accept)))
+    Ok((format!("http://{addr}"), tokio::spawn(accept)))
 }
 
-async fn answer_all(mut stream: TcpStream) -> Result<()> {
+async fn answer_all(mut stream: TcpStream, listed: Arc<[u8]>) -> Result<()> {
     let mut buf = Vec::with_capacity(8 << 10);
     while stream.read_buf(&mut buf).await? > 0 {
         while let Some(request) = http::message(&buf) {
-            let answer = match task_id(&buf[request.body_at..request.len]) {
-                Some(task_id) => format!(
-                    r#"{{"task_id":"{task_id}","status":"success","result":{{"choices":[{{"index":0,"message":{{"role":"assistant","content":"A task goes straight from the consumer to the provider."}},"finish_reason":"stop"}}]}},"metrics":{{"latency_ms":0.01}},"generated_by_ai":true}}"#
-                ),
-                None => r#"{"status":"ok","load":0.0,"active_jobs":0,"available":true}"#.into(),
-            };
-            stream.write_all(&http::ok(&answer)).await?;
+            if buf.starts_with(b"POST /v1/task ") {
+                let task_id = task_id(&buf[request.body_at..request.len]).ok_or("a task without an id")?;
+                let body = format!(r#"{{"task_id":"{task_id}",{STUB_RESULT}"#);
+                stream.write_all(&http::answer("200 OK", &body)).await?;
+            } else if buf.starts_with(b"GET /v1/discover?") {
+                stream.write_all(&listed).await?;
+            } else {
+                // No tickets here: the published client goes on to discovery.
+                stream.write_all(&http::answer("404 Not Found", r#"{"error":{"code":"not_found"}}"#)).await?;
+            }
             buf.drain(..request.len);
         }
     }
     Ok(())
 }
+
+const STUB_RESULT: &str = r#""status":"success","result":{"choices":[{"index":0,"message":{"role":"assistant","content":"A task goes straight from the consumer to the provider."},"finish_reason":"stop"}]},"metrics":{"latency_ms":0.01},"generated_by_ai":true}"#;
 
 fn task_id(body: &[u8]) -> Option<&str> {
     let key = memchr::memmem::find(body, br#""task_id""#)? + 9;
@@ -111,9 +120,7 @@ fn task_id(body: &[u8]) -> Option<&str> {
 }
 
 /// One POST of a task's bytes with reqwest, and nothing around it.
-pub(super) fn reqwest_post(
-    url: &str,
-) -> Result<impl Fn() -> std::pin::Pin<Box<dyn Future<Output = Result<()>> + Send>> + Clone + Send + 'static> {
+pub(super) fn reqwest_post(url: &str) -> Result<impl Operation> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let tls = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
@@ -122,11 +129,11 @@ pub(super) fn reqwest_post(
     let client = reqwest::Client::builder().tls_backend_preconfigured(tls).no_proxy().build()?;
     let url: reqwest::Url = format!("{url}/v1/task").parse()?;
     let body = Bytes::from(load::envelope("2f1e1f3a-9d0c-4c5e-8b7a-5d2f6a1b3c4d", &load::payload()));
-    Ok(move || {
+    Ok(operation(move || {
         let request = client.post(url.clone()).header("content-type", "application/json").body(body.clone());
-        Box::pin(async move {
+        async move {
             let answer = request.send().await?.error_for_status()?.bytes().await?;
             if answer.is_empty() { Err("an empty answer".into()) } else { Ok(()) }
-        }) as _
-    })
+        }
+    }))
 }

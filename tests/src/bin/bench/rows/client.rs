@@ -17,7 +17,7 @@ const BATCH: u64 = 5_000;
 fn vs_reqwest() -> Result<Figure> {
     let stub = Child::role("stub", &[])?;
     let mut theirs = Child::role("reqwest", &[stub.said("url")?, "32"])?;
-    let mut ours = Child::role("reqwest", &[stub.said("url")?, "32"])?;
+    let mut ours = Child::role("client", &[stub.said("url")?, "32"])?;
     let rounds =
         Rounds::take(30, || Ok(Cost::of(ours.run(BATCH)?, BATCH)), || Ok(Cost::of(theirs.run(BATCH)?, BATCH)))?;
     let value = rounds.median_of(|ours, theirs| ours.cpu / theirs.cpu);

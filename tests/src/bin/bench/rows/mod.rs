@@ -1,7 +1,9 @@
 //! The rows. A group of rows is one file here with its `ROWS`; a new one is named in [`GROUPS`].
 
 mod client;
+mod memory;
 mod node;
+mod published;
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -10,10 +12,10 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::Result;
-use crate::child::Spent;
+use crate::child::{Child, Spent};
 use crate::load::Window;
 
-const GROUPS: &[&[Row]] = &[node::ROWS, client::ROWS];
+const GROUPS: &[&[Row]] = &[node::ROWS, client::ROWS, published::ROWS, memory::ROWS];
 
 /// One figure that the benches measure.
 pub(crate) struct Row {
@@ -87,6 +89,12 @@ pub(crate) fn run(chosen: &[&str]) -> Result<bool> {
     std::fs::write(&path, format!("{:#}\n", json!({ "rows": rows })))
         .map_err(|e| format!("{} cannot be written: {e}", path.display()))?;
     Ok(whole)
+}
+
+/// A node in one process, registered with a directory in another.
+fn node_with_directory() -> Result<(Option<Child>, Child)> {
+    let node = Child::role("node", &[""])?;
+    Ok((None, node))
 }
 
 /// Three significant digits: what is behind them differs from run to run.
