@@ -1,0 +1,115 @@
+//! What a child process of the benches does. Every role runs on the same kind of runtime: tokio with one worker thread,
+//! as the language layers have it.
+
+mod engine;
+mod servers;
+
+use std::future::Future;
+use std::io::{BufRead as _, Write as _};
+use std::time::{Duration, Instant};
+
+use rustix::time::{ClockId, clock_gettime};
+use serde_json::{Value, json};
+use tokio::runtime::Runtime;
+
+use crate::Result;
+
+/// Plays a role until the input ends.
+pub(crate) fn play(role: &str, args: &[&str]) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    match (role, args) {
+        ("axum", []) => serve(&runtime, servers::axum()),
+        ("stub", []) => serve(&runtime, servers::stub()),
+        ("node", [directory]) => serve(&runtime, engine::node(directory)),
+        ("client", [directory, in_flight]) => repeat(&runtime, in_flight, engine::client(directory)?),
+        ("reqwest", [url, in_flight]) => repeat(&runtime, in_flight, servers::reqwest_post(url)?),
+        _ => Err(format!("there is no role {role} with {} arguments", args.len()).into()),
+    }
+}
+
+/// Starts a server, says where it is, and keeps it until the input ends.
+fn serve<S>(runtime: &Runtime, start: impl Future<Output = Result<(String, S)>>) -> Result<()> {
+    let (url, server) = runtime.block_on(start)?;
+    let outcome = obey(json!({ "url": url }), |_| Err("a server runs nothing by itself".into()));
+    let _inside = runtime.enter();
+    drop(server);
+    outcome
+}
+
+/// Runs an operation as often as it is told to.
+fn repeat(runtime: &Runtime, in_flight: &str, operation: impl Operation) -> Result<()> {
+    let in_flight = in_flight.parse()?;
+    obey(json!({}), |count| runtime.block_on(many(count, in_flight, operation.clone())))
+}
+
+/// Answers the orchestrator.
+fn obey(ready: Value, mut run: impl FnMut(u64) -> Result<()>) -> Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    writeln!(stdout, "{ready}")?;
+    for line in std::io::stdin().lock().lines() {
+        let line = line?;
+        let answer = match line.strip_prefix("run ") {
+            None => json!({ "cpu_ns": nanos(cpu()) }),
+            Some(count) => {
+                let (before, since) = (cpu(), Instant::now());
+                match run(count.parse()?) {
+                    Ok(()) => json!({ "cpu_ns": nanos(cpu() - before), "wall_ns": nanos(since.elapsed()) }),
+                    Err(failure) => json!({ "failure": failure.to_string() }),
+                }
+            }
+        };
+        writeln!(stdout, "{answer}")?;
+    }
+    Ok(())
+}
+
+/// CPU time of this process, to the nanosecond, threads that have ended included.
+fn cpu() -> Duration {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// What a client does over and over.
+trait Operation: Clone + Send + 'static {
+    fn once(&self) -> impl Future<Output = Result<()>> + Send;
+}
+
+#[derive(Clone)]
+struct Closure<F>(F);
+
+fn operation<F, Fut>(once: F) -> Closure<F>
+where
+    F: Fn() -> Fut + Clone + Send + Sync + 'static,
+    Fut: Future<Output = Result<()>> + Send,
+{
+    Closure(once)
+}
+
+impl<F, Fut> Operation for Closure<F>
+where
+    F: Fn() -> Fut + Clone + Send + Sync + 'static,
+    Fut: Future<Output = Result<()>> + Send,
+{
+    fn once(&self) -> impl Future<Output = Result<()>> + Send {
+        (self.0)()
+    }
+}
+
+/// Runs `count` operations, `in_flight` at a time, and ends at the first that fails.
+async fn many(count: u64, in_flight: u64, operation: impl Operation) -> Result<()> {
+    let mut lanes = tokio::task::JoinSet::new();
+    for lane in 0..in_flight {
+        let (operation, share) = (operation.clone(), count / in_flight + u64::from(lane < count % in_flight));
+        lanes.spawn(async move {
+            for _ in 0..share {
+                operation.once().await?;
+            }
+            Ok(())
+        });
+    }
+    lanes.join_all().await.into_iter().collect()
+}
