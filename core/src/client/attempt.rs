@@ -57,7 +57,11 @@ fn refused(node_id: &str, reply: &Reply) -> Failed {
     let status = reply.status;
     let failure = Failure::read(&reply.body);
     let retry_after = reply.retry_after.or(failure.retry_after);
-    let (code, outcome) = judge(status, failure.code.as_deref(), retry_after);
+    let (code, outcome) = if status == 503 && is_page(reply, &failure) {
+        (Code::Backend, Outcome::MayHaveRun)
+    } else {
+        judge(status, failure.code.as_deref(), retry_after)
+    };
     let detail = failure.message.map_or_else(String::new, |message| format!(": {message}"));
     let mut error = Error::new(code, format!("node {node_id} answered {status}{detail}")).with_http_status(status);
     if let Some(wire_code) = failure.code {
@@ -67,6 +71,11 @@ fn refused(node_id: &str, reply: &Reply) -> Failed {
         error = error.with_retry_after(pause);
     }
     Failed { error, outcome }
+}
+
+/// Whether a 503 is a page instead of a refusal: published nodes answer so after a handler failed in certain words.
+fn is_page(reply: &Reply, failure: &Failure) -> bool {
+    !reply.body.is_empty() && reply.retry_after.is_none() && *failure == Failure::default()
 }
 
 /// What a status other than 200 says. Only those that prove that no handler ran lead to another node for every task.

@@ -14,7 +14,7 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::sync::{Mutex as AsyncMutex, oneshot};
 
 /// Python with its libraries is slow to start on a busy machine; nothing here takes a tenth of this.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 const INSTALL: &str = "the published peer is not installed; run: tests/interop/install";
 

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tokio::sync::{Barrier, Notify};
 
 use crate::directory;
-use crate::peer::{Peer, free_port};
+use crate::peer::{PATIENCE, Peer, free_port};
 
 const TASK: &str = "urn:iicp:intent:lab:echo:v1";
 const OTHER: &str = "urn:iicp:intent:lab:other:v1";
@@ -139,7 +139,7 @@ async fn their_client_is_told_that_our_node_is_full_and_succeeds_when_it_is_not(
     let mesh = Mesh::start(1).await;
     let held = mesh.submit(json!({ "act": "hold" }));
     let refused = async {
-        mesh.hand.holding.notified().await;
+        tokio::time::timeout(PATIENCE, mesh.hand.holding.notified()).await.expect("the task is held");
         // Their client asks three times in a second and a half before it gives up.
         let error = mesh.submit(json!({ "act": "none" })).await.unwrap_err();
         mesh.hand.release.notify_one();

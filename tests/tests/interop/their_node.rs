@@ -120,7 +120,7 @@ async fn a_503_of_their_node_after_its_handler_ran_does_not_run_the_task_twice()
     let mesh = Mesh::start(json!({})).await;
     // A handler's error with the word "closed" in it is taken for a shutdown of the node: 503, and HTML.
     let error = mesh.submit(json!({ "act": "close" })).await.unwrap_err();
-    assert_eq!(error.http_status(), Some(503));
+    assert_eq!((error.code(), error.http_status()), (Code::Backend, Some(503)));
     assert_eq!(mesh.handled().await, 1);
 }
 
