@@ -17,14 +17,16 @@ from iicp_client import (
     __version__,
 )
 
-clients: dict[tuple[str, str], IicpClient] = {}
+clients: dict[tuple[str, str, str | None], IicpClient] = {}
 
 
 def client(command: lines.Json) -> IicpClient:
-    """One client per directory and route mode, kept as an application would keep it."""
-    key = (command["directory"], command["mode"])
+    """One client per directory, route mode and credential, kept as an application would keep it."""
+    key = (command["directory"], command["mode"], command.get("node_token"))
     if key not in clients:
-        config = ClientConfig(directory_url=key[0], route_discovery_mode=key[1])
+        config = ClientConfig(directory_url=key[0], route_discovery_mode=key[1], node_token=key[2])
+        if key[2] is not None:
+            config.consumer_auth_mode = "required"
         clients[key] = IicpClient(config)
     return clients[key]
 

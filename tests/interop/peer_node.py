@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
-import hmac
 import json
 import logging
 from typing import Any
@@ -41,8 +39,6 @@ class Peer:
         self.serving: asyncio.Task[None] | None = None
         self.calls: list[lines.Json] = []
         self.answers = Answers()
-        self.challenge: str | None = None
-        self.key = ""
         self.tasks: list[lines.Json] = []
         self.holding = 0
         self.release = asyncio.Event()
@@ -79,20 +75,12 @@ class Peer:
             {
                 "call": f"{request.method} {request.url.path}",
                 "status": response.status_code,
-                "challenge_met": self.met(asked.get("challenge_response")),
+                # Our directory's own judgement of the answer to its last challenge.
+                "challenge_verified": answered.get("challenge_verified"),
                 "metrics": asked.get("metrics"),
                 "metrics_taken": "metrics" in asked and taken,
             }
         )
-        self.challenge = answered.get("challenge", self.challenge)
-        self.key = answered.get("node_hmac_key", self.key)
-
-    def met(self, response: str | None) -> bool | None:
-        """Whether this answers the last challenge with the last key that the directory gave; none without an answer."""
-        if response is None or self.challenge is None:
-            return None
-        expected = hmac.new(self.key.encode(), self.challenge.encode(), hashlib.sha256).hexdigest()
-        return hmac.compare_digest(response, expected)
 
     async def handle(self, task: lines.Json) -> lines.Json:
         """Does what the payload says."""
@@ -127,6 +115,11 @@ class Peer:
     async def let_go(self, _: lines.Json) -> None:
         """Lets the held tasks finish."""
         self.release.set()
+
+    async def token(self, _: lines.Json) -> str:
+        """The credential that the directory gave, for a client that shows it there."""
+        assert self.node is not None
+        return self.node._node_token
 
     async def deregister(self, _: lines.Json) -> None:
         """Leaves the directory but goes on serving; its reports end first, or it would register again."""
@@ -165,6 +158,7 @@ if __name__ == "__main__":
         "serve": peer.serve,
         "seen": peer.seen,
         "let_go": peer.let_go,
+        "token": peer.token,
         "deregister": peer.deregister,
         "stop": peer.stop,
     }

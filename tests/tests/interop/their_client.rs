@@ -207,6 +207,21 @@ async fn their_client_runs_many_tasks_at_once_and_none_gets_anothers_result() {
 }
 
 #[tokio::test]
+async fn their_client_that_must_prove_itself_is_given_a_consumer_token_by_our_directory() {
+    let mesh = Mesh::start(4).await;
+    let their_node = Peer::start("peer_node.py").await;
+    crate::their_node::serve(&their_node, &mesh.directory, json!({})).await;
+    let mut command = mesh.command("auto", json!({ "n": 1 }));
+    command["node_token"] = their_node.ok("token", json!({})).await;
+    let done = mesh.client.ok("submit", command.clone()).await;
+    assert_eq!(done["result"]["echo"]["n"], 1);
+
+    command["node_token"] = "0".repeat(64).into();
+    let error = mesh.client.call("submit", command).await.unwrap_err();
+    assert_eq!(error["code"], "IICP-CONSUMER-AUTH-REQUIRED", "{error:#}");
+}
+
+#[tokio::test]
 async fn their_client_no_longer_finds_our_node_after_its_shutdown() {
     let Mesh { directory, node, client, .. } = Mesh::start(4).await;
     assert!(node.shutdown(Duration::from_secs(5)).await);

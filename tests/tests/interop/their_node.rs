@@ -44,7 +44,7 @@ fn client(directory: &Directory) -> Client {
 }
 
 /// Starts their node; `options` replaces what this says.
-async fn serve(node: &Peer, directory: &Directory, options: Value) -> String {
+pub async fn serve(node: &Peer, directory: &Directory, options: Value) -> String {
     let mut command = json!({
         "directory": directory.url(), "node_id": "peer-node-1", "intent": CHAT, "model": "m-peer",
         "port": free_port(), "max_concurrent": 4, "enable_idempotency": false,
@@ -188,16 +188,18 @@ async fn their_node_reports_meets_our_challenge_and_has_its_outcomes_taken() {
     let mesh = Mesh::start(json!({ "heartbeat_s": 0.1 })).await;
     mesh.submit(json!({})).await.unwrap();
     mesh.submit(json!({ "act": "fail" })).await.unwrap_err();
-    let met = |seen: &Value| calls(seen, "POST /v1/heartbeat").filter(|beat| beat["challenge_met"] == true).count();
+    let verified =
+        |seen: &Value| calls(seen, "POST /v1/heartbeat").filter(|beat| beat["challenge_verified"] == true).count();
     let reported = |seen: &Value| {
         let taken = calls(seen, "POST /v1/heartbeat").filter(|beat| beat["metrics_taken"] == true);
         let sum = |of: &str| taken.clone().filter_map(|beat| beat["metrics"][of].as_u64()).sum::<u64>();
         (sum("tasks_success"), sum("tasks_failed"))
     };
-    let seen = mesh.node.until("three met challenges", |seen| met(seen) >= 3 && reported(seen) == (1, 1)).await;
+    let seen =
+        mesh.node.until("three verified challenges", |seen| verified(seen) >= 3 && reported(seen) == (1, 1)).await;
     for beat in calls(&seen, "POST /v1/heartbeat") {
         assert_eq!(beat["status"], 200);
-        assert_ne!(beat["challenge_met"], false, "{beat}");
+        assert_ne!(beat["challenge_verified"], false, "{beat}");
     }
     // It asks the directory now and then whether it is still known, and registers again if not.
     let known =
@@ -222,11 +224,12 @@ async fn their_node_comes_back_to_a_directory_that_forgot_it_and_leaves_when_tol
     assert_eq!(found[0].endpoint, endpoint);
     client.submit(Task::new(CHAT, json!({}))).await.unwrap();
     // It signs with the first key that it ever got, so it fails every challenge from now on; that must not cost it.
-    let unmet = |seen: &Value| calls(seen, "POST /v1/heartbeat").filter(|beat| beat["challenge_met"] == false).count();
+    let unmet =
+        |seen: &Value| calls(seen, "POST /v1/heartbeat").filter(|beat| beat["challenge_verified"] == false).count();
     let seen = node.until("reports to the new directory", |seen| unmet(seen) >= 2).await;
     assert!(
         calls(&seen, "POST /v1/heartbeat")
-            .filter(|beat| beat["challenge_met"] == false)
+            .filter(|beat| beat["challenge_verified"] == false)
             .all(|beat| beat["status"] == 200)
     );
     assert_eq!(calls(&seen, "POST /v1/register").count(), 2);
