@@ -161,6 +161,7 @@ impl Validate for ClientOptions {
 
     fn validate(&self) -> Result<()> {
         check_timeout(self.timeout_ms)?;
+        check_routing(Self::WHAT, self.region.as_deref(), None, None)?;
         in_range(Self::WHAT, "max_attempts", self.max_attempts, 1, 10)?;
         in_range(Self::WHAT, "route_ttl_ms", self.route_ttl_ms, 0, 3_600_000)?;
         in_range(Self::WHAT, "max_response_bytes", self.max_response_bytes, 1 << 10, 1 << 30)?;
