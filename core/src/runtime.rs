@@ -197,17 +197,21 @@ impl Runtime {
     ///
     /// # Errors
     /// `FORKED`, or `INVALID_ARG` on a thread that drives futures.
-    pub(crate) fn stop(&self, last: impl Future<Output = ()>, deadline: Duration) -> Result<bool> {
+    pub(crate) fn stop(&self, last: impl Future<Output = ()> + Send + 'static, deadline: Duration) -> Result<bool> {
         self.check_may_block()?;
         self.group.close();
         let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(threads) = threads else { return Ok(true) };
         let begun = Instant::now();
-        let all = async {
+        let tracker = self.group.tracker.clone();
+        let (say, hear) = std::sync::mpsc::sync_channel(1);
+        threads.spawn(async move {
             last.await;
-            self.group.tracker.wait().await;
-        };
-        let in_time = threads.block_on(async { tokio::time::timeout(deadline, all).await }).is_ok();
+            tracker.wait().await;
+            let _ = say.send(());
+        });
+        // Not a timer of the runtime: a task that blocks may have stopped its clock.
+        let in_time = hear.recv_timeout(deadline).is_ok();
         // Even when the time is over, what only waits is dropped here and not behind the caller's back.
         threads.shutdown_timeout(deadline.saturating_sub(begun.elapsed()).max(Duration::from_millis(100)));
         Ok(in_time)

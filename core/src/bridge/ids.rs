@@ -143,13 +143,13 @@ impl<T> Table<T> {
         self.lock().closed = true;
     }
 
-    /// Takes everything out.
-    pub(super) fn clear(&self) -> Vec<T> {
+    /// Takes out what meets a condition.
+    pub(super) fn take(&self, wanted: impl Fn(&T) -> bool) -> Vec<T> {
         let mut slots = self.lock();
         let Slots { all, free, .. } = &mut *slots;
         let mut taken = Vec::new();
         for (slot, place) in (0_u32..).zip(all) {
-            if let Some(value) = place.value.take() {
+            if let Some(value) = place.value.take_if(|value| wanted(value)) {
                 taken.push(value);
                 if place.generation < LAST_GENERATION {
                     free.push(slot);
@@ -157,6 +157,16 @@ impl<T> Table<T> {
             }
         }
         taken
+    }
+
+    /// Looks an id up and reads from what it names, under the table's lock.
+    ///
+    /// # Errors
+    /// `STALE_ID`.
+    pub(super) fn read<R>(&self, id: u64, read: impl FnOnce(&T) -> R) -> Result<R> {
+        let slots = self.lock();
+        let slot = self.find(&slots, id)?;
+        slots.all[slot as usize].value.as_ref().map(read).ok_or_else(|| self.kind.stale(id))
     }
 
     pub(super) fn len(&self) -> usize {
@@ -170,9 +180,7 @@ impl<T: Clone> Table<T> {
     /// # Errors
     /// `STALE_ID`.
     pub(super) fn get(&self, id: u64) -> Result<T> {
-        let slots = self.lock();
-        let slot = self.find(&slots, id)?;
-        slots.all[slot as usize].value.clone().ok_or_else(|| self.kind.stale(id))
+        self.read(id, T::clone)
     }
 
     /// Everything that is alive now and meets a condition.
@@ -181,7 +189,8 @@ impl<T: Clone> Table<T> {
     }
 }
 
-fn closed() -> Error {
+/// What everything says after shutdown.
+pub(super) fn closed() -> Error {
     Error::new(Code::Closed, "the runtime was shut down; make a new one")
 }
 
@@ -224,7 +233,7 @@ mod tests {
         let next = table.insert(|id| id).unwrap();
         assert_eq!(table.lock().all.len(), 2, "a new slot was taken");
         assert_ne!(next, first);
-        assert_eq!(table.clear(), vec![next]);
+        assert_eq!(table.take(|_| true), vec![next]);
         assert_eq!(table.len(), 0);
     }
 

@@ -22,11 +22,17 @@ mod ops;
 mod queue;
 #[cfg(any(test, feature = "testing"))]
 mod script;
+mod serve;
+#[cfg(all(test, not(iicp_loom)))]
+mod tests;
+mod verbs;
 mod wake;
 
 use std::sync::atomic::{AtomicBool, Ordering::Acquire, Ordering::Release};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+
+use futures_util::future::join_all;
 
 pub use event::{Event, EventKind};
 pub use wake::Doorbell;
@@ -34,10 +40,16 @@ pub use wake::Doorbell;
 use ids::{Kind, Table};
 use ops::{Op, Outcome};
 use queue::{Queue, Seat};
+use serve::Asked;
+use verbs::Serving;
 
+use crate::client::Client;
 use crate::error::{Code, Error, Result};
 use crate::options::{QueueOptions, RuntimeOptions, Validate as _};
 use crate::runtime::Runtime;
+
+/// As good as for ever; more would overflow a clock.
+const LONGEST: Duration = Duration::from_secs(365 * 86_400);
 
 /// The engine as the language layers see it, one per process. A clone is another handle of the same.
 #[derive(Clone)]
@@ -54,7 +66,10 @@ struct Inner {
 struct Tables {
     closed: AtomicBool,
     queues: Table<Arc<Queue>>,
+    clients: Table<Client>,
+    nodes: Table<Serving>,
     operations: Table<Arc<Op>>,
+    tasks: Table<Asked>,
 }
 
 /// How many things of each kind are alive.
@@ -63,8 +78,14 @@ struct Tables {
 pub struct Alive {
     /// Queues.
     pub queues: usize,
+    /// Clients.
+    pub clients: usize,
+    /// Serving nodes.
+    pub nodes: usize,
     /// Operations without their `DONE`.
     pub operations: usize,
+    /// Inbound tasks without their answer.
+    pub tasks: usize,
 }
 
 impl Bridge {
@@ -81,7 +102,10 @@ impl Bridge {
         let tables = Tables {
             closed: AtomicBool::new(false),
             queues: Table::new(Kind::Queue),
+            clients: Table::new(Kind::Client),
+            nodes: Table::new(Kind::Node),
             operations: Table::new(Kind::Operation),
+            tasks: Table::new(Kind::Task),
         };
         Bridge(Arc::new(Inner { runtime, tables: Arc::new(tables), ended: OnceLock::new() }))
     }
@@ -103,7 +127,7 @@ impl Bridge {
     fn open(&self) -> Result<&Arc<Tables>> {
         let tables = self.enter()?;
         if tables.closed.load(Acquire) {
-            return Err(Error::new(Code::Closed, "the runtime was shut down; make a new one"));
+            return Err(ids::closed());
         }
         Ok(tables)
     }
@@ -152,14 +176,14 @@ impl Bridge {
         self.enter()?.queues.get(queue)?.set_doorbell(doorbell)
     }
 
-    /// Closes a queue: its operations end with `CLOSED`, its doorbell rings no more. What is in it, and every `DONE` that
+    /// Closes a queue: its operations end with `CLOSED`, the tasks it delivered are withdrawn and the nodes that deliver
+    /// to it leave their directory; its doorbell rings no more. What is in it, and every `DONE` and `TASK_CANCEL` that
     /// was promised, can still be taken; after that, taking says `CLOSED`.
     ///
     /// # Errors
     /// `STALE_ID`, `FORKED`.
     pub fn queue_close(&self, queue: u64) -> Result<()> {
-        let tables = self.enter()?;
-        tables.close_queue(&tables.queues.get(queue)?);
+        self.close_queue(&self.enter()?.queues.get(queue)?);
         Ok(())
     }
 
@@ -168,9 +192,23 @@ impl Bridge {
     /// # Errors
     /// `STALE_ID`, `FORKED`.
     pub fn queue_free(&self, queue: u64) -> Result<()> {
-        let tables = self.enter()?;
-        tables.close_queue(&tables.queues.remove(queue)?);
+        self.close_queue(&self.enter()?.queues.remove(queue)?);
         Ok(())
+    }
+
+    fn close_queue(&self, queue: &Arc<Queue>) {
+        let tables = &self.0.tables;
+        queue.close();
+        for op in tables.operations.select(|op| op.ends_in(queue)) {
+            op.stop(Code::Closed);
+        }
+        drop(tables.tasks.take(|asked| asked.is_in(queue)));
+        for node in tables.nodes.take(|node| node.delivers_to(queue)) {
+            // Its tasks were withdrawn: what takes time is the farewell to the directory.
+            let farewell = async move { _ = node.shutdown(Duration::from_secs(1)).await };
+            // A runtime that was shut down has dropped its nodes.
+            let _ = self.0.runtime.spawn(farewell);
+        }
     }
 
     /// Asks an operation to end; its `DONE` says `CANCELLED`, or how it ended if that came first.
@@ -188,7 +226,13 @@ impl Bridge {
     /// `FORKED`.
     pub fn alive(&self) -> Result<Alive> {
         let tables = self.enter()?;
-        Ok(Alive { queues: tables.queues.len(), operations: tables.operations.len() })
+        Ok(Alive {
+            queues: tables.queues.len(),
+            clients: tables.clients.len(),
+            nodes: tables.nodes.len(),
+            operations: tables.operations.len(),
+            tasks: tables.tasks.len(),
+        })
     }
 
     /// Ends everything within the deadline and stops the runtime; true if all ended in time. Every operation gets its
@@ -200,7 +244,7 @@ impl Bridge {
     pub fn shutdown(&self, deadline: Duration) -> Result<bool> {
         self.enter()?;
         self.0.runtime.check_may_block()?;
-        Ok(*self.0.ended.get_or_init(|| self.0.stop(deadline)))
+        Ok(*self.0.ended.get_or_init(|| self.0.stop(deadline.min(LONGEST))))
     }
 
     /// Starts an operation whose `DONE` has its place.
@@ -215,49 +259,38 @@ impl Bridge {
     }
 }
 
-impl Tables {
-    /// Lets nothing begin any more.
+impl Inner {
+    /// Lets nothing begin any more, and tells everything to end.
     fn close(&self) {
-        self.closed.store(true, Release);
-        self.queues.close();
-        self.operations.close();
-    }
-
-    fn close_queue(&self, queue: &Arc<Queue>) {
-        queue.close();
-        for op in self.operations.select(|op| op.ends_in(queue)) {
-            op.stop(Code::Closed);
-        }
-    }
-
-    fn stop_operations(&self) {
-        for op in self.operations.select(|_| true) {
-            op.stop(Code::Closed);
-        }
-    }
-
-    /// The last `DONE`s, for operations that did not end by themselves.
-    fn finish_operations(&self) {
-        for op in self.operations.select(|_| true) {
-            let error = Error::new(Code::Closed, "the operation did not end before the runtime's deadline");
-            op.finish(self, Err(error));
-        }
-    }
-
-    fn close_queues(&self) {
-        for queue in self.queues.select(|_| true) {
+        let tables = &self.tables;
+        tables.closed.store(true, Release);
+        tables.queues.close();
+        tables.clients.close();
+        tables.nodes.close();
+        tables.operations.close();
+        tables.tasks.close();
+        for queue in tables.queues.select(|_| true) {
             queue.close();
         }
+        for op in tables.operations.select(|_| true) {
+            op.stop(Code::Closed);
+        }
+        drop(tables.tasks.take(|_| true));
+        drop(tables.clients.take(|_| true));
     }
-}
 
-impl Inner {
     fn stop(&self, deadline: Duration) -> bool {
-        self.tables.close();
-        self.tables.stop_operations();
-        let in_time = self.runtime.stop(std::future::ready(()), deadline).unwrap_or(false);
-        self.tables.finish_operations();
-        self.tables.close_queues();
+        self.close();
+        let nodes = self.tables.nodes.take(|_| true);
+        let farewells = async move {
+            join_all(nodes.into_iter().map(|node| node.shutdown(deadline))).await;
+        };
+        let in_time = self.runtime.stop(farewells, deadline).unwrap_or(false);
+        // The last DONEs, for operations that did not end by themselves.
+        for op in self.tables.operations.select(|_| true) {
+            let error = Error::new(Code::Closed, "the operation did not end before the runtime's deadline");
+            op.finish(&self.tables, Err(error));
+        }
         in_time
     }
 }
@@ -270,9 +303,8 @@ impl Drop for Inner {
             return;
         }
         if self.ended.get().is_none() {
-            self.tables.close();
-            self.tables.stop_operations();
-            self.tables.close_queues();
+            self.close();
+            drop(self.tables.nodes.take(|_| true));
         }
     }
 }

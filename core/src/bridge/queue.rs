@@ -25,7 +25,7 @@ use crate::options::QueueOptions;
 #[cfg(all(test, iicp_loom))]
 mod models;
 #[cfg(all(test, not(iicp_loom)))]
-mod tests;
+pub(super) mod tests;
 
 /// Most events of one drain: a host's loop gets to its other work in between.
 pub(super) const MOST_AT_ONCE: usize = 256;

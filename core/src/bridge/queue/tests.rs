@@ -171,21 +171,23 @@ fn next_waits_no_longer_than_asked_and_wakes_for_an_event() {
     });
 }
 
+/// What an event loop would see.
+#[cfg(unix)]
+pub(in crate::bridge) fn is_readable(queue: &Queue) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+    let state = queue.lock();
+    let descriptor = state.descriptor.as_ref().expect("a descriptor was asked for");
+    poll(&mut [PollFd::new(descriptor, PollFlags::IN)], Some(&Timespec::default())).unwrap() == 1
+}
+
 #[cfg(unix)]
 #[test]
 fn the_descriptor_is_readable_exactly_while_there_are_events() {
-    use rustix::event::{PollFd, PollFlags};
-
     let queue = queue(10, 1 << 10);
     assert!(queue.promise().unwrap().finish(done(1)));
     let number = queue.descriptor().unwrap();
     assert_eq!(queue.descriptor().unwrap(), number, "one descriptor, however often it is asked for");
-    let is_readable = |queue: &Queue| {
-        let state = queue.lock();
-        let descriptor = state.descriptor.as_ref().unwrap();
-        let mut polled = [PollFd::new(descriptor, PollFlags::IN)];
-        rustix::event::poll(&mut polled, Some(&rustix::event::Timespec::default())).unwrap() == 1
-    };
     assert!(is_readable(&queue), "made late, for an event that was there");
     assert!(queue.promise().unwrap().finish(done(2)));
     queue.drain(1).unwrap();
