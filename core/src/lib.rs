@@ -18,6 +18,7 @@ mod discovery;
 mod client;
 mod node;
 mod directory;
+pub mod bridge;
 
 pub use client::{Client, Task};
 pub use directory::Directory;

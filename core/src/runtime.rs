@@ -3,9 +3,10 @@
 //! Rust programs run on their own tokio runtime; the language layers own one [`Runtime`] per process.
 
 use std::future::Future;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
+use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tokio_util::task::TaskTracker;
@@ -101,7 +102,9 @@ impl TaskGroup {
 /// The runtime that a language layer owns, one per process. It knows the process it was made in.
 #[derive(Debug)]
 pub struct Runtime {
-    tokio: Option<tokio::runtime::Runtime>,
+    handle: Handle,
+    /// Gone once the threads were told to stop.
+    threads: Mutex<Option<tokio::runtime::Runtime>>,
     born_in: u32,
     group: TaskGroup,
 }
@@ -112,8 +115,12 @@ impl Runtime {
     /// # Errors
     /// `CONFIG_INVALID` for a bad option, `INTERNAL` if the system gives no threads.
     pub fn new(options: &RuntimeOptions) -> Result<Arc<Self>> {
+        Runtime::born_in(options, std::process::id())
+    }
+
+    fn born_in(options: &RuntimeOptions, born_in: u32) -> Result<Arc<Self>> {
         options.validate()?;
-        let tokio = tokio::runtime::Builder::new_multi_thread()
+        let threads = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(options.worker_threads)
             // Only name look-ups and the read of the system's certificates block.
             .max_blocking_threads(16)
@@ -121,7 +128,14 @@ impl Runtime {
             .enable_all()
             .build()
             .map_err(|e| Error::new(Code::Internal, "the system gave no threads for the runtime").with_source(e))?;
-        Ok(Arc::new(Runtime { tokio: Some(tokio), born_in: std::process::id(), group: TaskGroup::new() }))
+        let handle = threads.handle().clone();
+        Ok(Arc::new(Runtime { handle, threads: Mutex::new(Some(threads)), born_in, group: TaskGroup::new() }))
+    }
+
+    /// A runtime as a forked child sees it.
+    #[cfg(test)]
+    pub(crate) fn of_parent() -> Arc<Self> {
+        Runtime::born_in(&RuntimeOptions::default(), u32::MAX).expect("the defaults are valid")
     }
 
     /// Refuses use in a forked child, where the runtime's threads do not exist.
@@ -135,12 +149,34 @@ impl Runtime {
         Err(Error::new(Code::Forked, "this object was made before fork(); make a new one in the child, or use spawn"))
     }
 
-    /// Runs a closure in the runtime's context, so that it may create sockets and timers.
-    pub(crate) fn enter<T>(&self, make: impl FnOnce() -> T) -> Result<T> {
+    /// Refuses to wait on a thread that drives futures.
+    ///
+    /// # Errors
+    /// `FORKED`, `INVALID_ARG`.
+    pub(crate) fn check_may_block(&self) -> Result<()> {
         self.check_process()?;
-        let Some(tokio) = &self.tokio else { return Err(Error::new(Code::Closed, "the runtime was shut down")) };
-        let _guard = tokio.enter();
+        if Handle::try_current().is_ok() {
+            return Err(Error::new(Code::InvalidArg, "a blocking call was made on a thread of an async runtime"));
+        }
+        Ok(())
+    }
+
+    /// Runs a closure in the runtime's context, so that it may create sockets and timers.
+    ///
+    /// # Errors
+    /// `FORKED`, or `CLOSED` after shutdown.
+    pub(crate) fn enter<T>(&self, make: impl FnOnce() -> T) -> Result<T> {
+        self.check_open()?;
+        let _guard = self.handle.enter();
         Ok(make())
+    }
+
+    fn check_open(&self) -> Result<()> {
+        self.check_process()?;
+        if self.group.is_closing() {
+            return Err(Error::new(Code::Closed, "the runtime was shut down; make a new one"));
+        }
+        Ok(())
     }
 
     /// Starts a task of the runtime.
@@ -151,43 +187,50 @@ impl Runtime {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        self.check_process()?;
-        let Some(tokio) = self.tokio.as_ref().filter(|_| !self.group.is_closing()) else {
-            return Err(Error::new(Code::Closed, "the runtime was shut down"));
-        };
-        self.group.tracker.spawn_on(future, tokio.handle());
+        self.check_open()?;
+        self.group.tracker.spawn_on(future, &self.handle);
         Ok(())
     }
 
-    /// Waits on the calling thread until a future is done.
+    /// Lets nothing start any more, waits until `last` and every task have ended, at most `deadline`, and stops the
+    /// threads. True if all ended in time. The tasks must have been told to end before.
     ///
     /// # Errors
-    /// `FORKED`; `INVALID_ARG` when called on one of the runtime's own threads, which must never wait.
-    pub(crate) fn block_on<F: Future>(&self, future: F) -> Result<F::Output> {
-        self.check_process()?;
-        let Some(tokio) = &self.tokio else { return Err(Error::new(Code::Closed, "the runtime was shut down")) };
-        if tokio::runtime::Handle::try_current().is_ok() {
-            return Err(Error::new(Code::InvalidArg, "a blocking call was made on a thread of an async runtime"));
-        }
-        Ok(tokio.block_on(future))
-    }
-
-    /// Waits until the runtime's tasks have ended, at most `deadline`. They must have been told to end before.
-    pub(crate) fn drain(&self, deadline: Duration) -> Result<bool> {
+    /// `FORKED`, or `INVALID_ARG` on a thread that drives futures.
+    pub(crate) fn stop(&self, last: impl Future<Output = ()> + Send + 'static, deadline: Duration) -> Result<bool> {
+        self.check_may_block()?;
         self.group.close();
-        self.block_on(async { tokio::time::timeout(deadline, self.group.tracker.wait()).await.is_ok() })
+        let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(threads) = threads else { return Ok(true) };
+        let begun = Instant::now();
+        let tracker = self.group.tracker.clone();
+        let (say, hear) = std::sync::mpsc::sync_channel(1);
+        threads.spawn(async move {
+            last.await;
+            tracker.wait().await;
+            let _ = say.send(());
+        });
+        // Not a timer of the runtime: a task that blocks may have stopped its clock.
+        let in_time = hear.recv_timeout(deadline).is_ok();
+        // Even when the time is over, what only waits is dropped here and not behind the caller's back.
+        threads.shutdown_timeout(deadline.saturating_sub(begun.elapsed()).max(Duration::from_millis(100)));
+        Ok(in_time)
     }
 }
 
 impl Drop for Runtime {
     fn drop(&mut self) {
-        let Some(tokio) = self.tokio.take() else { return };
-        if std::process::id() == self.born_in {
-            // A bounded join: detaching the threads lets them outlive an unloaded library.
-            tokio.shutdown_timeout(Duration::from_secs(1));
-        } else {
+        let threads = self.threads.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(threads) = threads else { return };
+        if std::process::id() != self.born_in {
             // The threads live in the parent; joining them here would wait for ever.
-            std::mem::forget(tokio);
+            std::mem::forget(threads);
+        } else if Handle::try_current().is_ok() {
+            // A thread that drives futures must not wait.
+            threads.shutdown_background();
+        } else {
+            // A bounded join: detaching the threads lets them outlive an unloaded library.
+            threads.shutdown_timeout(Duration::from_secs(1));
         }
     }
 }
@@ -214,10 +257,23 @@ mod tests {
     }
 
     #[test]
-    fn a_blocking_call_on_a_runtime_thread_is_refused() {
+    fn a_runtime_is_not_stopped_on_one_of_its_own_threads() {
         let runtime = Runtime::new(&RuntimeOptions::default()).unwrap();
+        let (said, heard) = std::sync::mpsc::channel();
         let inner = runtime.clone();
-        let code = runtime.block_on(async move { inner.block_on(async {}).unwrap_err().code() }).unwrap();
-        assert_eq!(code, Code::InvalidArg);
+        let stop = async move { said.send(inner.stop(std::future::ready(()), Duration::ZERO).unwrap_err().code()) };
+        runtime.spawn(async move { stop.await.unwrap() }).unwrap();
+        assert_eq!(heard.recv().unwrap(), Code::InvalidArg);
+        assert!(runtime.stop(std::future::ready(()), Duration::from_secs(30)).unwrap());
+        assert_eq!(runtime.spawn(async {}).unwrap_err().code(), Code::Closed);
+    }
+
+    #[test]
+    fn a_runtime_of_another_process_is_refused() {
+        let runtime = Runtime::of_parent();
+        assert_eq!(runtime.check_process().unwrap_err().code(), Code::Forked);
+        assert_eq!(runtime.spawn(async {}).unwrap_err().code(), Code::Forked);
+        assert_eq!(runtime.enter(|| ()).unwrap_err().code(), Code::Forked);
+        assert_eq!(runtime.stop(std::future::ready(()), Duration::ZERO).unwrap_err().code(), Code::Forked);
     }
 }

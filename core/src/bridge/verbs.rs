@@ -1,0 +1,233 @@
+//! The verbs. Each checks its arguments, reserves the place of its `DONE`, starts and returns.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::ops::Outcome;
+use super::queue::Queue;
+use super::serve::{ForeignHandler, to_json};
+use super::{Bridge, LONGEST};
+use crate::client::{Client, Task};
+use crate::error::{Code, Result};
+use crate::node::{LiveNode, Node};
+use crate::options::{Chat, ClientOptions, Discover, NodeOptions, TaskOptions, from_json};
+use crate::types::{Payload, TaskResult, Usage};
+
+/// A node that serves with the host's code.
+pub(super) struct Serving {
+    live: LiveNode,
+    queue: Arc<Queue>,
+}
+
+impl Serving {
+    pub(super) fn delivers_to(&self, queue: &Arc<Queue>) -> bool {
+        Arc::ptr_eq(&self.queue, queue)
+    }
+
+    pub(super) async fn shutdown(self, grace: Duration) -> bool {
+        self.live.shutdown(grace).await
+    }
+}
+
+#[derive(Serialize)]
+struct Finished<'a> {
+    task_id: &'a str,
+    node_id: &'a str,
+    attempts: u32,
+    traceparent: &'a str,
+    timings_ms: TimingsMs,
+}
+
+#[derive(Serialize)]
+struct TimingsMs {
+    discover: f64,
+    total: f64,
+}
+
+#[derive(Serialize)]
+struct Chatted<'a> {
+    text: &'a str,
+    usage: Option<Usage>,
+    model: Option<&'a str>,
+    #[serde(flatten)]
+    task: Finished<'a>,
+}
+
+#[derive(Serialize)]
+struct NodeStatus<'a> {
+    node_id: &'a str,
+    url: String,
+    registered: bool,
+    active_jobs: usize,
+}
+
+#[derive(Serialize)]
+struct Ended {
+    in_time: bool,
+}
+
+impl<'a> From<&'a TaskResult> for Finished<'a> {
+    fn from(task: &'a TaskResult) -> Self {
+        Finished {
+            task_id: &task.task_id,
+            node_id: &task.node_id,
+            attempts: task.attempts,
+            traceparent: &task.traceparent,
+            timings_ms: TimingsMs { discover: ms(task.timings.discover), total: ms(task.timings.total) },
+        }
+    }
+}
+
+impl<'a> From<&'a LiveNode> for NodeStatus<'a> {
+    fn from(node: &'a LiveNode) -> Self {
+        NodeStatus {
+            node_id: node.node_id(),
+            url: node.url(),
+            registered: node.is_registered(),
+            active_jobs: node.active_jobs(),
+        }
+    }
+}
+
+/// Milliseconds to the microsecond.
+fn ms(time: Duration) -> f64 {
+    // No wait of ours lasts the 285 years that would lose a digit.
+    #[allow(clippy::cast_precision_loss)]
+    let micros = time.as_micros() as f64;
+    micros / 1000.0
+}
+
+impl Bridge {
+    /// Makes a client. Nothing is sent before its first verb.
+    ///
+    /// # Errors
+    /// `CONFIG_INVALID`, `TIMEOUT_TOO_LARGE`, `CONFIDENTIALITY_REQUIRED`; `CLOSED`, `FORKED`.
+    pub fn client_new(&self, options_json: &str) -> Result<u64> {
+        let tables = self.open()?;
+        let options: ClientOptions = from_json(options_json)?;
+        let client = self.0.runtime.enter(|| Client::new(options))??;
+        tables.clients.insert(|_| client)
+    }
+
+    /// Closes a client. What it is doing ends with `CLOSED`.
+    ///
+    /// # Errors
+    /// `STALE_ID`, `CLOSED`, `FORKED`.
+    pub fn client_close(&self, client: u64) -> Result<()> {
+        let tables = self.open()?;
+        let closed = tables.clients.remove(client)?;
+        for op in tables.operations.select(|op| op.belongs_to(client)) {
+            op.stop(Code::Closed);
+        }
+        drop(closed);
+        Ok(())
+    }
+
+    /// Asks the directory for nodes. `DONE.json` is a list of nodes, best first.
+    ///
+    /// # Errors
+    /// `CONFIG_INVALID`, `INTENT_INVALID`; `QUEUE_FULL`, `STALE_ID`, `CLOSED`, `FORKED`.
+    pub fn discover(&self, client: u64, queue: u64, query_json: &str, tag: u64) -> Result<u64> {
+        let tables = self.open()?;
+        let caller = tables.clients.get(client)?;
+        let query: Discover = from_json(query_json)?;
+        let seat = tables.queues.get(queue)?.promise()?;
+        self.launch(seat, tag, client, |_| async move {
+            let nodes = caller.discover(query).await?;
+            Ok(Outcome { json: to_json(&nodes)?, ..Outcome::default() })
+        })
+    }
+
+    /// Submits a task; `body` is its payload, a JSON text. `DONE.body` is the result, `DONE.json` is `{"task_id",
+    /// "node_id", "attempts", "traceparent", "timings_ms": {"discover", "total"}}`.
+    ///
+    /// # Errors
+    /// 2xxx for the options and the payload; `QUEUE_FULL`, `STALE_ID`, `CLOSED`, `FORKED`.
+    pub fn submit(&self, client: u64, queue: u64, task_json: &str, body: Bytes, tag: u64) -> Result<u64> {
+        let tables = self.open()?;
+        let caller = tables.clients.get(client)?;
+        let options: TaskOptions = from_json(task_json)?;
+        let task = Task { options, payload: Payload::from_json(body)? };
+        let seat = tables.queues.get(queue)?.promise()?;
+        self.launch(seat, tag, client, |_| async move {
+            let done = caller.submit(task).await?;
+            let json = to_json(&Finished::from(&done))?;
+            Ok(Outcome { json, body: done.result.into_bytes(), ..Outcome::default() })
+        })
+    }
+
+    /// Chats. `DONE.json` is that of [`Bridge::submit`] with `text`, `usage` and `model` (null if unknown) besides,
+    /// `DONE.body` the provider's whole reply.
+    ///
+    /// # Errors
+    /// 2xxx for the options; `QUEUE_FULL`, `STALE_ID`, `CLOSED`, `FORKED`.
+    pub fn chat(&self, client: u64, queue: u64, chat_json: &str, tag: u64) -> Result<u64> {
+        let tables = self.open()?;
+        let caller = tables.clients.get(client)?;
+        let chat: Chat = from_json(chat_json)?;
+        let seat = tables.queues.get(queue)?.promise()?;
+        self.launch(seat, tag, client, |_| async move {
+            let reply = caller.chat(chat).await?;
+            let chatted = Chatted {
+                text: reply.text(),
+                usage: reply.usage,
+                model: reply.model.as_deref(),
+                task: Finished::from(&reply.task),
+            };
+            let json = to_json(&chatted)?;
+            Ok(Outcome { json, body: reply.task.result.into_bytes(), ..Outcome::default() })
+        })
+    }
+
+    /// Serves with the host's code. `DONE.handle` is the node, `DONE.json` as [`Bridge::node_status`].
+    ///
+    /// Inbound tasks come as `TASK` events with the same `tag` on the same queue, maybe before the `DONE`: `id` is the
+    /// task, `body` the payload, `json` is `{"task_id", "intent", "qos", "deadline_ms", "traceparent", "peer",
+    /// "source_node_id", "node"}` with the time that was left when it came in. Answer with [`Bridge::task_finish`] or
+    /// [`Bridge::task_fail`] until a `TASK_CANCEL` with the same `id` says that nobody waits any more.
+    ///
+    /// # Errors
+    /// `CONFIG_INVALID`, `INTENT_INVALID`; `QUEUE_FULL`, `STALE_ID`, `CLOSED`, `FORKED`.
+    pub fn node_serve(&self, queue: u64, options_json: &str, tag: u64) -> Result<u64> {
+        let tables = self.open()?;
+        let mut options: NodeOptions = from_json(options_json)?;
+        let node_id = options.node_id.get_or_insert_with(|| Uuid::new_v4().to_string()).clone();
+        let queue = tables.queues.get(queue)?;
+        let seat = queue.promise()?;
+        let tables = tables.clone();
+        self.launch(seat, tag, 0, |_| async move {
+            let handler = ForeignHandler { tables: tables.clone(), queue: queue.clone(), tag, node_id };
+            let live = Node::bind(options).await?.serve(handler).await?;
+            let json = to_json(&NodeStatus::from(&live))?;
+            let handle = tables.nodes.insert(|_| Serving { live, queue })?;
+            Ok(Outcome { handle, json, ..Outcome::default() })
+        })
+    }
+
+    /// How a node is: `{"node_id", "url", "registered", "active_jobs"}`.
+    ///
+    /// # Errors
+    /// `STALE_ID`, `CLOSED`, `FORKED`.
+    pub fn node_status(&self, node: u64) -> Result<String> {
+        self.open()?.nodes.read(node, |node| to_json(&NodeStatus::from(&node.live)))?
+    }
+
+    /// Closes a node: it leaves its directory and takes no new task; running ones have `grace` to end. The id is stale
+    /// at once. `DONE.json` is `{"in_time": true}` if all ended. Cancelled, the node stops at once.
+    ///
+    /// # Errors
+    /// `QUEUE_FULL`, `STALE_ID`, `CLOSED`, `FORKED`.
+    pub fn node_close(&self, node: u64, queue: u64, grace: Duration, tag: u64) -> Result<u64> {
+        let tables = self.open()?;
+        let seat = tables.queues.get(queue)?.promise()?;
+        let node = tables.nodes.remove(node)?;
+        self.launch(seat, tag, 0, |_| async move {
+            let ended = Ended { in_time: node.shutdown(grace.min(LONGEST)).await };
+            Ok(Outcome { json: to_json(&ended)?, ..Outcome::default() })
+        })
+    }
+}
