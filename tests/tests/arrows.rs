@@ -33,6 +33,16 @@ fn layers_stand_on_the_engine_alone_and_the_engine_on_none_of_ours() {
     }
 }
 
+#[test]
+fn no_crate_gets_around_the_workspaces_lints() {
+    let read = |path: std::path::PathBuf| std::fs::read_to_string(path).unwrap();
+    assert!(read(root().join("Cargo.toml")).contains("unsafe_code = \"forbid\""));
+    for package in packages() {
+        let manifest = read(package.dir.join("Cargo.toml"));
+        assert!(manifest.contains("[lints]\nworkspace = true\n"), "{} has lints of its own", package.name);
+    }
+}
+
 struct Package {
     name: String,
     dir: std::path::PathBuf,

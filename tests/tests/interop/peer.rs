@@ -32,7 +32,7 @@ pub struct Peer {
 impl Peer {
     /// Starts a script with the published package at the release that we interoperate with.
     pub async fn start(script: &str) -> Peer {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let root = iicp_tests::root();
         let python = root.join("target/venv-peer/bin/python");
         assert!(root.join("target/venv-peer/installed").exists(), "{INSTALL}");
         let home = Home::new(script);
