@@ -53,6 +53,12 @@ impl Conn {
         Ok(Conn(BufReader::new(stream)))
     }
 
+    /// Over a socket that is connected already.
+    #[must_use]
+    pub fn over(stream: TcpStream) -> Conn {
+        Conn(BufReader::new(stream))
+    }
+
     /// The socket.
     pub fn socket(&mut self) -> &mut TcpStream {
         self.0.get_mut()

@@ -3,6 +3,7 @@
 pub mod arrows;
 pub mod generated;
 pub mod http;
+pub mod process;
 pub mod stage;
 pub mod stage_process;
 

@@ -14,7 +14,9 @@ pub(super) struct Counts {
     pub(super) connections: u64,
     /// By method and path.
     pub(super) requests: BTreeMap<String, u64>,
-    /// Handlers begun, or tasks read by a peer, by task id.
+    /// Handlers begun, or tasks read by a peer.
+    pub(super) started: u64,
+    /// The same by task id.
     pub(super) executions: BTreeMap<String, u64>,
     pub(super) finished: u64,
     pub(super) failed: u64,
@@ -24,11 +26,18 @@ pub(super) struct Counts {
 }
 
 impl Counts {
+    /// Notes that a task was begun, and returns how many there are now.
+    pub(super) fn begin(&mut self, task_id: String) -> u64 {
+        *self.executions.entry(task_id).or_default() += 1;
+        self.started += 1;
+        self.started
+    }
+
     fn to_json(&self) -> Value {
         json!({
             "connections": self.connections,
             "requests": self.requests,
-            "started": self.executions.values().sum::<u64>(),
+            "started": self.started,
             "executions": self.executions,
             "most_executions": self.executions.values().max().unwrap_or(&0),
             "finished": self.finished,

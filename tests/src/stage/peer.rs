@@ -58,7 +58,7 @@ pub(super) fn note(page: &Page, request: &Request) {
         *counts.requests.entry(format!("{} {}", request.method, request.path)).or_default() += 1;
         counts.traceparents.extend(request.traceparent.clone());
         if request.path == "/v1/task" {
-            *counts.executions.entry(task_id(request)).or_default() += 1;
+            counts.begin(task_id(request));
         }
     });
 }

@@ -48,9 +48,8 @@ impl Drop for Run<'_> {
 impl Handler for Script {
     async fn call(&self, task: Inbound) -> Result<Reply> {
         let run = self.page.note(|counts| {
-            *counts.executions.entry(task.task_id.clone()).or_default() += 1;
             counts.traceparents.extend(task.traceparent.clone());
-            counts.executions.values().sum::<u64>()
+            counts.begin(task.task_id.clone())
         });
         let mut running = Run { page: &self.page, over: false };
         let result = act(&self.setup, &task, run).await;

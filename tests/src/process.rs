@@ -1,0 +1,65 @@
+//! What the system says of a process: memory, processor time, descriptors.
+
+use std::time::Duration;
+
+/// A process of this machine.
+#[derive(Clone, Copy, Debug)]
+pub struct Process(pub u32);
+
+impl Process {
+    /// This one.
+    #[must_use]
+    pub fn this() -> Process {
+        Process(std::process::id())
+    }
+
+    /// Resident memory, in bytes.
+    #[must_use]
+    pub fn memory(self) -> u64 {
+        self.status("VmRSS:")
+    }
+
+    /// Most resident memory since [`Process::forget_peak`], in bytes.
+    #[must_use]
+    pub fn peak_memory(self) -> u64 {
+        self.status("VmHWM:")
+    }
+
+    /// Begins to look for the peak anew.
+    ///
+    /// # Panics
+    /// If the system does not offer that.
+    pub fn forget_peak(self) {
+        let path = format!("/proc/{}/clear_refs", self.0);
+        std::fs::write(&path, "5").unwrap_or_else(|e| panic!("{path}: {e}"));
+    }
+
+    fn status(self, name: &str) -> u64 {
+        let status = self.read("status");
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        let kilobytes = line.and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<u64>().ok());
+        kilobytes.unwrap_or_else(|| panic!("no {name} in {status}")) * 1024
+    }
+
+    /// Processor time so far, of all its threads.
+    #[must_use]
+    pub fn cpu_time(self) -> Duration {
+        let stat = self.read("stat");
+        // The second field is the name, which may hold anything; what follows its closing bracket is plain.
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+        let ticks: u64 = fields[11..=12].iter().filter_map(|ticks| ticks.parse::<u64>().ok()).sum();
+        // A tick is a hundredth of a second on every Linux that Rust runs on.
+        Duration::from_millis(ticks * 10)
+    }
+
+    /// Open descriptors.
+    #[must_use]
+    pub fn descriptors(self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.0)).map_or(0, Iterator::count)
+    }
+
+    fn read(self, file: &str) -> String {
+        let path = format!("/proc/{}/{file}", self.0);
+        std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path}: {e}"))
+    }
+}
