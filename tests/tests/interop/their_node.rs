@@ -188,8 +188,8 @@ async fn their_node_reports_meets_our_challenge_and_has_its_outcomes_taken() {
     let mesh = Mesh::start(json!({ "heartbeat_s": 0.1 })).await;
     mesh.submit(json!({})).await.unwrap();
     mesh.submit(json!({ "act": "fail" })).await.unwrap_err();
-    let verified =
-        |seen: &Value| calls(seen, "POST /v1/heartbeat").filter(|beat| beat["challenge_verified"] == true).count();
+    let met = |beat: &&Value| beat["challenge_verified"] == true;
+    let verified = |seen: &Value| calls(seen, "POST /v1/heartbeat").filter(met).count();
     let reported = |seen: &Value| {
         let taken = calls(seen, "POST /v1/heartbeat").filter(|beat| beat["metrics_taken"] == true);
         let sum = |of: &str| taken.clone().filter_map(|beat| beat["metrics"][of].as_u64()).sum::<u64>();
@@ -210,29 +210,28 @@ async fn their_node_reports_meets_our_challenge_and_has_its_outcomes_taken() {
 
 #[tokio::test]
 async fn their_node_comes_back_to_a_directory_that_forgot_it_and_leaves_when_told() {
-    let Mesh { directory, client: _, node, endpoint } = Mesh::start(json!({ "heartbeat_s": 0.1 })).await;
-    // A directory in memory forgets everybody when it is started again at the same address.
-    let mut again = DirectoryOptions::loopback();
-    again.port = directory.addr().port();
+    let mut options = DirectoryOptions::loopback();
+    options.port = free_port();
+    let directory = Directory::bind(options.clone()).await.unwrap();
+    let node = Peer::start("peer_node.py").await;
+    let endpoint = serve(&node, &directory, json!({ "heartbeat_s": 0.1 })).await;
+    // A directory in memory forgets everybody when it is started again.
     assert!(directory.shutdown(Duration::from_secs(5)).await);
-    let directory = Directory::bind(again).await.unwrap();
+    let directory = Directory::bind(options).await.unwrap();
     let client = client(&directory);
 
-    let seen = node.until("a second registration", |seen| calls(seen, "POST /v1/register").count() == 2).await;
-    assert!(calls(&seen, "POST /v1/heartbeat").any(|beat| beat["status"] == 401), "{seen:#}");
+    let registrations = |seen: &Value| calls(seen, "POST /v1/register").count();
+    node.until("a second registration", |seen| registrations(seen) == 2).await;
     let found = client.discover(Discover::intent(CHAT)).await.unwrap();
     assert_eq!(found[0].endpoint, endpoint);
     client.submit(Task::new(CHAT, json!({}))).await.unwrap();
     // It signs with the first key that it ever got, so it fails every challenge from now on; that must not cost it.
-    let unmet =
-        |seen: &Value| calls(seen, "POST /v1/heartbeat").filter(|beat| beat["challenge_verified"] == false).count();
-    let seen = node.until("reports to the new directory", |seen| unmet(seen) >= 2).await;
-    assert!(
-        calls(&seen, "POST /v1/heartbeat")
-            .filter(|beat| beat["challenge_verified"] == false)
-            .all(|beat| beat["status"] == 200)
-    );
-    assert_eq!(calls(&seen, "POST /v1/register").count(), 2);
+    let unmet = |beat: &&Value| beat["challenge_verified"] == false;
+    let seen = node
+        .until("reports to the new directory", |seen| calls(seen, "POST /v1/heartbeat").filter(unmet).count() >= 2)
+        .await;
+    assert!(calls(&seen, "POST /v1/heartbeat").filter(unmet).all(|beat| beat["status"] == 200), "{seen:#}");
+    assert_eq!(registrations(&seen), 2, "{seen:#}");
 
     node.ok("deregister", json!({})).await;
     assert!(client.discover(Discover::intent(CHAT)).await.unwrap().is_empty());
