@@ -1,11 +1,17 @@
 //! The engine in its roles.
 
-use iicp_core::options::{ClientOptions, NodeOptions};
+use iicp_core::options::{ClientOptions, DirectoryOptions, NodeOptions};
 use iicp_core::types::Payload;
-use iicp_core::{CHAT, Client, Inbound, LiveNode, Node, Task};
+use iicp_core::{CHAT, Client, Directory, Inbound, LiveNode, Node, Task};
 
 use super::{Operation, operation};
 use crate::{Result, load};
+
+/// A directory for development.
+pub(super) async fn directory() -> Result<(String, Directory)> {
+    let directory = Directory::bind(DirectoryOptions::loopback()).await?;
+    Ok((directory.url(), directory))
+}
 
 /// An echo node, registered with a directory.
 pub(super) async fn node(directory: &str) -> Result<(String, LiveNode)> {
@@ -14,7 +20,7 @@ pub(super) async fn node(directory: &str) -> Result<(String, LiveNode)> {
     options.directory = directory.into();
     options.max_concurrent = 256;
     let node = Node::bind(options).await?.serve(async |task: Inbound| Ok(task.payload)).await?;
-    if !directory.is_empty() && !node.is_registered() {
+    if !node.is_registered() {
         return Err("the node could not register".into());
     }
     Ok((node.url(), node))

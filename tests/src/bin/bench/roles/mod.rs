@@ -20,6 +20,7 @@ pub(crate) fn play(role: &str, args: &[&str]) -> Result<()> {
     match (role, args) {
         ("axum", []) => serve(&runtime, servers::axum()),
         ("stub", []) => serve(&runtime, servers::stub()),
+        ("directory", []) => serve(&runtime, engine::directory()),
         ("node", [directory]) => serve(&runtime, engine::node(directory)),
         ("client", [directory, in_flight]) => repeat(&runtime, in_flight, engine::client(directory)?),
         ("reqwest", [url, in_flight]) => repeat(&runtime, in_flight, servers::reqwest_post(url)?),

@@ -92,9 +92,10 @@ pub(crate) fn run(chosen: &[&str]) -> Result<bool> {
 }
 
 /// A node in one process, registered with a directory in another.
-fn node_with_directory() -> Result<(Option<Child>, Child)> {
-    let node = Child::role("node", &[""])?;
-    Ok((None, node))
+fn node_with_directory() -> Result<(Child, Child)> {
+    let directory = Child::role("directory", &[])?;
+    let node = Child::role("node", &[directory.said("url")?])?;
+    Ok((directory, node))
 }
 
 /// Three significant digits: what is behind them differs from run to run.
