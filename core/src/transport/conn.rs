@@ -261,16 +261,14 @@ impl ConnTable {
 pub(crate) struct Watched {
     stream: TcpStream,
     conn: Arc<Conn>,
-    write_waits: bool,
 }
 
 impl Watched {
     pub(crate) fn new(stream: TcpStream, conn: Arc<Conn>) -> Self {
-        Watched { stream, conn, write_waits: false }
+        Watched { stream, conn }
     }
 
-    fn wrote(&mut self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        self.write_waits = result.is_pending();
+    fn wrote(&self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         match &result {
             Poll::Pending if self.conn.phase() != Phase::Answering => self.conn.enter(Phase::Answering),
             Poll::Ready(Ok(n)) => {
@@ -285,17 +283,8 @@ impl Watched {
 impl AsyncRead for Watched {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        let result = Pin::new(&mut self.stream).poll_read(cx, buf);
-        let conn = &self.conn;
-        if result.is_pending() {
-            // The server reads again only when the answer is out of its hands.
-            if conn.phase() == Phase::Answering && !self.write_waits {
-                conn.enter(Phase::Idle);
-            }
-            return Poll::Pending;
-        }
-        ready!(result)?;
-        let n = buf.filled().len() - before;
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        let (n, conn) = (buf.filled().len() - before, &self.conn);
         match conn.phase() {
             Phase::Silent | Phase::Idle if n > 0 => conn.enter(Phase::Head),
             Phase::Body => {
@@ -314,7 +303,12 @@ impl AsyncWrite for Watched {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let result = Pin::new(&mut self.stream).poll_flush(cx);
+        // The server flushes when all it had to write is written: the answer is out of its hands.
+        if matches!(result, Poll::Ready(Ok(()))) && self.conn.phase() == Phase::Answering {
+            self.conn.enter(Phase::Idle);
+        }
+        result
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
