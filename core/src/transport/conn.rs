@@ -261,16 +261,22 @@ impl ConnTable {
 pub(crate) struct Watched {
     stream: TcpStream,
     conn: Arc<Conn>,
+    /// The peer has once not taken at once what was written of this answer.
+    stalled: bool,
 }
 
 impl Watched {
     pub(crate) fn new(stream: TcpStream, conn: Arc<Conn>) -> Self {
-        Watched { stream, conn }
+        Watched { stream, conn, stalled: false }
     }
 
-    fn wrote(&self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+    fn wrote(&mut self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         match &result {
-            Poll::Pending if self.conn.phase() != Phase::Answering => self.conn.enter(Phase::Answering),
+            // From here on the peer's own pace is counted, not what went into the system's buffers.
+            Poll::Pending if !self.stalled => {
+                self.stalled = true;
+                self.conn.enter(Phase::Answering);
+            }
             Poll::Ready(Ok(n)) => {
                 self.conn.moved.fetch_add(*n as u64, Relaxed);
             }
@@ -306,6 +312,7 @@ impl AsyncWrite for Watched {
         let result = Pin::new(&mut self.stream).poll_flush(cx);
         // The server flushes when all it had to write is written: the answer is out of its hands.
         if matches!(result, Poll::Ready(Ok(()))) && self.conn.phase() == Phase::Answering {
+            self.stalled = false;
             self.conn.enter(Phase::Idle);
         }
         result

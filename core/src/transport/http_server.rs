@@ -15,7 +15,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt as _;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use super::conn::{Conn, ConnTable, Deadlines, Entry, Phase, SWEEP_EVERY, Watched};
 use crate::error::{Code, Error, Result};
@@ -69,7 +69,7 @@ impl HttpServer {
             Error::new(Code::Bind, format!("{host}:{port} cannot be bound: {}; choose another host or port", e.kind()))
                 .with_source(e)
         };
-        let listener = TcpListener::bind((host, port)).await.map_err(bind_error)?;
+        let listener = listen(host, port).await.map_err(bind_error)?;
         let addr = listener.local_addr().map_err(bind_error)?;
         Ok(HttpServer { listener, addr, table: ConnTable::new(limits.deadlines), limits })
     }
@@ -129,6 +129,27 @@ impl HttpServer {
         let task = group.spawn_bare(serve_conn(stream, entry, service.clone(), group.closing()));
         Entry::conn_task(&conn, task.abort_handle());
     }
+}
+
+/// Bytes of an answer that the system holds for a peer that does not read. Small, so that a slow peer costs little and its
+/// pace can be seen; the system doubles it, and a fast peer is served from it at memory speed.
+const SEND_BUFFER: u32 = 256 << 10;
+/// Connections that the system holds until they are accepted.
+const BACKLOG: u32 = 1024;
+
+async fn listen(host: &str, port: u16) -> std::io::Result<TcpListener> {
+    let mut last = std::io::Error::from(std::io::ErrorKind::AddrNotAvailable);
+    for addr in tokio::net::lookup_host((host, port)).await? {
+        let socket = if addr.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        // A restarted node gets its port back while old connections fade out.
+        socket.set_reuseaddr(true)?;
+        socket.set_send_buffer_size(SEND_BUFFER)?;
+        match socket.bind(addr).and_then(|()| socket.listen(BACKLOG)) {
+            Ok(listener) => return Ok(listener),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
 }
 
 /// Tells a peer to come back later, without holding on to it.
