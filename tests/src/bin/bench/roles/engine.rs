@@ -1,11 +1,19 @@
 //! The engine in its roles.
 
-use iicp_core::options::{ClientOptions, DirectoryOptions, NodeOptions};
+use std::time::Duration;
+
+use bytes::Bytes;
+use iicp_core::bridge::Bridge;
+use iicp_core::options::{ClientOptions, DirectoryOptions, NodeOptions, QueueOptions, RuntimeOptions};
 use iicp_core::types::Payload;
 use iicp_core::{CHAT, Client, Directory, Inbound, LiveNode, Node, Task};
+use serde_json::json;
 
 use super::{Operation, operation};
 use crate::{Result, load};
+
+/// Longest wait for an event.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A directory for development.
 pub(super) async fn directory() -> Result<(String, Directory)> {
@@ -26,12 +34,15 @@ pub(super) async fn node(directory: &str) -> Result<(String, LiveNode)> {
     Ok((node.url(), node))
 }
 
-/// A client that submits one task after the other along the route that it holds.
-pub(super) fn client(directory: &str) -> Result<impl Operation> {
+fn client_of(directory: &str) -> Result<Client> {
     let mut options = ClientOptions::default();
     options.directory = directory.into();
-    let client = Client::new(options)?;
-    let payload = Payload::from_json(load::payload())?;
+    Ok(Client::new(options)?)
+}
+
+/// A client that submits along the route that it holds.
+pub(super) fn client(directory: &str) -> Result<impl Operation> {
+    let (client, payload) = (client_of(directory)?, Payload::from_json(load::payload())?);
     Ok(operation(move || {
         let (client, task) = (client.clone(), Task::new(CHAT, payload.clone()));
         async move {
@@ -39,4 +50,59 @@ pub(super) fn client(directory: &str) -> Result<impl Operation> {
             Ok(())
         }
     }))
+}
+
+/// The same, but each payload comes as a text of which nobody has made sure yet that it is JSON.
+pub(super) fn checking_client(directory: &str) -> Result<impl Operation> {
+    let (client, payload) = (client_of(directory)?, Bytes::from(load::payload()));
+    Ok(operation(move || {
+        let (client, payload) = (client.clone(), payload.clone());
+        async move {
+            client.submit(Task::new(CHAT, Payload::from_json(payload)?)).await?;
+            Ok(())
+        }
+    }))
+}
+
+/// A host of the bridge as a language layer is one: it starts verbs and takes events on a thread of its own.
+pub(super) struct Host {
+    bridge: Bridge,
+    queue: u64,
+    client: u64,
+    task: String,
+    payload: Bytes,
+}
+
+impl Host {
+    pub(super) fn new(directory: &str) -> Result<Self> {
+        let bridge = Bridge::new(RuntimeOptions::default())?;
+        let queue = bridge.queue_new(QueueOptions::default())?;
+        let client = bridge.client_new(&json!({ "directory": directory }).to_string())?;
+        let task = json!({ "intent": CHAT }).to_string();
+        Ok(Host { bridge, queue, client, task, payload: load::payload().into() })
+    }
+
+    /// Submits `count` tasks, `in_flight` at a time.
+    pub(super) fn submit_all(&self, count: u64, in_flight: u64) -> Result<()> {
+        let start = |tag| self.bridge.submit(self.client, self.queue, &self.task, self.payload.clone(), tag);
+        let mut started = in_flight.min(count);
+        for tag in 0..started {
+            start(tag)?;
+        }
+        let mut done = 0;
+        while done < count {
+            let first = self.bridge.queue_next(self.queue, PATIENCE)?.ok_or("no event came")?;
+            for event in std::iter::once(first).chain(self.bridge.queue_drain(self.queue, 256)?) {
+                if let Some(error) = event.error {
+                    return Err(error.into());
+                }
+                done += 1;
+                if started < count {
+                    start(started)?;
+                    started += 1;
+                }
+            }
+        }
+        Ok(())
+    }
 }

@@ -23,6 +23,11 @@ pub(crate) fn play(role: &str, args: &[&str]) -> Result<()> {
         ("directory", []) => serve(&runtime, engine::directory()),
         ("node", [directory]) => serve(&runtime, engine::node(directory)),
         ("client", [directory, in_flight]) => repeat(&runtime, in_flight, engine::client(directory)?),
+        ("checking-client", [directory, in_flight]) => repeat(&runtime, in_flight, engine::checking_client(directory)?),
+        ("bridge", [directory, in_flight]) => {
+            let (host, in_flight) = (engine::Host::new(directory)?, in_flight.parse()?);
+            obey(json!({}), |count| host.submit_all(count, in_flight))
+        }
         ("reqwest", [url, in_flight]) => repeat(&runtime, in_flight, servers::reqwest_post(url)?),
         _ => Err(format!("there is no role {role} with {} arguments", args.len()).into()),
     }
