@@ -1,5 +1,7 @@
 //! The architecture's rules hold for the source as it stands.
 
+#![allow(clippy::unwrap_used)]
+
 use iicp_tests::arrows::{broken, long_files};
 use iicp_tests::root;
 use serde_json::Value;

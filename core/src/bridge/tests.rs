@@ -1,5 +1,7 @@
 //! The seven invariants that every language layer stands on, and what is owed in a forked child.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::HashMap;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
