@@ -5,6 +5,8 @@
 //! cargo run --release --example client -- "Hello, mesh." http://127.0.0.1:9480
 //! ```
 
+#![allow(clippy::print_stdout)]
+
 use iicp_core::options::{Chat, ClientOptions};
 use iicp_core::{Client, Result};
 

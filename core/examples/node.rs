@@ -5,6 +5,8 @@
 //! cargo run --release --example node -- http://127.0.0.1:9480         # joins a directory
 //! ```
 
+#![allow(clippy::print_stdout)]
+
 use std::time::Duration;
 
 use iicp_core::options::{DirectoryOptions, NodeOptions};

@@ -4,6 +4,8 @@
 //! cargo run --release --example quickstart
 //! ```
 
+#![allow(clippy::print_stdout)]
+
 use std::time::{Duration, Instant};
 
 use iicp_core::options::{ClientOptions, DirectoryOptions, Discover, NodeOptions};

@@ -48,9 +48,13 @@ impl Kind {
     fn stale(self, id: u64) -> Error {
         let what = self.name();
         let message = match Kind::of(id) {
-            Some(kind) if kind == self => {
-                format!("{what} {id:#018x} was closed or is finished; drop the id, or make a new {what}")
+            Some(Kind::Operation) if self == Kind::Operation => {
+                format!("operation {id:#018x} has ended; its DONE is in the queue or was taken")
             }
+            Some(Kind::Task) if self == Kind::Task => {
+                format!("task {id:#018x} needs no answer any more; it was answered, or its TASK_CANCEL was sent")
+            }
+            Some(kind) if kind == self => format!("{what} {id:#018x} was closed; drop the id, or make a new {what}"),
             Some(kind) => {
                 format!("{id:#018x} is the id of a {}, not of a {what}; pass the id of a {what}", kind.name())
             }

@@ -44,6 +44,7 @@ use serve::Asked;
 use verbs::Serving;
 
 use crate::client::Client;
+use crate::directory::Directory;
 use crate::error::{Code, Error, Result};
 use crate::options::{QueueOptions, RuntimeOptions, Validate as _};
 use crate::runtime::Runtime;
@@ -68,6 +69,7 @@ struct Tables {
     queues: Table<Arc<Queue>>,
     clients: Table<Client>,
     nodes: Table<Serving>,
+    directories: Table<Directory>,
     operations: Table<Arc<Op>>,
     tasks: Table<Asked>,
 }
@@ -82,6 +84,8 @@ pub struct Alive {
     pub clients: usize,
     /// Serving nodes.
     pub nodes: usize,
+    /// Embedded directories.
+    pub directories: usize,
     /// Operations without their `DONE`.
     pub operations: usize,
     /// Inbound tasks without their answer.
@@ -104,6 +108,7 @@ impl Bridge {
             queues: Table::new(Kind::Queue),
             clients: Table::new(Kind::Client),
             nodes: Table::new(Kind::Node),
+            directories: Table::new(Kind::Directory),
             operations: Table::new(Kind::Operation),
             tasks: Table::new(Kind::Task),
         };
@@ -230,6 +235,7 @@ impl Bridge {
             queues: tables.queues.len(),
             clients: tables.clients.len(),
             nodes: tables.nodes.len(),
+            directories: tables.directories.len(),
             operations: tables.operations.len(),
             tasks: tables.tasks.len(),
         })
@@ -267,6 +273,7 @@ impl Inner {
         tables.queues.close();
         tables.clients.close();
         tables.nodes.close();
+        tables.directories.close();
         tables.operations.close();
         tables.tasks.close();
         for queue in tables.queues.select(|_| true) {
@@ -282,8 +289,11 @@ impl Inner {
     fn stop(&self, deadline: Duration) -> bool {
         self.close();
         let nodes = self.tables.nodes.take(|_| true);
+        let directories = self.tables.directories.take(|_| true);
         let farewells = async move {
-            join_all(nodes.into_iter().map(|node| node.shutdown(deadline))).await;
+            // Directories last: the nodes may be leaving one of them. Each gets half of the time.
+            join_all(nodes.into_iter().map(|node| node.shutdown(deadline / 2))).await;
+            join_all(directories.iter().map(|directory| directory.shutdown(deadline / 2))).await;
         };
         let in_time = self.runtime.stop(farewells, deadline).unwrap_or(false);
         // The last DONEs, for operations that did not end by themselves.
@@ -305,6 +315,7 @@ impl Drop for Inner {
         if self.ended.get().is_none() {
             self.close();
             drop(self.tables.nodes.take(|_| true));
+            drop(self.tables.directories.take(|_| true));
         }
     }
 }

@@ -12,9 +12,10 @@ use super::queue::Queue;
 use super::serve::{ForeignHandler, to_json};
 use super::{Bridge, LONGEST};
 use crate::client::{Client, Task};
+use crate::directory::Directory;
 use crate::error::{Code, Result};
 use crate::node::{LiveNode, Node};
-use crate::options::{Chat, ClientOptions, Discover, NodeOptions, TaskOptions, from_json};
+use crate::options::{Chat, ClientOptions, DirectoryOptions, Discover, NodeOptions, TaskOptions, from_json};
 use crate::types::{Payload, TaskResult, Usage};
 
 /// A node that serves with the host's code.
@@ -63,6 +64,11 @@ struct NodeStatus<'a> {
     url: String,
     registered: bool,
     active_jobs: usize,
+}
+
+#[derive(Serialize)]
+struct DirectoryStatus {
+    url: String,
 }
 
 #[derive(Serialize)]
@@ -227,6 +233,38 @@ impl Bridge {
         let node = tables.nodes.remove(node)?;
         self.launch(seat, tag, 0, |_| async move {
             let ended = Ended { in_time: node.shutdown(grace.min(LONGEST)).await };
+            Ok(Outcome { json: to_json(&ended)?, ..Outcome::default() })
+        })
+    }
+
+    /// Starts a directory in this process. `DONE.handle` is the directory, `DONE.json` is `{"url"}`.
+    ///
+    /// # Errors
+    /// `CONFIG_INVALID`; `QUEUE_FULL`, `STALE_ID`, `CLOSED`, `FORKED`.
+    pub fn directory_bind(&self, queue: u64, options_json: &str, tag: u64) -> Result<u64> {
+        let tables = self.open()?;
+        let options: DirectoryOptions = from_json(options_json)?;
+        let seat = tables.queues.get(queue)?.promise()?;
+        let tables = tables.clone();
+        self.launch(seat, tag, 0, |_| async move {
+            let directory = Directory::bind(options).await?;
+            let json = to_json(&DirectoryStatus { url: directory.url() })?;
+            let handle = tables.directories.insert(|_| directory)?;
+            Ok(Outcome { handle, json, ..Outcome::default() })
+        })
+    }
+
+    /// Closes a directory: it takes no new request, and running ones have `grace` to end. The id is stale at once.
+    /// `DONE.json` is `{"in_time": true}` if all ended. Cancelled, the directory stops at once.
+    ///
+    /// # Errors
+    /// `QUEUE_FULL`, `STALE_ID`, `CLOSED`, `FORKED`.
+    pub fn directory_close(&self, directory: u64, queue: u64, grace: Duration, tag: u64) -> Result<u64> {
+        let tables = self.open()?;
+        let seat = tables.queues.get(queue)?.promise()?;
+        let directory = tables.directories.remove(directory)?;
+        self.launch(seat, tag, 0, |_| async move {
+            let ended = Ended { in_time: directory.shutdown(grace.min(LONGEST)).await };
             Ok(Outcome { json: to_json(&ended)?, ..Outcome::default() })
         })
     }

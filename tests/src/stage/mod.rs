@@ -33,7 +33,7 @@ use setup::{DirectorySetup, NodeSetup, Peer, Setup};
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Command {
-    Setup(Setup),
+    Setup(Box<Setup>),
     Ledger {},
     Await {
         ledger: Value,
@@ -49,7 +49,7 @@ enum Command {
         node: usize,
         grace_ms: u64,
     },
-    AddNode(NodeSetup),
+    AddNode(Box<NodeSetup>),
     Teardown {},
 }
 
@@ -77,7 +77,7 @@ impl Stage {
             Command::Setup(setup) => {
                 // Whatever was there ends first: ports and counts of two cases must not mix.
                 self.scene = None;
-                let scene = Scene::new(setup).await?;
+                let scene = Scene::new(*setup).await?;
                 let answer = scene.describe();
                 self.scene = Some(scene);
                 Ok(answer)
@@ -118,7 +118,7 @@ impl Stage {
             }
             Command::AddNode(node) => {
                 let scene = self.scene()?;
-                scene.add(node).await?;
+                scene.add(*node).await?;
                 Ok(scene.describe())
             }
         }
@@ -200,7 +200,7 @@ impl Scene {
             DirectorySetup::Peer(peer) => Some(peer),
         };
         for node in setup.nodes {
-            scene.add(node).await?;
+            scene.add(*node).await?;
         }
         if let Some(peer) = scripted {
             let names = scene.names();
