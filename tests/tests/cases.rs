@@ -1,5 +1,7 @@
 //! Runs the case table against the Rust client. `CASE=part-of-a-name cargo cases` runs some of it.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};

@@ -1,5 +1,7 @@
 //! What an answer without end may cost a client. Alone in its file: it measures its own process.
 
+#![allow(clippy::unwrap_used)]
+
 use std::time::{Duration, Instant};
 
 use iicp_core::options::{ClientOptions, Discover};

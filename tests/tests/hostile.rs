@@ -1,5 +1,7 @@
 //! Peers that mean harm, or break half-way: what they may cost, and what they must never get.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};

@@ -1,5 +1,7 @@
 //! What a node answers to HTTP as it comes: from browsers, probes, published clients and worse.
 
+#![allow(clippy::unwrap_used)]
+
 use std::time::{Duration, Instant};
 
 use iicp_core::options::NodeOptions;

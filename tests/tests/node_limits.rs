@@ -1,5 +1,7 @@
 //! What peers can make a node hold: measured on a node in a process of its own.
 
+#![allow(clippy::unwrap_used)]
+
 use std::time::{Duration, Instant};
 
 use iicp_core::CHAT;

@@ -200,7 +200,7 @@ impl Scene {
             DirectorySetup::Peer(peer) => Some(peer),
         };
         for node in setup.nodes {
-            scene.add(*node).await?;
+            scene.add(node).await?;
         }
         if let Some(peer) = scripted {
             let names = scene.names();
