@@ -14,14 +14,14 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::sync::{Mutex as AsyncMutex, oneshot};
 
 /// Python with its libraries is slow to start on a busy machine; nothing here takes a tenth of this.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 const INSTALL: &str = "the published peer is not installed; run: tests/interop/install";
 
 type Waiting = Arc<Mutex<HashMap<u64, oneshot::Sender<Value>>>>;
 
 /// A running `tests/interop/*.py`. Dropping it kills the process.
-pub struct Peer {
+pub(crate) struct Peer {
     stdin: AsyncMutex<ChildStdin>,
     waiting: Waiting,
     next: AtomicU64,
@@ -31,7 +31,7 @@ pub struct Peer {
 
 impl Peer {
     /// Starts a script with the published package at the release that we interoperate with.
-    pub async fn start(script: &str) -> Peer {
+    pub(crate) async fn start(script: &str) -> Peer {
         let root = iicp_tests::root();
         let python = root.join("target/venv-peer/bin/python");
         assert!(root.join("target/venv-peer/installed").exists(), "{INSTALL}");
@@ -66,7 +66,7 @@ impl Peer {
     }
 
     /// Runs a command; an error of the peer is one here.
-    pub async fn call(&self, what: &str, mut command: Value) -> Result<Value, Value> {
+    pub(crate) async fn call(&self, what: &str, mut command: Value) -> Result<Value, Value> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         command["id"] = id.into();
         command["do"] = what.into();
@@ -87,12 +87,12 @@ impl Peer {
     }
 
     /// Runs a command that must succeed.
-    pub async fn ok(&self, what: &str, command: Value) -> Value {
+    pub(crate) async fn ok(&self, what: &str, command: Value) -> Value {
         self.call(what, command).await.unwrap_or_else(|error| panic!("{what}: {error:#}"))
     }
 
     /// Asks what the peer saw until it is as wanted.
-    pub async fn until(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+    pub(crate) async fn until(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         let began = tokio::time::Instant::now();
         loop {
             let seen = self.ok("seen", json!({})).await;
@@ -146,7 +146,7 @@ impl Drop for Home {
 
 /// A port that nobody listens on. The published node cannot say which one the system chose, and our own must know it
 /// before it is bound to say `127.1`. Below the range that the system gives out, so that nobody takes it meanwhile.
-pub fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let first = u16::try_from(std::process::id() % 300).unwrap() * 32;
     loop {

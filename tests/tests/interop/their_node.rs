@@ -12,7 +12,7 @@ use crate::peer::{Peer, free_port};
 
 /// Our side, and their node.
 struct Mesh {
-    directory: Directory,
+    _directory: Directory,
     client: Client,
     node: Peer,
     endpoint: String,
@@ -24,7 +24,7 @@ impl Mesh {
         let client = client(&directory);
         let node = Peer::start("peer_node.py").await;
         let endpoint = serve(&node, &directory, options).await;
-        Mesh { directory, client, node, endpoint }
+        Mesh { _directory: directory, client, node, endpoint }
     }
 
     async fn submit(&self, payload: Value) -> Result<TaskResult, Error> {
@@ -44,7 +44,7 @@ fn client(directory: &Directory) -> Client {
 }
 
 /// Starts their node; `options` replaces what this says.
-pub async fn serve(node: &Peer, directory: &Directory, options: Value) -> String {
+pub(crate) async fn serve(node: &Peer, directory: &Directory, options: Value) -> String {
     let mut command = json!({
         "directory": directory.url(), "node_id": "peer-node-1", "intent": CHAT, "model": "m-peer",
         "port": free_port(), "max_concurrent": 4, "enable_idempotency": false,

@@ -157,7 +157,8 @@ impl Rounds {
         mut theirs: impl FnMut() -> Result<Cost>,
     ) -> Result<Self> {
         let mut rounds = Rounds { ours: Vec::new(), theirs: Vec::new() };
-        (ours()?, theirs()?);
+        ours()?;
+        theirs()?;
         for round in 0..count {
             if round % 2 == 0 {
                 rounds.ours.push(ours()?);
