@@ -330,12 +330,9 @@ async fn control_characters_in_names_are_refused_wherever_they_stand() {
     assert_eq!(tried, 13 * 4 * 2);
     // As raw bytes inside the JSON, where no control character may stand at all.
     for byte in 0..0x20_u8 {
-        let body = [
-            format!(r#"{{"task_id":"a"#).as_bytes(),
-            &[byte],
-            format!(r#"b","intent":"{CHAT}","payload":{{}}}}"#).as_bytes(),
-        ]
-        .concat();
+        let body =
+            [r#"{"task_id":"a"#.as_bytes(), &[byte], format!(r#"b","intent":"{CHAT}","payload":{{}}}}"#).as_bytes()]
+                .concat();
         conn.write(&post("/v1/task", "", &body)).await.unwrap();
         assert_eq!(conn.answer().await.unwrap().status, 422, "byte {byte}");
     }
