@@ -1,4 +1,4 @@
-//! Who owns the tasks. Every task belongs to a [`TaskGroup`] that can stop it, and every stop has a deadline.
+//! Who owns the tasks. Every task belongs to a `TaskGroup` that can stop it, and every stop has a deadline.
 //!
 //! Rust programs run on their own tokio runtime; the language layers own one [`Runtime`] per process.
 
