@@ -25,10 +25,20 @@ pub fn from_json<T: DeserializeOwned + Default + Validate>(json: &str) -> Result
         T::default()
     } else {
         serde_json::from_str(json)
-            .map_err(|e| Error::new(Code::ConfigInvalid, format!("options of {}: {e}", T::WHAT)))?
+            .map_err(|e| Error::new(Code::ConfigInvalid, format!("options of {}: {}", T::WHAT, reason(&e))))?
     };
     options.validate()?;
     Ok(options)
+}
+
+/// What is wrong with options, without a value that was given: messages of a chat are options too.
+fn reason(error: &serde_json::Error) -> String {
+    let said = error.to_string();
+    // serde writes: what was there, then what was expected. Names of fields are no values.
+    match said.rsplit_once(", expected ") {
+        Some((found, expected)) if !found.starts_with("unknown field") => format!("expected {expected}"),
+        _ => said,
+    }
 }
 
 /// The checks that a type cannot express, made before any network is touched.

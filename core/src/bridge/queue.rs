@@ -354,6 +354,10 @@ impl Queue {
         Ok(())
     }
 
+    pub(super) fn is_closed(&self) -> bool {
+        self.lock().closed
+    }
+
     /// Takes no more chunks, tasks and operations, and rings no more. What is there or was promised can be taken still.
     pub(super) fn close(&self) {
         let mut state = self.lock();

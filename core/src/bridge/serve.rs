@@ -66,11 +66,12 @@ impl ForeignHandler {
 impl Handler for ForeignHandler {
     async fn call(&self, task: Inbound) -> Result<Reply> {
         let (answer, answered) = oneshot::channel();
-        let id = self.tables.tasks.insert(|_| Asked { answer, queue: self.queue.clone() })?;
+        let asked = Asked { answer, queue: self.queue.clone() };
+        let id = self.tables.tasks.insert(|_| asked).map_err(|_| not_asked())?;
         let mut asking = Asking { handler: self, id, seat: None, answered };
         let event = self.event(id, task)?;
         // The node drops this future at the task's deadline, and with it the wait for room.
-        asking.seat = Some(self.queue.deliver(event).await?);
+        asking.seat = Some(self.queue.deliver(event).await.map_err(|_| not_asked())?);
         match (&mut asking.answered).await {
             Ok(reply) => {
                 asking.seat = None;
@@ -79,6 +80,11 @@ impl Handler for ForeignHandler {
             Err(_) => Err(Error::new(Code::Closed, "the host closed the queue that the task was delivered to")),
         }
     }
+}
+
+/// The host never saw the task, so another node may well be asked.
+fn not_asked() -> Error {
+    Error::new(Code::Capacity, "the host closed the queue that tasks are delivered to")
 }
 
 /// A task that the host was asked to serve. However the wait for its answer ends, its id is stale afterwards; if there

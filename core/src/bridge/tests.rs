@@ -432,6 +432,11 @@ fn arguments_are_judged_before_anything_starts() {
     assert_eq!(code(bridge.submit(client, queue, r#"{"intent": "chat"}"#, body("{}"), 1)), Code::IntentInvalid);
     assert_eq!(code(bridge.submit(client, queue, intent, body("{"), 1)), Code::PayloadInvalid);
     assert_eq!(code(bridge.chat(client, queue, r#"{"messages": []}"#, 1)), Code::ConfigInvalid);
+    for misplaced in [r#"{"messages": "secret"}"#, r#"{"messages": [{"role": "user", "content": ["secret"]}]}"#] {
+        let error = bridge.chat(client, queue, misplaced, 1).unwrap_err();
+        assert_eq!(error.code(), Code::ConfigInvalid);
+        assert!(error.message().contains("expected") && !error.message().contains("secret"), "{error}");
+    }
     assert_eq!(code(bridge.discover(client, queue, "", 1)), Code::IntentInvalid);
     assert_eq!(code(bridge.node_serve(queue, "", 1)), Code::ConfigInvalid);
     assert_eq!(bridge.alive().unwrap().operations, 0);

@@ -7,13 +7,14 @@ use bytes::Bytes;
 use serde::Serialize;
 use uuid::Uuid;
 
+use super::ids::Table;
 use super::ops::Outcome;
 use super::queue::Queue;
 use super::serve::{ForeignHandler, to_json};
 use super::{Bridge, LONGEST};
 use crate::client::{Client, Task};
 use crate::directory::Directory;
-use crate::error::{Code, Result};
+use crate::error::{Code, Error, Result};
 use crate::node::{LiveNode, Node};
 use crate::options::{Chat, ClientOptions, DirectoryOptions, Discover, NodeOptions, TaskOptions, from_json};
 use crate::types::{Payload, TaskResult, Usage};
@@ -97,6 +98,16 @@ impl<'a> From<&'a LiveNode> for NodeStatus<'a> {
             active_jobs: node.active_jobs(),
         }
     }
+}
+
+/// Gives what a verb made an id, unless the queue that would tell the id was closed meanwhile.
+fn keep<T>(table: &Table<T>, queue: &Queue, made: T) -> Result<u64> {
+    let id = table.insert(|_| made)?;
+    if queue.is_closed() {
+        drop(table.remove(id));
+        return Err(Error::new(Code::Closed, "the queue was closed before the operation finished"));
+    }
+    Ok(id)
 }
 
 /// Milliseconds to the microsecond.
@@ -209,7 +220,7 @@ impl Bridge {
             let handler = ForeignHandler { tables: tables.clone(), queue: queue.clone(), tag, node_id };
             let live = Node::bind(options).await?.serve(handler).await?;
             let json = to_json(&NodeStatus::from(&live))?;
-            let handle = tables.nodes.insert(|_| Serving { live, queue })?;
+            let handle = keep(&tables.nodes, &queue.clone(), Serving { live, queue })?;
             Ok(Outcome { handle, json, ..Outcome::default() })
         })
     }
@@ -244,12 +255,13 @@ impl Bridge {
     pub fn directory_bind(&self, queue: u64, options_json: &str, tag: u64) -> Result<u64> {
         let tables = self.open()?;
         let options: DirectoryOptions = from_json(options_json)?;
-        let seat = tables.queues.get(queue)?.promise()?;
+        let queue = tables.queues.get(queue)?;
+        let seat = queue.promise()?;
         let tables = tables.clone();
         self.launch(seat, tag, 0, |_| async move {
             let directory = Directory::bind(options).await?;
             let json = to_json(&DirectoryStatus { url: directory.url() })?;
-            let handle = tables.directories.insert(|_| directory)?;
+            let handle = keep(&tables.directories, &queue, directory)?;
             Ok(Outcome { handle, json, ..Outcome::default() })
         })
     }
