@@ -94,7 +94,9 @@ async fn slow_peers_of_five_kinds_are_cut_and_nobody_else_notices() {
         head.write(b"POST /v1/task HTTP/1.1\r\nhost: localhost\r\nx-slow: ").await.unwrap();
         drips.push(head);
         let mut body = Conn::open(node.addr()).await.unwrap();
-        body.write(b"POST /v1/task HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1000\r\n\r\n{").await.unwrap();
+        // A good start buys no patience: the first half comes at once, the rest by the byte.
+        body.write(b"POST /v1/task HTTP/1.1\r\nhost: localhost\r\ncontent-length: 500000\r\n\r\n").await.unwrap();
+        body.write(&[b' '; 250_000]).await.unwrap();
         drips.push(body);
         let mut idle = Conn::open(node.addr()).await.unwrap();
         assert_eq!(idle.get("/iicp/health").await.unwrap().status, 200);

@@ -148,7 +148,9 @@ async fn what_is_no_task_is_refused_with_its_reason() {
     let mut conn = open(&node).await;
     let deep = format!(r#"{{"task_id":"t","intent":"{CHAT}","payload":{}{}}}"#, "[".repeat(200), "]".repeat(200));
     let bomb = "[".repeat(1_000_000);
+    let list = json!(["t-1", CHAT, { "n": 1 }]).to_string();
     let bodies: &[(&[u8], u16, &str)] = &[
+        (list.as_bytes(), 422, "validation_error"),
         (b"", 422, "validation_error"),
         (b"null", 422, "validation_error"),
         (b"[]", 422, "validation_error"),

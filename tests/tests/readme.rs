@@ -1,11 +1,13 @@
-//! The README keeps its word: every block of it is executed. Rust blocks are doc tests of this package (see `lib.rs`);
-//! shell blocks run here, at the root of the repository, as a newcomer runs them.
+//! The pages that newcomers read keep their word: every block is executed. Rust blocks are doc tests of this package (see
+//! `lib.rs`); shell blocks run here, at the root of the repository, as a newcomer runs them.
 
 #![allow(clippy::unwrap_used)]
 
 use std::process::{Command, Stdio};
 
 use iicp_tests::root;
+
+const PAGES: [&str; 3] = ["README.md", "CONTRIBUTING.md", "core/ARCHITECTURE.md"];
 
 /// The fenced blocks of a page: language and text.
 fn blocks(page: &str) -> Vec<(String, String)> {
@@ -28,35 +30,43 @@ fn told_by_cargo(name: &str) -> bool {
 }
 
 #[test]
-fn every_shell_block_of_the_readme_works() {
-    let page = std::fs::read_to_string(root().join("README.md")).unwrap();
+fn every_shell_block_works() {
     let mut ran = 0;
-    for (language, text) in blocks(&page) {
-        match language.as_str() {
-            // Output, and what the doc tests compile and run.
-            "text" | "rust" => continue,
-            "sh" => {}
-            other => panic!("nothing executes a block of {other:?}:\n{text}"),
+    for name in PAGES {
+        let page = std::fs::read_to_string(root().join(name)).unwrap();
+        for (language, text) in blocks(&page) {
+            match language.as_str() {
+                "text" => {}
+                // What the doc tests compile and run; of the other pages they know nothing.
+                "rust" if name == "README.md" => {}
+                "sh" => {
+                    run(name, &text);
+                    ran += 1;
+                }
+                other => panic!("nothing executes a block of {other:?} in {name}:\n{text}"),
+            }
         }
-        // The one command that runs this test.
-        if text == "tests/run" {
-            continue;
-        }
-        let mut shell = Command::new("bash");
-        shell.args(["-euo", "pipefail", "-c", &text]).current_dir(root()).stdin(Stdio::null());
-        // As in a newcomer's shell: what cargo tells its tests of this package would make it build everything anew.
-        for (name, _) in std::env::vars().filter(|(name, _)| told_by_cargo(name)) {
-            shell.env_remove(name);
-        }
-        let output = shell.output().unwrap();
-        let shown = String::from_utf8_lossy(&output.stdout);
-        assert!(output.status.success(), "{text}\n{shown}\n{}", String::from_utf8_lossy(&output.stderr));
-        if text.contains("quickstart") {
-            assert!(shown.contains("next chat") && shown.contains("You sent 5 words"), "{shown}");
-        }
-        ran += 1;
     }
-    assert!(ran > 0, "the README shows no command");
+    assert!(ran > 0, "the pages show no command");
+}
+
+fn run(page: &str, text: &str) {
+    // All but the one command that runs this test.
+    let this = |line: &&str| line.split('#').next().is_some_and(|command| command.trim() == "tests/run");
+    let text = text.lines().filter(|line| !this(line)).collect::<Vec<_>>().join("\n");
+    let mut shell = Command::new("bash");
+    shell.args(["-euo", "pipefail", "-c", &text]).current_dir(root()).stdin(Stdio::null());
+    // As in a newcomer's shell: what cargo tells its tests of this package would make it build everything anew.
+    for (name, _) in std::env::vars().filter(|(name, _)| told_by_cargo(name)) {
+        shell.env_remove(name);
+    }
+    let output = shell.output().unwrap();
+    let shown = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{page}:\n{text}\n{shown}\n{errors}");
+    if text.contains("--example quickstart") {
+        assert!(shown.contains("next chat") && shown.contains("You sent 5 words"), "{shown}");
+    }
 }
 
 #[test]

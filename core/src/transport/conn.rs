@@ -19,7 +19,7 @@ use tokio::task::AbortHandle;
 /// How often the sweeper looks; every deadline is met to within this.
 pub(crate) const SWEEP_EVERY: Duration = Duration::from_millis(250);
 
-/// Least rate of a body or an answer after its grace.
+/// Least rate of a body or an answer, over every stretch as long as its grace.
 const LEAST_BYTES_PER_S: u64 = 1024;
 
 /// What a connection is doing, which decides what it may take how long.
@@ -112,8 +112,11 @@ impl Conn {
         match self.phase() {
             Phase::Silent | Phase::Head => over(deadlines.head),
             Phase::Idle => over(deadlines.idle),
+            Phase::Body | Phase::Answering if !over(deadlines.transfer_grace) => false,
+            // Each stretch is judged by itself: megabytes at the start buy no hours of silence after them.
             Phase::Body | Phase::Answering => {
-                over(deadlines.transfer_grace) && self.moved.load(Relaxed) < elapsed * LEAST_BYTES_PER_S / 1000
+                self.since_ms.store(now_ms, Relaxed);
+                self.moved.swap(0, Relaxed) < elapsed * LEAST_BYTES_PER_S / 1000
             }
             Phase::Handling => false,
         }
@@ -364,13 +367,16 @@ mod tests {
     }
 
     #[test]
-    fn a_body_must_keep_its_least_rate_after_the_grace() {
+    fn a_body_must_keep_its_least_rate_in_every_stretch() {
         let table = table();
         let entry = entry(&table);
         entry.conn.enter(Phase::Body);
-        entry.conn.moved.store(4096, Relaxed);
-        assert!(!entry.conn.overdue(4000, &table.deadlines));
-        assert!(entry.conn.overdue(4100, &table.deadlines));
+        entry.conn.moved.store(1 << 20, Relaxed);
+        assert!(!entry.conn.overdue(1000, &table.deadlines), "within its grace");
+        assert!(!entry.conn.overdue(1001, &table.deadlines), "a good stretch");
+        entry.conn.moved.store(1024, Relaxed);
+        assert!(!entry.conn.overdue(2001, &table.deadlines), "a stretch is not judged before its end");
+        assert!(entry.conn.overdue(2252, &table.deadlines), "what came before it does not count");
     }
 
     #[test]

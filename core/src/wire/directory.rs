@@ -85,7 +85,7 @@ pub(crate) struct HeartbeatReply {
 
 /// Reads an answer of the directory, or says that it is none.
 pub(crate) fn read<'a, T: Deserialize<'a>>(what: &str, body: &'a [u8]) -> Result<T> {
-    serde_json::from_slice(body).map_err(|e| {
+    super::object(body).map_err(|e| {
         Error::new(
             Code::DirectoryMalformed,
             format!("the directory's answer to {what} is not one of this protocol: {}", position(&e)),
@@ -132,7 +132,7 @@ pub(crate) fn read_nodes(body: &[u8], most: usize) -> Result<Vec<NodeInfo>> {
 }
 
 fn read_node(entry: &str) -> Option<NodeInfo> {
-    let entry: NodeEntry = serde_json::from_str(entry).ok()?;
+    let entry: NodeEntry = super::object(entry.as_bytes()).ok()?;
     if !crate::options::is_node_id(&entry.node_id) || entry.endpoint.is_empty() {
         return None;
     }

@@ -7,7 +7,15 @@ pub(crate) mod directory;
 pub(crate) mod failure;
 pub(crate) mod task;
 
-use serde::de::{Deserialize as _, Deserializer, Error as _};
+use serde::de::{Deserialize, Deserializer, Error as _};
+
+/// Reads a JSON object. Serde would also take a list, element by field; nobody in this protocol means that.
+pub(crate) fn object<'a, T: Deserialize<'a>>(json: &'a [u8]) -> serde_json::Result<T> {
+    if json.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[') {
+        return Err(serde_json::Error::custom("a list where an object belongs"));
+    }
+    serde_json::from_slice(json)
+}
 
 /// Reads a count that may be missing, null or written as a float, and refuses what is negative or no number.
 pub(crate) fn count<'de, D: Deserializer<'de>>(d: D) -> Result<Option<u64>, D::Error> {

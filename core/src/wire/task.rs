@@ -57,7 +57,7 @@ impl Constraints<'_> {
 impl<'a> TaskRequest<'a> {
     /// Reads the envelope; the payload is checked for nesting but not looked into.
     pub(crate) fn read(body: &'a [u8]) -> Result<Self, String> {
-        let request: TaskRequest<'a> = serde_json::from_slice(body).map_err(|e| position(&e))?;
+        let request: TaskRequest<'a> = super::object(body).map_err(|e| position(&e))?;
         if let Some(payload) = request.payload {
             check_depth(payload.get().as_bytes())
                 .map_err(|most| format!("the payload is nested deeper than {most}"))?;
@@ -137,7 +137,7 @@ struct ReplyFields<'a> {
 /// nodes send), `CONFIDENTIALITY_REQUIRED` for a sealed reply that nobody asked for.
 pub(crate) fn read_reply(task_id: &str, body: &Bytes) -> Result<Payload> {
     let malformed = |why: String| Error::new(Code::Malformed, format!("the node's answer is not a task reply: {why}"));
-    let reply: ReplyFields<'_> = serde_json::from_slice(body).map_err(|e| malformed(position(&e)))?;
+    let reply: ReplyFields<'_> = super::object(body).map_err(|e| malformed(position(&e)))?;
     if let Some(other) = reply.task_id.as_deref().filter(|other| !other.is_empty() && *other != task_id) {
         return Err(malformed(format!("it is about task {:?}", super::failure::clean(other))));
     }
