@@ -1,13 +1,14 @@
-//! Handles as integers: kind, generation and slot in one `u64`, looked up and never dereferenced.
+//! Handles as integers: kind, runtime, generation and slot in one `u64`, looked up and never dereferenced.
 //!
-//! A stale, foreign or twice-freed id is therefore an error code. An id is never given out twice: a slot whose
-//! generations are used up is not used again.
+//! A stale, foreign or twice-freed id is therefore an error code. An id is never given out twice in a process: a slot
+//! whose generations are used up is not used again, and neither is the number of a runtime.
 
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::error::{Code, Error, Result};
 
-/// What an id names; its highest eight bits.
+/// What an id names; its highest four bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Kind {
@@ -17,14 +18,37 @@ pub(super) enum Kind {
     Directory = 4,
     Operation = 5,
     Task = 6,
+    Runtime = 7,
 }
 
-const GENERATION_BITS: u32 = 24;
-const SLOT_BITS: u32 = 32;
+const RUNTIME_BITS: u32 = 16;
+const GENERATION_BITS: u32 = 20;
+const SLOT_BITS: u32 = 24;
 const LAST_GENERATION: u32 = (1 << GENERATION_BITS) - 1;
+const LAST_SLOT: u32 = (1 << SLOT_BITS) - 1;
+
+/// A number that no other runtime of this process has or will have.
+///
+/// # Errors
+/// `INTERNAL` when all are used up.
+pub(super) fn new_runtime() -> Result<u16> {
+    static LAST: AtomicU32 = AtomicU32::new(0);
+    let next = LAST.fetch_update(Relaxed, Relaxed, |last| (last < u32::from(u16::MAX)).then_some(last + 1));
+    let next = next.ok().and_then(|last| u16::try_from(last + 1).ok());
+    next.ok_or_else(|| Error::new(Code::Internal, "this process made 65,535 runtimes; keep one and use it again"))
+}
+
+/// The id of the runtime that gave out an id.
+pub(super) fn runtime_of(id: u64) -> u64 {
+    // What is left between kind and generation.
+    #[allow(clippy::cast_possible_truncation)]
+    let runtime = (id >> (GENERATION_BITS + SLOT_BITS)) as u16;
+    Kind::Runtime.id(runtime, 0, 0)
+}
 
 impl Kind {
-    const ALL: [Kind; 6] = [Kind::Queue, Kind::Client, Kind::Node, Kind::Directory, Kind::Operation, Kind::Task];
+    const ALL: [Kind; 7] =
+        [Kind::Queue, Kind::Client, Kind::Node, Kind::Directory, Kind::Operation, Kind::Task, Kind::Runtime];
 
     const fn name(self) -> &'static str {
         match self {
@@ -34,15 +58,19 @@ impl Kind {
             Kind::Directory => "directory",
             Kind::Operation => "operation",
             Kind::Task => "task",
+            Kind::Runtime => "runtime",
         }
     }
 
-    fn id(self, generation: u32, slot: u32) -> u64 {
-        (self as u64) << (GENERATION_BITS + SLOT_BITS) | u64::from(generation) << SLOT_BITS | u64::from(slot)
+    pub(super) fn id(self, runtime: u16, generation: u32, slot: u32) -> u64 {
+        (self as u64) << (RUNTIME_BITS + GENERATION_BITS + SLOT_BITS)
+            | u64::from(runtime) << (GENERATION_BITS + SLOT_BITS)
+            | u64::from(generation) << SLOT_BITS
+            | u64::from(slot)
     }
 
     fn of(id: u64) -> Option<Kind> {
-        Kind::ALL.into_iter().find(|kind| *kind as u64 == id >> (GENERATION_BITS + SLOT_BITS))
+        Kind::ALL.into_iter().find(|kind| *kind as u64 == id >> (RUNTIME_BITS + GENERATION_BITS + SLOT_BITS))
     }
 
     fn stale(self, id: u64) -> Error {
@@ -67,6 +95,7 @@ impl Kind {
 /// Everything of one kind that is alive.
 pub(super) struct Table<T> {
     kind: Kind,
+    runtime: u16,
     slots: Mutex<Slots<T>>,
 }
 
@@ -82,8 +111,8 @@ struct Slot<T> {
 }
 
 impl<T> Table<T> {
-    pub(super) fn new(kind: Kind) -> Self {
-        Table { kind, slots: Mutex::new(Slots { all: Vec::new(), free: Vec::new(), closed: false }) }
+    pub(super) fn new(kind: Kind, runtime: u16) -> Self {
+        Table { kind, runtime, slots: Mutex::new(Slots { all: Vec::new(), free: Vec::new(), closed: false }) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Slots<T>> {
@@ -103,16 +132,15 @@ impl<T> Table<T> {
         let slot = match slots.free.pop() {
             Some(slot) => slot,
             None => {
-                let Ok(slot) = u32::try_from(slots.all.len()) else {
-                    return Err(Error::new(Code::Internal, "all ids are used up; restart the process"));
-                };
+                let slot = u32::try_from(slots.all.len()).ok().filter(|slot| *slot <= LAST_SLOT);
+                let slot = slot.ok_or_else(|| Error::new(Code::Internal, "all ids are used up; restart the process"))?;
                 slots.all.push(Slot { generation: 0, value: None });
                 slot
             }
         };
         let place = &mut slots.all[slot as usize];
         place.generation += 1;
-        let id = self.kind.id(place.generation, slot);
+        let id = self.kind.id(self.runtime, place.generation, slot);
         place.value = Some(make(id));
         Ok(id)
     }
@@ -133,11 +161,11 @@ impl<T> Table<T> {
     }
 
     fn find(&self, slots: &Slots<T>, id: u64) -> Result<u32> {
-        // The slot is what is left of the id without kind and generation.
+        // The lowest bits.
         #[allow(clippy::cast_possible_truncation)]
-        let slot = id as u32;
+        let slot = id as u32 & LAST_SLOT;
         match slots.all.get(slot as usize) {
-            Some(place) if place.value.is_some() && self.kind.id(place.generation, slot) == id => Ok(slot),
+            Some(place) if place.value.is_some() && self.kind.id(self.runtime, place.generation, slot) == id => Ok(slot),
             _ => Err(self.kind.stale(id)),
         }
     }
@@ -208,7 +236,7 @@ mod tests {
 
     #[test]
     fn a_stale_foreign_or_twice_freed_id_is_a_code() {
-        let (queues, clients) = (Table::new(Kind::Queue), Table::new(Kind::Client));
+        let (queues, clients) = (Table::new(Kind::Queue, 1), Table::new(Kind::Client, 1));
         let queue = queues.insert(|_| "queue").unwrap();
         let client = clients.insert(|_| "client").unwrap();
         assert_eq!(queues.get(queue).unwrap(), "queue");
@@ -226,8 +254,20 @@ mod tests {
     }
 
     #[test]
+    fn an_id_means_nothing_to_another_runtime() {
+        let (ours, theirs) = (new_runtime().unwrap(), new_runtime().unwrap());
+        assert_ne!(ours, theirs);
+        let (queues, others) = (Table::new(Kind::Queue, ours), Table::new(Kind::Queue, theirs));
+        let (queue, other) = (queues.insert(|_| ()).unwrap(), others.insert(|_| ()).unwrap());
+        assert_eq!(code(queues.get(other)), Code::StaleId, "same kind, slot and generation");
+        assert_eq!(runtime_of(queue), Kind::Runtime.id(ours, 0, 0));
+        assert_eq!(runtime_of(other), Kind::Runtime.id(theirs, 0, 0));
+        assert_eq!(runtime_of(runtime_of(queue)), runtime_of(queue));
+    }
+
+    #[test]
     fn a_slot_is_retired_before_an_id_repeats() {
-        let table = Table::new(Kind::Operation);
+        let table = Table::new(Kind::Operation, 1);
         let first = table.insert(|id| id).unwrap();
         table.remove(first).unwrap();
         table.lock().all[0].generation = LAST_GENERATION - 1;
@@ -243,7 +283,7 @@ mod tests {
 
     #[test]
     fn a_closed_table_gives_no_ids_but_still_finds_them() {
-        let table = Table::new(Kind::Task);
+        let table = Table::new(Kind::Task, 1);
         let id = table.insert(|id| id).unwrap();
         table.close();
         assert_eq!(code(table.insert(|id| id)), Code::Closed);
@@ -252,7 +292,7 @@ mod tests {
 
     #[test]
     fn exactly_one_of_many_threads_takes_a_value_out() {
-        let table = Table::new(Kind::Operation);
+        let table = Table::new(Kind::Operation, 1);
         for _ in 0..200 {
             let id = table.insert(|id| id).unwrap();
             let takers = std::thread::scope(|scope| {

@@ -52,11 +52,19 @@ use crate::runtime::Runtime;
 /// As good as for ever; more would overflow a clock.
 const LONGEST: Duration = Duration::from_secs(365 * 86_400);
 
+/// The [`Bridge::id`] of the bridge that gave out an id, for layers that have several.
+#[must_use]
+pub fn runtime_of(id: u64) -> u64 {
+    ids::runtime_of(id)
+}
+
 /// The engine as the language layers see it, one per process. A clone is another handle of the same.
 #[derive(Clone)]
 pub struct Bridge(Arc<Inner>);
 
 struct Inner {
+    /// This runtime among those of the process.
+    number: u16,
     runtime: Arc<Runtime>,
     tables: Arc<Tables>,
     /// How the shutdown went, once there was one.
@@ -99,20 +107,27 @@ impl Bridge {
     /// `CONFIG_INVALID` for a bad option, `INTERNAL` if the system gives no threads.
     #[allow(clippy::needless_pass_by_value)]
     pub fn new(options: RuntimeOptions) -> Result<Bridge> {
-        Ok(Bridge::on(Runtime::new(&options)?))
+        Bridge::on(Runtime::new(&options)?)
     }
 
-    fn on(runtime: Arc<Runtime>) -> Bridge {
+    fn on(runtime: Arc<Runtime>) -> Result<Bridge> {
+        let number = ids::new_runtime()?;
         let tables = Tables {
             closed: AtomicBool::new(false),
-            queues: Table::new(Kind::Queue),
-            clients: Table::new(Kind::Client),
-            nodes: Table::new(Kind::Node),
-            directories: Table::new(Kind::Directory),
-            operations: Table::new(Kind::Operation),
-            tasks: Table::new(Kind::Task),
+            queues: Table::new(Kind::Queue, number),
+            clients: Table::new(Kind::Client, number),
+            nodes: Table::new(Kind::Node, number),
+            directories: Table::new(Kind::Directory, number),
+            operations: Table::new(Kind::Operation, number),
+            tasks: Table::new(Kind::Task, number),
         };
-        Bridge(Arc::new(Inner { runtime, tables: Arc::new(tables), ended: OnceLock::new() }))
+        Ok(Bridge(Arc::new(Inner { number, runtime, tables: Arc::new(tables), ended: OnceLock::new() })))
+    }
+
+    /// What [`runtime_of`] says of every id that this bridge gives out. No other bridge of this process has the same.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        Kind::Runtime.id(self.0.number, 0, 0)
     }
 
     /// Lets in who may use the bridge at all. Touches no lock: in a forked child it may be held by a thread that is not

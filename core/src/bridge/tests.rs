@@ -364,7 +364,7 @@ fn a_doorbell_that_uses_the_bridge_is_told_so_instead_of_waiting_for_itself() {
 
 #[test]
 fn in_a_forked_child_every_call_says_so_before_it_touches_a_lock() {
-    let bridge = Bridge::on(Runtime::of_parent());
+    let bridge = Bridge::on(Runtime::of_parent()).unwrap();
     // A lock that another thread held while the process forked is never free again.
     let tables = bridge.0.tables.clone();
     let held = Arc::new(Barrier::new(2));
