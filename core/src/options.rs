@@ -21,11 +21,12 @@ pub const MAX_TIMEOUT_MS: u64 = 120_000;
 /// # Errors
 /// `CONFIG_INVALID` names the option and what it should be; other codes as [`Validate::validate`] of the struct says.
 pub fn from_json<T: DeserializeOwned + Default + Validate>(json: &str) -> Result<T> {
-    let options: T = if json.trim().is_empty() {
-        T::default()
-    } else {
-        serde_json::from_str(json)
-            .map_err(|e| Error::new(Code::ConfigInvalid, format!("options of {}: {}", T::WHAT, reason(&e))))?
+    let refused = |why: &str| Error::new(Code::ConfigInvalid, format!("options of {}: {why}", T::WHAT));
+    let options: T = match json.trim_start().chars().next() {
+        None => T::default(),
+        // Else a list would be taken for the values without their names.
+        Some('[') => return Err(refused("a list, and not an object of names and values")),
+        Some(_) => serde_json::from_str(json).map_err(|e| refused(&reason(&e)))?,
     };
     options.validate()?;
     Ok(options)
@@ -695,4 +696,21 @@ fn check_task_id(id: &str) -> Result<()> {
         return Ok(());
     }
     Err(Error::new(Code::ConfigInvalid, "a task id must be 1 to 128 visible ASCII characters without '|'"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_are_an_object_of_names_and_values_or_nothing() {
+        for nothing in ["", " \n", "{}", " {}"] {
+            assert_eq!(from_json::<RuntimeOptions>(nothing).unwrap(), RuntimeOptions::default());
+        }
+        for other in ["[]", " [2, \"iicp\"]", "2", "\"iicp\"", "null", "{", "{\"worker_threads\": 2, \"more\": 1}"] {
+            let refused = from_json::<RuntimeOptions>(other).unwrap_err();
+            assert_eq!(refused.code(), Code::ConfigInvalid, "{other}");
+            assert!(refused.message().starts_with("options of the runtime: "), "{refused}");
+        }
+    }
 }

@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::fmt::Write as _;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use iicp_core::options::{Chat, ClientOptions, Discover, NodeOptions, from_json};

@@ -133,7 +133,8 @@ impl<T> Table<T> {
             Some(slot) => slot,
             None => {
                 let slot = u32::try_from(slots.all.len()).ok().filter(|slot| *slot <= LAST_SLOT);
-                let slot = slot.ok_or_else(|| Error::new(Code::Internal, "all ids are used up; restart the process"))?;
+                let slot =
+                    slot.ok_or_else(|| Error::new(Code::Internal, "all ids are used up; restart the process"))?;
                 slots.all.push(Slot { generation: 0, value: None });
                 slot
             }
@@ -165,7 +166,9 @@ impl<T> Table<T> {
         #[allow(clippy::cast_possible_truncation)]
         let slot = id as u32 & LAST_SLOT;
         match slots.all.get(slot as usize) {
-            Some(place) if place.value.is_some() && self.kind.id(self.runtime, place.generation, slot) == id => Ok(slot),
+            Some(place) if place.value.is_some() && self.kind.id(self.runtime, place.generation, slot) == id => {
+                Ok(slot)
+            }
             _ => Err(self.kind.stale(id)),
         }
     }

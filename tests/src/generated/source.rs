@@ -1,12 +1,14 @@
 //! What the generator reads: the option structs by their JSON Schema, in the order of their fields.
 
+use iicp_core::CHAT;
 use iicp_core::options::{
-    Chat, ClientOptions, DirectoryOptions, Discover, NodeOptions, QueueOptions, RuntimeOptions, TaskOptions,
+    Chat, ClientOptions, DirectoryOptions, Discover, NodeOptions, QueueOptions, RuntimeOptions, TaskOptions, Validate,
+    from_json,
 };
 use schemars::{JsonSchema, schema_for};
-use serde::de::{IgnoredAny, MapAccess, Visitor};
+use serde::de::{DeserializeOwned, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserializer as _, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// One option struct.
 #[derive(Debug)]
@@ -30,6 +32,8 @@ pub struct OptionField {
     pub optional: bool,
     /// The default; null for an optional one.
     pub default: Value,
+    /// Whether 0 or `false` may be given and is not the default: languages that have no missing value need a pointer.
+    pub zero_is_a_value: bool,
     /// The doc comment.
     pub about: String,
 }
@@ -58,19 +62,21 @@ pub enum Kind {
 /// # Errors
 /// Names the option whose schema this generator cannot express.
 pub fn structs() -> Result<Vec<Struct>, String> {
+    let none = || json!({});
     Ok(vec![
-        read::<ClientOptions>()?,
-        read::<Discover>()?,
-        read::<TaskOptions>()?,
-        read::<Chat>()?,
-        read::<NodeOptions>()?,
-        read::<DirectoryOptions>()?,
-        read::<RuntimeOptions>()?,
-        read::<QueueOptions>()?,
+        read::<ClientOptions>(none())?,
+        read::<Discover>(json!({ "intent": CHAT }))?,
+        read::<TaskOptions>(json!({ "intent": CHAT }))?,
+        read::<Chat>(json!({ "messages": [{ "role": "user", "content": "" }] }))?,
+        read::<NodeOptions>(json!({ "intents": [CHAT] }))?,
+        read::<DirectoryOptions>(none())?,
+        read::<RuntimeOptions>(none())?,
+        read::<QueueOptions>(none())?,
     ])
 }
 
-fn read<T: JsonSchema + Default + Serialize>() -> Result<Struct, String> {
+/// Reads a struct; `least` is the least that it is valid with.
+fn read<T: JsonSchema + Default + Serialize + DeserializeOwned + Validate>(least: Value) -> Result<Struct, String> {
     let schema = schema_for!(T).to_value();
     let name = text(&schema["title"]);
     let options = field_order(&T::default())?
@@ -83,10 +89,27 @@ fn read<T: JsonSchema + Default + Serialize>() -> Result<Struct, String> {
                 none if none.is_empty() => return Err(format!("{} has no doc comment", about())),
                 text => text,
             };
-            Ok(OptionField { name: field, kind, optional, default: property["default"].clone(), about })
+            let default = property["default"].clone();
+            let zero_is_a_value = zero(&kind).is_some_and(|zero| zero != default && accepts::<T>(&least, &field, zero));
+            Ok(OptionField { name: field, kind, optional, default, zero_is_a_value, about })
         })
         .collect::<Result<_, String>>()?;
     Ok(Struct { about: text(&schema["description"]), name, options })
+}
+
+/// The value that languages without a missing value give in its stead.
+fn zero(kind: &Kind) -> Option<Value> {
+    match kind {
+        Kind::Boolean => Some(false.into()),
+        Kind::Integer | Kind::Number => Some(0.into()),
+        _ => None,
+    }
+}
+
+fn accepts<T: Default + DeserializeOwned + Validate>(least: &Value, field: &str, value: Value) -> bool {
+    let mut options = least.clone();
+    options[field] = value;
+    from_json::<T>(&options.to_string()).is_ok()
 }
 
 /// A schema lists its properties by the alphabet; a serialized struct keeps the order of the source.
@@ -165,6 +188,19 @@ mod tests {
         assert_eq!(chat.options[0].kind, Kind::List(Box::new(Kind::Object(vec!["role".into(), "content".into()]))));
         let qos = chat.options.iter().find(|option| option.name == "qos").unwrap();
         assert!(qos.optional && matches!(&qos.kind, Kind::Enum(words) if words.contains(&"best-effort".to_owned())));
+    }
+
+    #[test]
+    fn a_zero_that_means_something_is_told_from_one_that_cannot_be_given() {
+        let structs = structs().unwrap();
+        let is_a_value = |name: &str, field: &str| {
+            let options = structs.iter().find(|s| s.name == name).unwrap();
+            options.options.iter().find(|option| option.name == field).unwrap().zero_is_a_value
+        };
+        assert!(is_a_value("DirectoryOptions", "probe"), "false switches off what is on");
+        assert!(is_a_value("Chat", "temperature") && is_a_value("NodeOptions", "result_bytes"));
+        assert!(!is_a_value("ClientOptions", "timeout_ms"), "0 is out of range");
+        assert!(!is_a_value("NodeOptions", "port") && !is_a_value("TaskOptions", "idempotent"), "0 is the default");
     }
 
     #[test]
