@@ -3,8 +3,13 @@
 //! A generated file, or a generated part of a hand-written one, is one [`Output`]. To add one, write a function from
 //! the file's present text to its new text and put it into [`OUTPUTS`].
 
+mod go;
+mod header;
+
+mod python;
 mod readme;
 pub mod source;
+mod typescript;
 
 use std::path::Path;
 
@@ -18,7 +23,13 @@ pub struct Output {
 }
 
 /// Every file that is generated, wholly or in part.
-pub const OUTPUTS: &[Output] = &[Output { path: "README.md", render: readme::render }];
+pub const OUTPUTS: &[Output] = &[
+    Output { path: "README.md", render: readme::render },
+    Output { path: "include/iicp.h", render: header::render },
+    Output { path: "ffi-c/go/generated.go", render: go::render },
+    Output { path: "bindings-python/python/iicp_core/_generated.py", render: python::render },
+    Output { path: "bindings-node/src/generated.ts", render: typescript::render },
+];
 
 /// Whether to write, or only to compare.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -57,7 +57,8 @@ impl Child {
         Child::start(&script.file_stem().unwrap_or_default().to_string_lossy(), command)
     }
 
-    fn start(name: &str, mut command: Command) -> Result<Self> {
+    /// Starts any program that answers as a child does.
+    pub(crate) fn start(name: &str, mut command: Command) -> Result<Self> {
         let mut process = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

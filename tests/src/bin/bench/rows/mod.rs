@@ -1,6 +1,8 @@
 //! The rows. A group of rows is one file here with its `ROWS`; a new one is named in [`GROUPS`].
 
 mod client;
+mod layer_node;
+mod layer_python;
 mod memory;
 mod node;
 mod published;
@@ -15,7 +17,8 @@ use crate::Result;
 use crate::child::{Child, Spent};
 use crate::load::Window;
 
-const GROUPS: &[&[Row]] = &[node::ROWS, client::ROWS, published::ROWS, memory::ROWS];
+const GROUPS: &[&[Row]] =
+    &[node::ROWS, client::ROWS, published::ROWS, memory::ROWS, layer_python::ROWS, layer_node::ROWS];
 
 /// One figure that the benches measure.
 pub(crate) struct Row {

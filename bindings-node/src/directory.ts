@@ -1,0 +1,47 @@
+// The embedded directory.
+
+import { DIRECTORY_NAMES, type DirectoryOptions, LOOPBACK } from "./generated.js";
+import { type Options, optionsJson } from "./json.js";
+import { hold, release, start } from "./loop.js";
+
+/** Grace of a close that names none, in milliseconds. */
+const GRACE_MS = 1_000;
+
+const OPTIONS: Options = { what: "a directory", names: DIRECTORY_NAMES, preset: LOOPBACK };
+
+/** A directory in this process. It keeps the process alive until it is closed. */
+export class Directory {
+  /** Base URL that clients and nodes take as their `directory`. */
+  readonly url: string;
+  readonly #id: string;
+  #closed: Promise<void> | undefined;
+
+  private constructor(id: string, url: string) {
+    this.#id = id;
+    this.url = url;
+    hold();
+  }
+
+  /** A directory for development on this machine: nothing is probed, limited or gated unless `options` say so. */
+  static loopback(options: DirectoryOptions = {}): Promise<Directory> {
+    return start({
+      entry: this.loopback,
+      start: (native, queue, tag) =>
+        native.directoryBind(queue, optionsJson(OPTIONS, options), tag),
+      read: (bound: { url: string }, _body, id) => new Directory(id, bound.url),
+    });
+  }
+
+  /** Stops listening; resolved when nothing of it runs any more. */
+  close(options: { graceMs?: number | undefined } = {}): Promise<void> {
+    return (this.#closed ??= start<void>({
+      entry: this.close,
+      start: (native, queue, tag) => native.directoryClose(this.#id, queue, options.graceMs ?? GRACE_MS, tag),
+      read: () => undefined,
+    }).finally(release));
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+}

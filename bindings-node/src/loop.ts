@@ -1,0 +1,214 @@
+// The one queue of this environment: operations go out, events come in, and every event finds who waits for it.
+//
+// The addon only rings; everything is taken here, up to 256 events at a time, and what is left rings again. While an
+// operation or a server is under way the process stays; an idle client keeps nothing alive.
+
+import { type CallSite, type CoreError, failure, fromCore, fromThrown, noteCallSite } from "./errors.js";
+import { Code, EventKind } from "./generated.js";
+import { type Native, native } from "./native.js";
+
+/** `[kind, tag, id, json, body, error]`, as the addon writes it. */
+type Event = [kind: number, tag: number, id: string, json: unknown, body: unknown, error: CoreError | null];
+
+/** An operation that has not ended. It is its own call site. */
+interface Pending extends CallSite {
+  resolve(value: unknown): void;
+  reject(reason: unknown): void;
+  read(json: never, body: unknown, id: string): unknown;
+  /** Kept alive until the operation has ended. */
+  owner: object | undefined;
+  signal: AbortSignal | undefined;
+  onAbort: (() => void) | undefined;
+  /** Called when the operation is over, however it ended. */
+  over: (() => void) | undefined;
+}
+
+/** Whoever serves inbound tasks. */
+export interface Server {
+  onTask(id: string, about: never, payload: unknown): void;
+  onCancel(id: string): void;
+}
+
+/** What a call may be given besides its options. */
+export interface CallOptions {
+  /** Cancels the call, at the far end too, and rejects it with the signal's reason. */
+  signal?: AbortSignal | undefined;
+}
+
+/** How an operation is started and read. */
+export interface Verb<T> {
+  /** The public function whose caller the error shall name. */
+  entry: Function;
+  /** The tag of the operation, if it must be a known one. */
+  tag?: number;
+  start(native: Native, queue: string, tag: number): string;
+  /** Makes the result of what the core answered. */
+  read(json: never, body: unknown, id: string): T;
+  owner?: object;
+}
+
+/** Longest time of a timer. It never has anything to do; it only holds the process. */
+const FOR_EVER = 0x7fff_ffff;
+
+const pending = new Map<number, Pending>();
+const servers = new Map<number, Server>();
+let queue: string | undefined;
+let lastTag = 0;
+let alive = 0;
+let anchor: NodeJS.Timeout | undefined;
+
+/** The addon with this environment's queue, both made at the first use. */
+export function engine(): { native: Native; queue: string } {
+  const addon = native();
+  if (queue === undefined) {
+    try {
+      queue = addon.open(drain);
+    } catch (thrown) {
+      throw fromThrown(thrown);
+    }
+    const opened = queue;
+    // A process that is told to exit does not end its environments; nothing of ours may run on while it dies.
+    process.once("exit", () => addon.leave(opened));
+  }
+  return { native: addon, queue };
+}
+
+/** Starts an operation. Nothing is thrown: what is wrong rejects the promise. */
+export function start<T>(verb: Verb<T>, call?: CallOptions): Promise<T> {
+  return new Promise<T>((resolve, reject) => {
+    const signal = call?.signal;
+    if (signal !== undefined) {
+      if (typeof signal?.addEventListener !== "function") {
+        reject(failure(Code.INVALID_ARG, "option signal must be an AbortSignal"));
+        return;
+      }
+      if (signal.aborted) {
+        reject(signal.reason);
+        return;
+      }
+    }
+    const entry: Pending = {
+      resolve: resolve as (value: unknown) => void,
+      reject,
+      read: verb.read,
+      owner: verb.owner,
+      signal,
+      onAbort: undefined,
+      over: undefined,
+    };
+    noteCallSite(entry, verb.entry);
+    const tag = verb.tag ?? ++lastTag;
+    let addon: Native;
+    let operation: string;
+    try {
+      const opened = engine();
+      addon = opened.native;
+      operation = verb.start(addon, opened.queue, tag);
+    } catch (thrown) {
+      reject(fromThrown(thrown, entry));
+      return;
+    }
+    pending.set(tag, entry);
+    hold();
+    if (signal !== undefined) {
+      // The promise is rejected by the last event, when the operation really is over.
+      entry.onAbort = () => quietly(() => addon.cancel(operation));
+      signal.addEventListener("abort", entry.onAbort, { once: true });
+    }
+  });
+}
+
+/** Starts to serve: `make` is given the tag that the server's tasks will carry. The process stays until `retire`. */
+export function recruit(server: Server): { tag: number; retire(): void } {
+  const tag = ++lastTag;
+  servers.set(tag, server);
+  hold();
+  return {
+    tag,
+    retire() {
+      if (servers.delete(tag)) release();
+    },
+  };
+}
+
+/** Resolves when every operation of `owner` that runs now is over. */
+export async function settled(owner: object): Promise<void> {
+  const running = [...pending.values()].filter((entry) => entry.owner === owner);
+  await Promise.all(running.map((entry) => new Promise<void>((resolve) => (entry.over = resolve))));
+}
+
+/** Holds the process until as many `release`s. */
+export function hold(): void {
+  if (alive++ > 0) return;
+  anchor ??= setInterval(() => {}, FOR_EVER);
+  anchor.ref();
+}
+
+export function release(): void {
+  if (--alive === 0) anchor?.unref();
+}
+
+/** Runs what may find that it comes too late. */
+export function quietly(act: () => void): void {
+  try {
+    act();
+  } catch (thrown) {
+    const error = fromThrown(thrown);
+    const late = (error as { code?: unknown }).code;
+    if (late !== Code.STALE_ID && late !== Code.CLOSED) throw error;
+  }
+}
+
+function drain(): void {
+  for (const text of native().drain(queue!)) {
+    for (const event of JSON.parse(text) as Event[]) dispatch(event);
+  }
+}
+
+function dispatch([kind, tag, id, json, body, error]: Event): void {
+  switch (kind) {
+    case EventKind.DONE:
+      finish(tag, id, json, body, error);
+      break;
+    case EventKind.TASK:
+      serve(tag, id, json, body, error);
+      break;
+    case EventKind.TASK_CANCEL:
+      servers.get(tag)?.onCancel(id);
+      break;
+  }
+}
+
+function finish(tag: number, id: string, json: unknown, body: unknown, error: CoreError | null): void {
+  const entry = pending.get(tag);
+  if (entry === undefined) return;
+  pending.delete(tag);
+  release();
+  if (entry.onAbort !== undefined) entry.signal!.removeEventListener("abort", entry.onAbort);
+  if (error === null) {
+    resolve(entry, json, body, id);
+  } else if (error.code === Code.CANCELLED && entry.signal?.aborted) {
+    entry.reject(entry.signal.reason);
+  } else {
+    entry.reject(fromCore(error, entry));
+  }
+  entry.over?.();
+}
+
+function resolve(entry: Pending, json: unknown, body: unknown, id: string): void {
+  try {
+    entry.resolve(entry.read(json as never, body, id));
+  } catch (error) {
+    entry.reject(error);
+  }
+}
+
+function serve(tag: number, id: string, json: unknown, payload: unknown, error: CoreError | null): void {
+  const server = servers.get(tag);
+  if (server !== undefined && error === null) {
+    server.onTask(id, json as never, payload);
+    return;
+  }
+  const code = error?.code ?? Code.CLOSED;
+  quietly(() => native().taskFail(id, code, error?.message ?? "the node was closed"));
+}

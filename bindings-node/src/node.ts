@@ -1,0 +1,290 @@
+// Serving: a handler of yours behind the engine's node.
+
+import { IicpError, RejectedError, failure, fromThrown } from "./errors.js";
+import { Code, NODE_NAMES, type NodeOptions } from "./generated.js";
+import { type Options, camelKeys, encode, optionsJson } from "./json.js";
+import { type Server, quietly, recruit, start } from "./loop.js";
+import { native } from "./native.js";
+
+const OPTIONS: Options = { what: "a node", names: NODE_NAMES };
+
+/** Grace of a close that names none, in milliseconds. */
+const GRACE_MS = 10_000;
+
+/** What is known of a caller. Nothing here is proven. */
+export interface Caller {
+  /** Address of the connection. */
+  peer: string;
+  /** The node that the caller says it is. */
+  sourceNodeId: string | null;
+}
+
+/** A task as the handler sees it. */
+export interface Inbound<P = unknown> {
+  /** Id of the task, as the caller chose it. */
+  taskId: string;
+  /** The intent, one of those that the node serves. */
+  intent: string;
+  /** The caller's payload. */
+  payload: P;
+  /** Quality of service that the caller asked for. */
+  qos: string;
+  /** Milliseconds that were left of the task's time when it came in. */
+  deadlineMs: number;
+  /** The caller's W3C trace context, if it sent one. */
+  traceparent: string | null;
+  /** What is known of the caller. */
+  caller: Caller;
+  /** Id of the node that serves it. */
+  nodeId: string;
+}
+
+/** What a handler is given besides the task. */
+export interface HandlerContext {
+  /** Fires when the caller went away, the deadline passed or the node stops: nobody waits for the answer any more. */
+  readonly signal: AbortSignal;
+}
+
+/**
+ * Serves tasks: returns a value that has a JSON form, or a `Reply`, or a promise of one. What it throws is answered as a
+ * failure without its message, because the message may hold what the caller must not see; `RejectedError` is the
+ * exception, made to be shown.
+ */
+export type Handler<P = unknown> = (task: Inbound<P>, context: HandlerContext) => unknown;
+
+/** What `serve` may be given besides the node's options. */
+export interface ServeOptions {
+  /** Told what the caller is not: a handler's failure, or a value of it that is no reply. By default `console.error`. */
+  onError?: ((error: unknown, task: Inbound) => void) | undefined;
+}
+
+/** How a node is. */
+export interface NodeStatus {
+  /** Id of the node. */
+  nodeId: string;
+  /** URL under which callers reach it. */
+  url: string;
+  /** Whether the directory knows it. */
+  registered: boolean;
+  /** Tasks that run. */
+  activeJobs: number;
+}
+
+/** A handler's answer with what there is to say about it. */
+export class Reply {
+  private constructor(
+    readonly value: unknown,
+    readonly tokensUsed: number,
+  ) {}
+
+  /** A value, and how many tokens it took, for the metrics. */
+  static json(value: unknown, about: { tokensUsed?: number } = {}): Reply {
+    return new Reply(value, about.tokensUsed ?? 0);
+  }
+
+  /** The answer to a chat, in the form that chat clients read. */
+  static chat(text: string, about: { tokensUsed?: number } = {}): Reply {
+    const message = { role: "assistant", content: text };
+    return Reply.json({ choices: [{ index: 0, message, finish_reason: "stop" }] }, about);
+  }
+}
+
+interface CoreTask {
+  task_id: string;
+  intent: string;
+  qos: string;
+  deadline_ms: number;
+  traceparent: string | null;
+  peer: string;
+  source_node_id: string | null;
+  node: string;
+}
+
+/** Makes its signal when it is asked for: most handlers never do. */
+class Context implements HandlerContext {
+  #controller: AbortController | undefined;
+  #reason: IicpError | undefined;
+
+  get signal(): AbortSignal {
+    if (this.#controller === undefined) {
+      this.#controller = new AbortController();
+      if (this.#reason !== undefined) this.#controller.abort(this.#reason);
+    }
+    return this.#controller.signal;
+  }
+
+  cancel(): void {
+    this.#reason = failure(Code.CANCELLED, "the task needs no answer any more");
+    this.#controller?.abort(this.#reason);
+  }
+}
+
+/** The tasks of one node that run. */
+class Desk implements Server {
+  readonly #handler: Handler<never>;
+  readonly #onError: (error: unknown, task: Inbound) => void;
+  readonly #running = new Map<string, Context>();
+
+  constructor(handler: Handler<never>, onError: ServeOptions["onError"]) {
+    this.#handler = handler;
+    this.#onError = onError ?? report;
+  }
+
+  onTask(id: string, about: CoreTask, payload: unknown): void {
+    const task = {
+      taskId: about.task_id,
+      intent: about.intent,
+      payload: payload as never,
+      qos: about.qos,
+      deadlineMs: about.deadline_ms,
+      traceparent: about.traceparent,
+      caller: { peer: about.peer, sourceNodeId: about.source_node_id },
+      nodeId: about.node,
+    };
+    const context = new Context();
+    this.#running.set(id, context);
+    try {
+      const answer = this.#handler(task, context);
+      if (typeof (answer as PromiseLike<unknown> | null)?.then === "function") {
+        (answer as PromiseLike<unknown>).then(
+          (value) => this.#finish(id, value, task),
+          (error: unknown) => this.#fail(id, error, task),
+        );
+      } else {
+        this.#finish(id, answer, task);
+      }
+    } catch (error) {
+      this.#fail(id, error, task);
+    }
+  }
+
+  onCancel(id: string): void {
+    this.#running.get(id)?.cancel();
+    this.#running.delete(id);
+  }
+
+  #finish(id: string, answer: unknown, task: Inbound): void {
+    // Nobody waits any more.
+    if (!this.#running.delete(id)) return;
+    const reply = answer instanceof Reply ? answer : Reply.json(answer);
+    let json: string | Uint8Array | undefined;
+    let cause: unknown;
+    try {
+      json = encode(reply.value);
+    } catch (error) {
+      cause = error;
+    }
+    if (json === undefined) {
+      const error = failure(Code.HANDLER, "the handler returned what has no JSON form; return a value that has", cause);
+      this.#answer(task, () => native().taskFail(id, Code.HANDLER, error.message));
+      this.#tell(error, task);
+      return;
+    }
+    const meta = reply.tokensUsed ? JSON.stringify({ tokens_used: reply.tokensUsed }) : "";
+    this.#answer(task, () => native().taskFinish(id, meta, json));
+  }
+
+  #fail(id: string, error: unknown, task: Inbound): void {
+    // A handler that obeyed its signal has not failed.
+    if (!this.#running.delete(id)) return;
+    if (error instanceof RejectedError) {
+      this.#answer(task, () => native().taskFail(id, Code.TASK_REJECTED, error.message));
+      return;
+    }
+    this.#answer(task, () => native().taskFail(id, Code.BACKEND, "the handler failed"));
+    this.#tell(error, task);
+  }
+
+  #answer(task: Inbound, act: () => void): void {
+    try {
+      quietly(act);
+    } catch (error) {
+      this.#tell(error, task);
+    }
+  }
+
+  #tell(error: unknown, task: Inbound): void {
+    try {
+      this.#onError(error, task);
+    } catch (thrown) {
+      // As any other exception that nobody awaits; the task has its answer already.
+      queueMicrotask(() => {
+        throw thrown;
+      });
+    }
+  }
+}
+
+function report(error: unknown, task: Inbound): void {
+  console.error(`@iicp/core: the handler failed on task ${task.taskId}:`, error);
+}
+
+let made: (id: string, status: NodeStatus, retire: () => void) => Node;
+
+/** A node that serves. It keeps the process alive until it is closed. */
+export class Node {
+  /** Id of the node. */
+  readonly nodeId: string;
+  /** URL under which callers reach it. */
+  readonly url: string;
+  readonly #id: string;
+  readonly #retire: () => void;
+  #closed: Promise<boolean> | undefined;
+
+  static {
+    made = (id, status, retire) => new Node(id, status, retire);
+  }
+
+  private constructor(id: string, status: NodeStatus, retire: () => void) {
+    this.#id = id;
+    this.#retire = retire;
+    this.nodeId = status.nodeId;
+    this.url = status.url;
+  }
+
+  /** How the node is now. */
+  status(): NodeStatus {
+    if (this.#closed !== undefined) throw failure(Code.CLOSED, "the node was closed; serve again");
+    try {
+      return readStatus(JSON.parse(native().nodeStatus(this.#id)) as object);
+    } catch (thrown) {
+      throw fromThrown(thrown);
+    }
+  }
+
+  /**
+   * Leaves the directory and takes no new task; running ones have `graceMs` (by default 10,000) to end. True if all did.
+   */
+  close(options: { graceMs?: number | undefined } = {}): Promise<boolean> {
+    return (this.#closed ??= start({
+      entry: this.close,
+      start: (native, queue, tag) => native.nodeClose(this.#id, queue, options.graceMs ?? GRACE_MS, tag),
+      read: (ended: { in_time: boolean }) => ended.in_time,
+    }).finally(this.#retire));
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+}
+
+/** Serves tasks with `handler`; resolved when the node listens and has tried to register with its directory. */
+export function serve<P = unknown>(options: NodeOptions, handler: Handler<P>, more: ServeOptions = {}): Promise<Node> {
+  if (typeof handler !== "function") {
+    return Promise.reject(failure(Code.INVALID_ARG, "serve takes the node's options and a function that handles tasks"));
+  }
+  const { tag, retire } = recruit(new Desk(handler, more.onError));
+  const serving = start({
+    entry: serve,
+    // Tasks carry the tag of the operation that began to serve.
+    tag,
+    start: (native, queue) => native.nodeServe(queue, optionsJson(OPTIONS, options), tag),
+    read: (status: object, _body, id) => made(id, readStatus(status), retire),
+  });
+  serving.catch(retire);
+  return serving;
+}
+
+function readStatus(status: object): NodeStatus {
+  return camelKeys(status) as NodeStatus;
+}

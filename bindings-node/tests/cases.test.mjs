@@ -1,0 +1,160 @@
+// Runs the case table against this client. `CASE=part-of-a-name` runs some of it.
+
+import assert from "node:assert/strict";
+import { readFileSync, readdirSync } from "node:fs";
+import { createRequire } from "node:module";
+import { after, describe, test } from "node:test";
+
+import { Client, IicpError } from "@iicp/core";
+import { Stage } from "./stage.mjs";
+
+const names = createRequire(import.meta.url)("../dist/generated.js");
+const folder = new URL("../../tests/cases/", import.meta.url);
+/** Stages, and so cases, that run at the same time. */
+const WORKERS = 4;
+
+const cases = readdirSync(folder)
+  .filter((file) => file.endsWith(".json"))
+  .flatMap((file) => JSON.parse(readFileSync(new URL(file, folder), "utf8")))
+  .filter(({ name }) => name.includes(process.env.CASE ?? ""));
+
+describe("the case table", { concurrency: WORKERS }, () => {
+  const free = [];
+  after(() => free.forEach((stage) => stage.close()));
+  for (const it of cases) {
+    test(it.name, async () => {
+      const stage = free.pop() ?? new Stage();
+      try {
+        await run(stage, it);
+      } catch (error) {
+        error.message = `${it.promise}\n${error.message}`;
+        throw error;
+      } finally {
+        free.push(stage);
+      }
+    });
+  }
+  test("has cases", () => assert.ok(cases.length > 0));
+});
+
+async function run(stage, it) {
+  let scene = await stage.call({ setup: it.setup ?? {} });
+  let made = newClient(it.client ?? {}, scene);
+  const running = new Map();
+  for (const [index, step] of it.do.entries()) {
+    const begun = performance.now();
+    let outcomes;
+    if (step.stage) {
+      const answer = await stage.call(step.stage);
+      if (step.stage.add_node) scene = answer;
+      continue;
+    } else if (step.client_new) {
+      made = newClient(step.client_new, scene);
+      outcomes = [made.error ? failed(made.error) : {}];
+    } else if (step.join ?? step.cancel) {
+      const calls = running.get(step.join ?? step.cancel);
+      if (step.cancel) calls.controller.abort();
+      outcomes = await Promise.all(calls.outcomes);
+    } else {
+      if (made.error) throw made.error;
+      const controller = new AbortController();
+      const start = () => call(made.client, step, scene, controller.signal);
+      const calls = { controller, outcomes: Array.from({ length: step.parallel ?? 1 }, start) };
+      if (step.as) {
+        running.set(step.as, calls);
+        continue;
+      }
+      outcomes = await Promise.all(calls.outcomes);
+    }
+    for (const outcome of outcomes) check(index + 1, step.expect ?? {}, outcome, performance.now() - begun);
+  }
+  if (it.ledger) await stage.waitFor(it.ledger, 10_000);
+  await stage.call({ teardown: {} });
+  await made.client?.close();
+}
+
+function newClient(options, scene) {
+  const { directory } = options;
+  const given = directory === undefined ? scene.directory : replaced(directory, scene.directory);
+  try {
+    return { client: new Client(camel({ ...options, directory: given }, names.CLIENT_NAMES)) };
+  } catch (error) {
+    return { error };
+  }
+}
+
+function replaced(directory, url) {
+  return typeof directory === "string" ? directory.replace("$directory", url) : directory;
+}
+
+async function call(client, step, scene, signal) {
+  const place = (id) => scene.nodes.findIndex((node) => node.node_id === id);
+  try {
+    if (step.submit) {
+      const task = { ...camel(step.submit, names.TASK_NAMES), payload: payload(step) };
+      const done = await client.submit(task, { signal });
+      return { result: done.result, node: place(done.nodeId), attempts: done.attempts };
+    }
+    if (step.chat) {
+      const reply = await client.chat(camel(step.chat, names.CHAT_NAMES), { signal });
+      return { text: reply.text, node: place(reply.nodeId), model: reply.model, usage: snake(reply.usage) };
+    }
+    const nodes = await client.discover(camel(step.discover, names.DISCOVER_NAMES), { signal });
+    return { nodes: nodes.map((node) => place(node.nodeId)) };
+  } catch (error) {
+    return failed(error);
+  }
+}
+
+function payload(step) {
+  return step.payload_bytes ? { pad: "x".repeat(step.payload_bytes - 10) } : (step.payload ?? { text: "canary" });
+}
+
+/** The options of a case under the names that they have in this language; unknown ones as they are. */
+function camel(options, table) {
+  const back = new Map([...table].map(([name, core]) => [core, name]));
+  return Object.fromEntries(Object.entries(options).map(([name, value]) => [back.get(name) ?? name, value]));
+}
+
+function snake(usage) {
+  if (usage === null) return null;
+  const { promptTokens, completionTokens, totalTokens } = usage;
+  return { prompt_tokens: promptTokens, completion_tokens: completionTokens, total_tokens: totalTokens };
+}
+
+function failed(error) {
+  if (error.name === "AbortError") return { code: "CANCELLED", message: error.message };
+  if (!(error instanceof IicpError)) throw error;
+  return {
+    code: error.codeName,
+    message: error.message,
+    retryable: error.retryable,
+    retry_after_ms: error.retryAfterMs,
+    http_status: error.httpStatus,
+    wire_code: error.wireCode,
+  };
+}
+
+function check(number, expect, outcome, took) {
+  const { says = [], within_ms: within, ...wanted } = expect;
+  const told = `step ${number}: expected ${JSON.stringify(expect)}, got ${JSON.stringify(outcome)}`;
+  assert.ok(("code" in wanted) === ("code" in outcome) && holds(wanted, outcome), told);
+  assert.ok(!(outcome.message ?? "").includes("canary"), `${told}: the message gives away what it must not`);
+  for (const part of says) assert.ok(outcome.message.includes(part), `${told}: it does not say ${part}`);
+  assert.ok(within === undefined || took <= within, `${told}: it took ${took} ms`);
+}
+
+/** Objects are compared by the fields that are expected, everything else exactly. */
+function holds(expected, actual) {
+  if (Array.isArray(expected)) {
+    // A list of codes: any of them.
+    if (typeof actual === "string") return expected.includes(actual);
+    const same = Array.isArray(actual) && expected.length === actual.length;
+    return same && expected.every((item, index) => holds(item, actual[index]));
+  }
+  if (typeof expected === "object" && expected !== null) {
+    if (typeof actual !== "object" || actual === null) return false;
+    return Object.entries(expected).every(([name, value]) => name in actual && holds(value, actual[name]));
+  }
+  return expected === actual || (expected === null && actual === undefined);
+}

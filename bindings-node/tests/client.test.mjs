@@ -1,0 +1,152 @@
+// The client's promises, against an embedded directory and a node of this process.
+
+import assert from "node:assert/strict";
+import { getEventListeners } from "node:events";
+import { createServer } from "node:net";
+import { once } from "node:events";
+import { test } from "node:test";
+
+import { CHAT, Client, Code, IicpError, Reply, RejectedError } from "@iicp/core";
+import { ECHO, deferred, mesh, rejection } from "./mesh.mjs";
+
+const echo = (task) => task.payload;
+
+test("discover, submit and chat find the node and bring back what its handler returned", async (t) => {
+  const { client, node } = await mesh(t, (task) => (task.intent === CHAT ? Reply.chat("Hello.") : task.payload));
+  const [found] = await client.discover({ intent: ECHO, limit: 5 });
+  assert.equal(found.nodeId, node.nodeId);
+  assert.equal(found.endpoint, node.url);
+
+  const payload = { text: "Grüße 🌍", list: [1, 2.5, null, true], deep: { a: { b: [] } } };
+  const done = await client.submit({ intent: ECHO, payload, timeoutMs: 20_000, taskId: "task-1" });
+  assert.deepEqual(done.result, payload);
+  assert.deepEqual([done.taskId, done.nodeId, done.attempts], ["task-1", node.nodeId, 1]);
+  assert.match(done.traceparent, /^00-[0-9a-f]{32}-[0-9a-f]{16}-01$/);
+  assert.ok(done.timingsMs.total > 0);
+
+  const reply = await client.chat("Hello, mesh.");
+  assert.deepEqual([reply.text, reply.nodeId, reply.usage], ["Hello.", node.nodeId, null]);
+  const asked = await client.chat({ messages: [{ role: "user", content: "Hi" }], maxTokens: 5 });
+  assert.equal(asked.text, "Hello.");
+});
+
+test("a payload of bytes is JSON text that is passed on as it is", async (t) => {
+  const { client } = await mesh(t, echo);
+  const payload = new TextEncoder().encode('{"n": 12345678901234567890, "t": "ü"}');
+  assert.equal((await client.submit({ intent: ECHO, payload })).result.t, "ü");
+  const error = await rejection(client.submit({ intent: ECHO, payload: new Uint8Array([123, 255]) }));
+  assert.equal(error.code, Code.PAYLOAD_INVALID);
+});
+
+test("an unknown or wrong option is refused by the core, with its code and the option's name", async (t) => {
+  assert.throws(() => new Client({ directroy: "x" }), { codeName: "CONFIG_INVALID", message: /directroy/ });
+  assert.throws(() => new Client({ maxAttempts: 99 }), { code: Code.CONFIG_INVALID, message: /max_attempts/ });
+  assert.throws(() => new Client({ constructor: 1 }), { code: Code.CONFIG_INVALID });
+  const { client } = await mesh(t, echo);
+  const code = async (promise) => (await rejection(promise)).codeName;
+  assert.equal(await code(client.submit({ intent: ECHO, payload: 1, timeoutMs: 120_001 })), "TIMEOUT_TOO_LARGE");
+  assert.equal(await code(client.submit({ intent: ECHO, payload: 1, tiemoutMs: 5 })), "CONFIG_INVALID");
+  assert.equal(await code(client.submit({ intent: "nonsense", payload: 1 })), "INTENT_INVALID");
+  assert.equal(await code(client.discover({ intent: ECHO, limit: 0 })), "CONFIG_INVALID");
+  assert.equal(await code(client.chat({ messages: [] })), "CONFIG_INVALID");
+  assert.equal(await code(client.chat({ messages: [{ role: "user", content: 5 }] })), "CONFIG_INVALID");
+});
+
+test("values that are no options and payloads without JSON form are a code, not a crash", async (t) => {
+  const cycle = {};
+  cycle.self = cycle;
+  const { client } = await mesh(t, echo);
+  for (const payload of [undefined, () => {}, Symbol("s"), 1n, cycle, { toJSON: () => undefined }]) {
+    const error = await rejection(client.submit({ intent: ECHO, payload }));
+    assert.equal(error.codeName, "PAYLOAD_INVALID");
+  }
+  for (const options of [null, 5, "text", [], () => {}]) {
+    assert.throws(() => new Client(options), { codeName: "INVALID_ARG" });
+    assert.equal((await rejection(client.submit(options))).codeName, "INVALID_ARG");
+  }
+  assert.equal((await rejection(client.discover({ intent: 1n }))).codeName, "INVALID_ARG");
+  assert.equal((await rejection(client.discover({ intent: cycle }))).codeName, "INVALID_ARG");
+  assert.equal((await rejection(client.discover({ intent: ECHO }, { signal: 5 }))).codeName, "INVALID_ARG");
+});
+
+test("an error keeps the stack of the call that failed, and says all that is known", async () => {
+  const closed = createServer().listen(0, "127.0.0.1");
+  await once(closed, "listening");
+  const { port } = closed.address();
+  closed.close();
+  const client = new Client({ directory: `http://127.0.0.1:${port}` });
+  async function whoCalled() {
+    return await client.discover({ intent: ECHO });
+  }
+  const error = await rejection(whoCalled());
+  assert.ok(error instanceof IicpError && error instanceof Error);
+  assert.deepEqual([error.name, error.code, error.codeName], ["IicpError", 3001, "DIRECTORY_UNREACHABLE"]);
+  assert.equal(error.retryable, true);
+  assert.match(error.stack, /^IicpError: .*\n\s+at .*whoCalled/);
+  assert.ok(!error.stack.includes("dist/"), "the frames of the library are left out");
+  await client.close();
+});
+
+test("an error of another copy of the package is an IicpError, and nothing else is", () => {
+  const other = Object.create({ [Symbol.for("@iicp/core.IicpError")]: true });
+  assert.ok(other instanceof IicpError);
+  for (const not of [new Error("x"), null, undefined, 5, {}, new RejectedError("x")]) assert.ok(!(not instanceof IicpError));
+  class Mine extends IicpError {}
+  assert.ok(!(new IicpError({ code: 1, message: "" }) instanceof Mine));
+  assert.ok(new Mine({ code: 1001, message: "" }) instanceof IicpError);
+});
+
+test("a signal that fires rejects with its reason, reaches the node, and is left alone afterwards", async (t) => {
+  const [begun, stopped] = [deferred(), deferred()];
+  const { client } = await mesh(t, async (task, { signal }) => {
+    if (task.payload !== "hang") return task.payload;
+    begun.resolve();
+    await new Promise((resolve) => signal.addEventListener("abort", resolve, { once: true }));
+    stopped.resolve(signal.reason);
+  });
+  const controller = new AbortController();
+  const { signal } = controller;
+  await client.submit({ intent: ECHO, payload: 1 }, { signal });
+  assert.equal(getEventListeners(signal, "abort").length, 0, "settled calls leave no listener");
+  const call = client.submit({ intent: ECHO, payload: "hang" }, { signal });
+  await begun.promise;
+  const why = new Error("no longer wanted");
+  controller.abort(why);
+  assert.equal(await rejection(call), why);
+  assert.equal((await stopped.promise).codeName, "CANCELLED", "the far end was told");
+  assert.equal(getEventListeners(signal, "abort").length, 0);
+  assert.equal(await rejection(client.submit({ intent: ECHO, payload: 1 }, { signal })), why, "an aborted signal at once");
+  const unrelated = await client.submit({ intent: ECHO, payload: 2 });
+  assert.equal(unrelated.result, 2);
+});
+
+test("a timeout of the signal rejects with TimeoutError, the task's own with a code", async (t) => {
+  const { client } = await mesh(t, () => new Promise(() => {}));
+  const signal = AbortSignal.timeout(50);
+  assert.equal((await rejection(client.submit({ intent: ECHO, payload: 1 }, { signal }))).name, "TimeoutError");
+  const error = await rejection(client.submit({ intent: ECHO, payload: 1, timeoutMs: 100 }));
+  assert.ok(["TIMEOUT", "TASK_TIMEOUT"].includes(error.codeName), error.codeName);
+});
+
+test("close ends what runs with CLOSED, waits for it, and refuses what comes later", async (t) => {
+  const begun = deferred();
+  const { client } = await mesh(t, () => (begun.resolve(), new Promise(() => {})));
+  const call = rejection(client.submit({ intent: ECHO, payload: 1 }));
+  await begun.promise;
+  let ended = false;
+  void call.then(() => (ended = true));
+  await client.close();
+  assert.ok(ended, "close waits for what it ends");
+  assert.equal((await call).codeName, "CLOSED");
+  assert.equal((await rejection(client.discover({ intent: ECHO }))).codeName, "CLOSED");
+  await client.close();
+  await client[Symbol.asyncDispose]();
+});
+
+test("a result of a megabyte and a hundred calls at once come back whole", async (t) => {
+  const { client } = await mesh(t, echo, { node: { maxConcurrent: 128 } });
+  const text = "x".repeat(1 << 20);
+  assert.equal((await client.submit({ intent: ECHO, payload: text })).result, text);
+  const all = Array.from({ length: 100 }, (_, n) => client.submit({ intent: ECHO, payload: n }));
+  assert.deepEqual((await Promise.all(all)).map(({ result }) => result), [...all.keys()]);
+});

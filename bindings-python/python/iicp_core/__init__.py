@@ -1,0 +1,104 @@
+"""Client, serving node and embedded directory for the IICP mesh.
+
+``Client``, ``serve`` and ``Directory`` are for asyncio; :mod:`iicp_core.sync` has the same for programs without a loop.
+
+Nothing happens at import: each part is loaded when it is first used, and the engine starts with the first client.
+"""
+
+from __future__ import annotations
+
+from ._native import __version__
+
+TYPE_CHECKING = False  # The one in `typing` costs more to import than this whole package.
+if TYPE_CHECKING:
+    from . import sync
+    from ._client import Client
+    from ._directory import Directory
+    from ._errors import (
+        ArgumentError,
+        ConfigError,
+        DeadlineError,
+        DirectoryError,
+        DirectoryUnreachableError,
+        IicpError,
+        LibraryError,
+        Rejected,
+        ServingError,
+        TaskError,
+        TaskTimeoutError,
+        TransportError,
+    )
+    from ._generated import (
+        CHAT,
+        Chat,
+        ChatMessage,
+        ClientOptions,
+        Code,
+        DirectoryOptions,
+        Discover,
+        NodeOptions,
+        TaskOptions,
+    )
+    from ._serve import Handler, Node, serve
+    from ._task import Inbound, Reply
+    from ._types import ChatReply, NodeInfo, NodeStatus, TaskResult, Timings, Usage
+
+__all__ = [
+    "CHAT",
+    "ArgumentError",
+    "Chat",
+    "ChatMessage",
+    "ChatReply",
+    "Client",
+    "ClientOptions",
+    "Code",
+    "ConfigError",
+    "DeadlineError",
+    "Directory",
+    "DirectoryError",
+    "DirectoryOptions",
+    "DirectoryUnreachableError",
+    "Discover",
+    "Handler",
+    "IicpError",
+    "Inbound",
+    "LibraryError",
+    "Node",
+    "NodeInfo",
+    "NodeOptions",
+    "NodeStatus",
+    "Rejected",
+    "Reply",
+    "ServingError",
+    "TaskError",
+    "TaskOptions",
+    "TaskResult",
+    "TaskTimeoutError",
+    "Timings",
+    "TransportError",
+    "Usage",
+    "__version__",
+    "serve",
+    "sync",
+]
+
+if not TYPE_CHECKING:
+    # Cheapest first; a name is looked for in the parts in this order.
+    _PARTS = ("_generated", "_errors", "_types", "_task", "_client", "_directory", "_serve")
+
+    def __getattr__(name):
+        if name in __all__:
+            from importlib import import_module
+
+            if name == "sync":
+                return import_module(".sync", __name__)
+            for part in _PARTS:
+                found = getattr(import_module(f".{part}", __name__), name, None)
+                # What a part has only imported is found where it was made.
+                if found is not None:
+                    globals()[name] = found
+                    return found
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__():
+        return __all__

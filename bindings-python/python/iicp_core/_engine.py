@@ -1,0 +1,68 @@
+"""The process's one engine: made at first use, left behind by a forked child, stopped within a bound at exit."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import threading
+from collections.abc import Callable
+
+from ._errors import IicpError, error
+from ._native import Engine, Failure
+
+EXIT_SECONDS = 2.0
+"""How long the end of the process waits for what still runs."""
+
+_engine: Engine | None = None
+_lock = threading.Lock()
+_hooked = False
+_left_behind: list[Engine] = []
+_forgetful: list[Callable[[], None]] = []
+
+
+def engine() -> Engine:
+    """The engine of this process."""
+    return _engine or _start()
+
+
+def _start() -> Engine:
+    global _engine, _hooked  # noqa: PLW0603 - one per process is the point
+    with _lock:
+        if _engine is None:
+            try:
+                _engine = Engine(b"")
+            except Failure as failure:
+                raise refused(failure) from None
+            if not _hooked:
+                _hooked = True
+                os.register_at_fork(after_in_child=_after_fork)
+                atexit.register(_stop)
+        return _engine
+
+
+def refused(failure: Failure) -> IicpError:
+    """The exception for a verb that the engine refused."""
+    return error(*failure.args)
+
+
+def on_fork(forget: Callable[[], None]) -> None:
+    """Registers what a forked child has to forget beside the engine."""
+    _forgetful.append(forget)
+
+
+def _after_fork() -> None:
+    global _engine, _lock  # noqa: PLW0603
+    _lock = threading.Lock()
+    if _engine is not None:
+        # Handles of the parent still hold it and are told FORKED; nothing of it may ever be dropped here.
+        _left_behind.append(_engine)
+        _engine = None
+    for forget in _forgetful:
+        forget()
+
+
+def _stop() -> None:
+    if _engine is not None:
+        with contextlib.suppress(Failure):
+            _engine.shutdown(EXIT_SECONDS)

@@ -1,0 +1,107 @@
+"""From keyword arguments to the engine's JSON, and from its events to Python's types."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ._errors import error
+from ._generated import SECONDS, Code
+from ._native import dumps, loads
+from ._types import ChatReply, NodeInfo, TaskResult, Timings, Usage
+
+Event = tuple[int, int, int, int, bytes, bytes, tuple[Any, ...] | None]
+"""Kind, id, tag, handle, JSON, body and error, as ``_native`` makes them."""
+
+
+def to_json(value: object, code: Code, what: str) -> bytes:
+    """Writes JSON, or says why a value has no such form; the value itself is not shown."""
+    try:
+        return dumps(value)
+    except ValueError:
+        import json
+    try:
+        return json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
+    except (TypeError, ValueError, RecursionError) as e:
+        # Some messages of ValueError quote the value.
+        why = str(e) if isinstance(e, TypeError) else type(e).__name__
+        raise error(code, f"{what} has no JSON form: {why}") from None
+
+
+def from_json(text: bytes) -> Any:
+    """Reads JSON."""
+    try:
+        return loads(text)
+    except ValueError:
+        import json
+    return json.loads(text)
+
+
+def options(given: Mapping[str, object]) -> bytes:
+    """Writes options; times are seconds here and whole milliseconds there."""
+    if not SECONDS.isdisjoint(given):
+        given = dict([_milliseconds(*option) if option[0] in SECONDS else option for option in given.items()])
+    try:
+        return dumps(given)
+    except ValueError:
+        return to_json(given, Code.CONFIG_INVALID, f"one of the options {', '.join(given)}")
+
+
+def _milliseconds(name: str, value: object) -> tuple[str, int | None]:
+    if value is None:
+        return f"{name}_ms", None
+    if isinstance(value, int | float) and 0 <= value < 1e12:
+        # No time at all is refused, a short one is not.
+        return f"{name}_ms", max(round(value * 1000), 1 if value else 0)
+    raise error(Code.CONFIG_INVALID, f"option {name} must be a number of seconds, and not negative")
+
+
+def payload(value: object) -> bytes:
+    """Writes a payload; bytes are JSON text already."""
+    return value if isinstance(value, bytes) else to_json(value, Code.PAYLOAD_INVALID, "the payload")
+
+
+def messages(given: object) -> object:
+    """The messages of a chat; a text alone is what the user says."""
+    return [{"role": "user", "content": given}] if isinstance(given, str) else given
+
+
+def read_nodes(event: Event) -> list[NodeInfo]:
+    """What a discovery found."""
+    return [NodeInfo(**{**node, "models": tuple(node["models"])}) for node in from_json(event[4])]
+
+
+def read_task(event: Event) -> TaskResult:
+    """What a submit brought."""
+    return _task(loads(event[4]), event[5])
+
+
+def read_chat(event: Event) -> ChatReply:
+    """What a chat brought."""
+    about = from_json(event[4])
+    usage = about["usage"]
+    return ChatReply(
+        text=about["text"],
+        usage=Usage(**usage) if usage else None,
+        model=about["model"],
+        node_id=about["node_id"],
+        task=_task(about, event[5]),
+    )
+
+
+def _task(about: dict[str, Any], body: bytes) -> TaskResult:
+    timings = about["timings_ms"]
+    try:
+        result = from_json(body)
+    except (ValueError, RecursionError) as e:
+        # The engine found it to be JSON, but Python reads no number of more than 4300 digits.
+        why = f"node {about['node_id']} answered with JSON that Python does not read ({type(e).__name__})"
+        raise error(Code.MALFORMED, f"{why}; ask its operator") from None
+    return TaskResult(
+        about["task_id"],
+        about["node_id"],
+        result,
+        about["attempts"],
+        about["traceparent"],
+        Timings(timings["discover"] / 1000, timings["total"] / 1000),
+    )

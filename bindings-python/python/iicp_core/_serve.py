@@ -1,0 +1,286 @@
+"""Serving nodes for asyncio: inbound tasks become coroutines on the loop, or calls on threads."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, cast
+
+from . import _forms
+from ._engine import refused
+from ._errors import IicpError, Rejected, error
+from ._generated import DEFAULT_MAX_CONCURRENT, Code
+from ._loop import LoopQueue, current
+from ._native import Engine, Failure
+from ._open import Opening
+from ._task import Inbound, Reply
+from ._types import NodeStatus
+from ._workers import Workers
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from ._generated import NodeOptions
+
+Handler = Callable[[Inbound], object]
+"""A coroutine function, or a plain one that runs on a thread; returns a JSON value or a :class:`Reply`."""
+
+CLOSE_SECONDS = 10.0
+
+
+def serve(handler: Handler, **options: Unpack[NodeOptions]) -> Opening[Node]:
+    """Serves tasks with a handler.
+
+    ``async with serve(handler, intents=[CHAT], directory=url) as node:`` or ``node = await serve(...)``. An exception
+    of the handler is logged here and answered without its text; raise :class:`Rejected` to tell the caller something.
+    """
+    is_async = check_handler(handler)
+    return Opening(lambda: _start(handler, is_async, _forms.options(options), options.get("max_concurrent")))
+
+
+def check_handler(handler: Handler) -> bool:
+    """Whether the handler is a coroutine function; refuses what cannot be a handler."""
+    call = getattr(handler, "__call__", None)  # noqa: B004 - the method of an object counts as well
+    for form in (handler, call):
+        if inspect.isasyncgenfunction(form) or inspect.isgeneratorfunction(form):
+            raise error(Code.INVALID_ARG, "the handler is a generator; it must return one value")
+    if call is None:
+        raise error(Code.INVALID_ARG, f"the handler must be a function, not {type(handler).__name__}")
+    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(call)
+
+
+async def _start(handler: Handler, is_async: bool, options: bytes, max_concurrent: int | None) -> Node:
+    queue = current()
+    engine, tag = queue.engine, queue.new_tag()
+    # Whatever is no good number the engine refuses.
+    limit = max_concurrent if isinstance(max_concurrent, int) else DEFAULT_MAX_CONCURRENT
+    server: Coroutines | Threads
+    server = Coroutines(engine, handler, limit) if is_async else Threads(engine, handler, limit)
+    queue.serving[tag] = server
+
+    def undo(handle: int) -> None:
+        engine.node_close(handle, queue.id, 0.0, queue.new_tag())
+
+    try:
+        event = await queue.call(engine.node_serve, queue.id, options, tag=tag, undo=undo)
+    except BaseException:
+        del queue.serving[tag]
+        raise
+    return Node(queue, server, tag, event)
+
+
+class Node:
+    """A node that serves. Leave its ``async with`` block, or call :meth:`close`, to stop it."""
+
+    def __init__(self, queue: LoopQueue, server: Server, tag: int, event: _forms.Event) -> None:
+        about = _forms.from_json(event[4])
+        self.node_id: str = about["node_id"]
+        self.url: str = about["url"]
+        """Where callers reach the node."""
+        self._queue = queue
+        self._server = server
+        self._tag = tag
+        self._handle = event[3]
+        self._ending: asyncio.Task[bool] | None = None
+        self._ended = asyncio.Event()
+
+    def status(self) -> NodeStatus:
+        """How the node is just now."""
+        try:
+            about = _forms.from_json(self._queue.engine.node_status(self._handle))
+        except Failure as failure:
+            raise refused(failure) from None
+        return NodeStatus(
+            about["node_id"],
+            about["url"],
+            about["registered"],
+            about["active_jobs"],
+            self._server.overrunning(),
+        )
+
+    async def close(self, grace: float = CLOSE_SECONDS) -> bool:
+        """Leaves the directory, takes no new task and gives the running ones ``grace`` seconds.
+
+        True if all ended in time; the others are cancelled.
+        """
+        if self._ending is None:
+            self._ending = asyncio.get_running_loop().create_task(self._close(grace))
+        return await asyncio.shield(self._ending)
+
+    async def closed(self) -> None:
+        """Waits until the node is closed."""
+        await self._ended.wait()
+
+    async def _close(self, grace: float) -> bool:
+        queue = self._queue
+        try:
+            event = await queue.call(lambda tag: queue.engine.node_close(self._handle, queue.id, grace, tag))
+        finally:
+            queue.serving.pop(self._tag, None)
+            self._server.stop()
+            self._ended.set()
+        return bool(_forms.from_json(event[4])["in_time"])
+
+    async def __aenter__(self) -> Node:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        return f"<iicp_core.Node {self.node_id} {'closed' if self._ending else self.url}>"
+
+
+class Server:
+    """What coroutines and threads have in common: how a task is answered, and which ones overrun."""
+
+    def __init__(self, engine: Engine, handler: Handler) -> None:
+        self._engine = engine
+        self._handler = handler
+        self._context = contextvars.copy_context()
+        self._late: set[int] = set()
+
+    def overrunning(self) -> int:
+        """Handlers that still run although their task is over."""
+        return len(self._late)
+
+    def stop(self) -> None:
+        """Lets go of what was kept for the tasks."""
+
+    def _answer(self, task: Inbound, value: object) -> None:
+        try:
+            reply = value if isinstance(value, Reply) else Reply(value)
+            about, body = reply.about(), reply.body
+        except IicpError as e:
+            if inspect.iscoroutine(value):
+                value.close()
+            self._fail(task, e)
+            return
+        try:
+            self._engine.task_finish(task.id, about, body)
+        except Failure as failure:
+            self._not_taken(task, failure)
+
+    def _fail(self, task: Inbound, e: BaseException) -> None:
+        """Answers with a failure; what it says leaves this process only if it was raised to be shown."""
+        code, text = Code.BACKEND, ""
+        if isinstance(e, Rejected):
+            code, text = Code.TASK_REJECTED, str(e).encode(errors="replace").decode()
+        elif not isinstance(e, asyncio.CancelledError):
+            import logging
+
+            what = "the handler failed on task %s"
+            if isinstance(e, IicpError) and e.code == Code.HANDLER:
+                code, what = Code.HANDLER, "the handler returned what cannot be sent for task %s"
+            logging.getLogger("iicp_core").error(what, task.task_id, exc_info=e)
+        with contextlib.suppress(Failure):
+            self._engine.task_fail(task.id, code, text)
+
+    def _not_taken(self, task: Inbound, failure: Failure) -> None:
+        # Nobody waits any more, and was told so.
+        if failure.args[0] == Code.HANDLER:
+            import logging
+
+            logging.getLogger("iicp_core").error("the reply to task %s was refused: %s", task.task_id, failure.args[1])
+
+    def _refuse(self, event: _forms.Event) -> None:
+        """Sends the caller to another node: every slot is kept by a handler that overruns."""
+        with contextlib.suppress(Failure):
+            self._engine.task_fail(event[1], Code.CAPACITY, "handlers that overran their deadline keep the slots")
+
+
+class Coroutines(Server):
+    """Runs every task as a coroutine of the loop."""
+
+    def __init__(self, engine: Engine, handler: Handler, limit: int) -> None:
+        super().__init__(engine, handler)
+        self._handle = cast("Callable[[Inbound], Awaitable[object]]", handler)
+        self._loop = asyncio.get_running_loop()
+        # Those that were cancelled just now need a turn of the loop to end, and their slots may be taken already.
+        self._most = 2 * limit
+        self._running: dict[int, tuple[asyncio.Task[None], Inbound]] = {}
+
+    def begin(self, event: _forms.Event) -> None:
+        """Starts the coroutine."""
+        if len(self._running) >= self._most:
+            self._refuse(event)
+            return
+        task = Inbound(event)
+        run = self._loop.create_task(self._run(task), context=self._context.copy())
+        self._running[task.id] = run, task
+
+    async def _run(self, task: Inbound) -> None:
+        try:
+            value = await self._handle(task)
+        except Exception as e:  # noqa: BLE001 - a handler may raise anything
+            self._leave(task)
+            self._fail(task, e)
+        except BaseException as e:
+            self._leave(task)
+            self._fail(task, e)
+            raise
+        else:
+            self._leave(task)
+            self._answer(task, value)
+
+    def _leave(self, task: Inbound) -> None:
+        self._running.pop(task.id, None)
+        self._late.discard(task.id)
+
+    def withdraw(self, task: int) -> None:
+        """Cancels the coroutine."""
+        if (found := self._running.get(task)) is not None:
+            run, inbound = found
+            inbound._cancelled = True
+            self._late.add(task)
+            # One that did not begin yet never gets to its own end.
+            run.add_done_callback(lambda _: self._leave(inbound))
+            run.cancel()
+
+
+class Threads(Server):
+    """Runs every task on a thread. Nothing can stop it there, so one that overruns keeps its place."""
+
+    def __init__(self, engine: Engine, handler: Handler, limit: int) -> None:
+        super().__init__(engine, handler)
+        self._workers = Workers(limit)
+        self._running: dict[int, Inbound] = {}
+
+    def begin(self, event: _forms.Event) -> None:
+        """Hands the task to a thread."""
+        task = Inbound(event)
+        self._running[task.id] = task
+        if not self._workers.start(lambda: self._run(task)):
+            del self._running[task.id]
+            self._refuse(event)
+
+    def _run(self, task: Inbound) -> None:
+        try:
+            value = self._context.copy().run(self._handler, task)
+        except BaseException as e:  # noqa: BLE001 - not even SystemExit may end the thread
+            self._leave(task)
+            self._fail(task, e)
+        else:
+            self._leave(task)
+            self._answer(task, value)
+
+    def _leave(self, task: Inbound) -> None:
+        # Before the answer: with it the node may let the next task in.
+        self._running.pop(task.id, None)
+        self._late.discard(task.id)
+        self._workers.leave()
+
+    def withdraw(self, task: int) -> None:
+        """Tells the function that nobody waits; whether it listens is up to it."""
+        if (inbound := self._running.get(task)) is not None:
+            inbound._cancelled = True
+            self._late.add(task)
+            if task not in self._running:
+                self._late.discard(task)
+
+    def stop(self) -> None:
+        """Ends the threads as they become free."""
+        self._workers.stop()

@@ -1,0 +1,243 @@
+"""The same client, node and directory for programs without an event loop.
+
+Every wait lets signals through within a tenth of a second, so Ctrl-C works as ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import threading
+from collections.abc import Callable, Coroutine, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from . import _directory, _forms, _loop, _serve
+from ._client import Handle
+from ._engine import engine, refused
+from ._errors import error
+from ._generated import Code
+from ._native import Engine, Failure
+from ._open import Opening
+from ._types import ChatReply, NodeInfo, NodeStatus, TaskResult
+
+if TYPE_CHECKING:
+    from typing import Self, Unpack
+
+    from ._generated import Chat, ChatMessage, ClientOptions, DirectoryOptions, Discover, NodeOptions, TaskOptions
+
+__all__ = ["Client", "Directory", "Node", "serve"]
+
+_SLICE = 0.1
+T = TypeVar("T")
+
+
+class Mailbox:
+    """The queue of one thread."""
+
+    def __init__(self) -> None:
+        self.engine: Engine = engine()
+        self._tags = itertools.count(1)
+        try:
+            self.id: int = self.engine.queue_new(b"")
+        except Failure as failure:
+            raise refused(failure) from None
+
+    def call(self, verb: Callable[..., int], *arguments: object) -> _forms.Event:
+        """Starts an operation and waits for its end. Interrupted, it cancels the operation."""
+        tag = next(self._tags)
+        try:
+            operation = verb(*arguments, tag)
+            try:
+                event = self.engine.queue_next(self.id, _SLICE)
+                # Also past what interrupted calls left behind.
+                while event is None or event[2] != tag:
+                    event = self.engine.queue_next(self.id, _SLICE)
+            except BaseException:
+                with contextlib.suppress(Failure):
+                    self.engine.cancel(operation)
+                raise
+        except Failure as failure:
+            raise refused(failure) from None
+        if event[6] is not None:
+            raise error(*event[6])
+        return event
+
+    def __del__(self) -> None:
+        if hasattr(self, "id"):
+            with contextlib.suppress(Failure):
+                self.engine.queue_free(self.id)
+
+
+class _Mine(threading.local):
+    mailbox: Mailbox | None = None
+
+
+_mine = _Mine()
+
+
+def _mailbox() -> Mailbox:
+    found = _mine.mailbox
+    if found is None or found.engine is not engine():
+        found = _mine.mailbox = Mailbox()
+    return found
+
+
+class Client:
+    """Finds nodes and sends tasks to them. May be shared by threads."""
+
+    def __init__(self, **options: Unpack[ClientOptions]) -> None:
+        self._handle = Handle(options)
+
+    def discover(self, **query: Unpack[Discover]) -> list[NodeInfo]:
+        """Asks the directory for nodes that serve an intent, best first."""
+        return _forms.read_nodes(self._call(self._handle.engine.discover, _forms.options(query)))
+
+    def submit(self, *, payload: object, **task: Unpack[TaskOptions]) -> TaskResult:
+        """Sends a task to the best node that serves its intent, and waits for the result.
+
+        The payload is any JSON value, or JSON text as bytes.
+        """
+        body = _forms.payload(payload)
+        return _forms.read_task(self._call(self._handle.engine.submit, _forms.options(task), body))
+
+    def chat(self, messages: str | Sequence[ChatMessage], /, **options: Unpack[Chat]) -> ChatReply:
+        """Chats with a language model: one user's message, or a whole conversation."""
+        chat = _forms.options({**options, "messages": _forms.messages(messages)})
+        return _forms.read_chat(self._call(self._handle.engine.chat, chat))
+
+    def close(self) -> None:
+        """Closes the client; what it is doing on other threads ends with ``CLOSED``."""
+        self._handle.close()
+
+    def _call(self, verb: Callable[..., int], *arguments: object) -> _forms.Event:
+        mailbox = _mailbox()
+        return mailbox.call(verb, self._handle.id, mailbox.id, *arguments)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<iicp_core.sync.Client {'closed' if self._handle.closed else 'open'}>"
+
+
+class Directory:
+    """A directory inside this process: ``with Directory.loopback() as mesh:``."""
+
+    def __init__(self, options: bytes) -> None:
+        mailbox = _mailbox()
+        event = mailbox.call(mailbox.engine.directory_bind, mailbox.id, options)
+        self._engine = mailbox.engine
+        self._id = event[3]
+        self.url: str = _forms.from_json(event[4])["url"]
+        """What clients and nodes take as their ``directory``."""
+
+    @classmethod
+    def loopback(cls, **options: Unpack[DirectoryOptions]) -> Directory:
+        """A directory for development on this machine: nothing is probed, limited or gated."""
+        return cls(_forms.options({**_directory.LOOPBACK, **options}))
+
+    @classmethod
+    def bind(cls, **options: Unpack[DirectoryOptions]) -> Directory:
+        """A directory as strict as its options say."""
+        return cls(_forms.options(options))
+
+    def close(self, grace: float = _directory.CLOSE_SECONDS) -> None:
+        """Closes the directory; requests that it is answering have ``grace`` seconds to end."""
+        directory, self._id = self._id, 0
+        if directory:
+            mailbox = _mailbox()
+            mailbox.call(lambda tag: self._engine.directory_close(directory, mailbox.id, grace, tag))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<iicp_core.sync.Directory {self.url if self._id else 'closed'}>"
+
+
+class Node:
+    """A node that serves on a thread of its own. Leave its ``with`` block, or call :meth:`close`, to stop it."""
+
+    def __init__(self, handler: _serve.Handler, options: NodeOptions) -> None:
+        opening = _serve.serve(handler, **options)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._turn, name="iicp-serve", daemon=True)
+        self._thread.start()
+        self._in_time: bool | None = None
+        try:
+            self._node = self._wait(_opened(opening))
+        except BaseException:
+            self._stop()
+            raise
+        self.node_id = self._node.node_id
+        self.url = self._node.url
+        """Where callers reach the node."""
+
+    def _turn(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_forever()
+        self._loop.run_until_complete(_loop.release())
+        self._loop.close()
+
+    def _stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(1)
+
+    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
+        if threading.current_thread() is self._thread:
+            work.close()
+            raise error(Code.INVALID_ARG, "a coroutine of the handler would wait for itself; use a plain function")
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def status(self) -> NodeStatus:
+        """How the node is just now."""
+        return self._node.status()
+
+    def close(self, grace: float = _serve.CLOSE_SECONDS) -> bool:
+        """Leaves the directory, takes no new task and gives the running ones ``grace`` seconds.
+
+        True if all ended in time; the others are cancelled.
+        """
+        if self._in_time is None:
+            self._in_time = self._wait(self._node.close(grace))
+            self._stop()
+        return self._in_time
+
+    def closed(self) -> None:
+        """Waits until the node is closed, or Ctrl-C is pressed."""
+        if self._in_time is None:
+            self._wait(self._node.closed())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return repr(self._node).replace("iicp_core", "iicp_core.sync", 1)
+
+
+async def _opened(opening: Opening[_serve.Node]) -> _serve.Node:
+    return await opening
+
+
+def serve(handler: _serve.Handler, **options: Unpack[NodeOptions]) -> Node:
+    """Serves tasks with a handler, on threads that belong to the node.
+
+    ``with serve(handler, intents=[CHAT], directory=url) as node:``. An exception of the handler is logged here and
+    answered without its text; raise :class:`iicp_core.Rejected` to tell the caller something.
+    """
+    return Node(handler, options)

@@ -1,0 +1,17 @@
+"""Runs the programs of a README with nothing but what is installed: ``quickstart.py README.md``."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+
+def programs(readme: Path) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", readme.read_text(), re.DOTALL)
+
+
+if __name__ == "__main__":
+    for program in programs(Path(sys.argv[1])):
+        subprocess.run([sys.executable, "-I", "-W", "error", "-c", program], check=True, timeout=60)

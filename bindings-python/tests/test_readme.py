@@ -1,0 +1,22 @@
+"""The programs of the README, each run as a reader would."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from conftest import child
+from quickstart import programs
+
+PROGRAMS = programs(Path(__file__).parents[1] / "README.md")
+PRINTED = [
+    "True\nYou said: Hello, mesh.\nYou said: Hi 1\n",
+    "Hello!\n",
+    "DIRECTORY_UNREACHABLE True\n",
+]
+
+
+@pytest.mark.parametrize(("program", "printed"), list(zip(PROGRAMS, PRINTED, strict=True)))
+def test_every_program_of_the_readme_does_what_it_says(program: str, printed: str) -> None:
+    done = child(program)
+    assert (done.returncode, done.stdout) == (0, printed), done.stderr

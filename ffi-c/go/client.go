@@ -1,0 +1,165 @@
+package iicp
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+)
+
+// Client finds nodes and sends tasks to them. Any number of goroutines may use one.
+type Client struct {
+	id    uint64
+	queue *queue
+}
+
+// NodeInfo is a node as the directory shows it.
+type NodeInfo struct {
+	NodeID          string   `json:"node_id"`
+	Endpoint        string   `json:"endpoint"`
+	Score           float64  `json:"score"`
+	Available       bool     `json:"available"`
+	Region          string   `json:"region"`
+	Models          []string `json:"models"`
+	Load            *float64 `json:"load"`
+	ReputationScore *float64 `json:"reputation_score"`
+}
+
+// TaskResult is what became of a task.
+type TaskResult struct {
+	TaskID string `json:"task_id"`
+	// NodeID is the node that ran the task.
+	NodeID string `json:"node_id"`
+	// Result is what the node's handler returned.
+	Result json.RawMessage `json:"-"`
+	// Attempts is how often the task was sent.
+	Attempts    int     `json:"attempts"`
+	Traceparent string  `json:"traceparent"`
+	Timings     Timings `json:"timings_ms"`
+}
+
+// Timings is where the time went.
+type Timings struct {
+	Discover time.Duration
+	Total    time.Duration
+}
+
+// UnmarshalJSON reads milliseconds.
+func (t *Timings) UnmarshalJSON(text []byte) error {
+	var ms struct{ Discover, Total float64 }
+	if err := json.Unmarshal(text, &ms); err != nil {
+		return err
+	}
+	t.Discover = time.Duration(ms.Discover * float64(time.Millisecond))
+	t.Total = time.Duration(ms.Total * float64(time.Millisecond))
+	return nil
+}
+
+// Usage is what a chat took, as the provider counted.
+type Usage struct {
+	PromptTokens     uint64 `json:"prompt_tokens"`
+	CompletionTokens uint64 `json:"completion_tokens"`
+	TotalTokens      uint64 `json:"total_tokens"`
+}
+
+// ChatReply is the answer to a chat.
+type ChatReply struct {
+	TaskResult
+	Text string `json:"text"`
+	// Usage is nil if the provider did not say.
+	Usage *Usage `json:"usage"`
+	Model string `json:"model"`
+}
+
+// UserChat is a chat of one message by the user.
+func UserChat(content string) Chat {
+	return Chat{Messages: []ChatMessage{{Role: "user", Content: content}}}
+}
+
+// NewClient makes a client. Nothing is sent yet. Close it when it is no longer needed.
+func NewClient(opts ClientOptions) (*Client, error) {
+	text, err := options(opts)
+	if err != nil {
+		return nil, err
+	}
+	return newClient(text)
+}
+
+func newClient(options string) (*Client, error) {
+	runtime, err := engine()
+	if err != nil {
+		return nil, err
+	}
+	id, err := clientNew(runtime, options)
+	if err != nil {
+		return nil, err
+	}
+	queue, err := newQueue("client", nil)
+	if err != nil {
+		clientClose(id)
+		return nil, err
+	}
+	return &Client{id: id, queue: queue}, nil
+}
+
+// Close ends the client: what it is doing ends with [ErrClosed].
+func (c *Client) Close() error {
+	clientClose(c.id)
+	c.queue.close()
+	return nil
+}
+
+// Discover asks the directory for nodes, best first.
+func (c *Client) Discover(ctx context.Context, query Discover) ([]NodeInfo, error) {
+	text, err := options(query)
+	if err != nil {
+		return nil, err
+	}
+	return c.discover(ctx, text)
+}
+
+func (c *Client) discover(ctx context.Context, query string) ([]NodeInfo, error) {
+	done, err := c.queue.call(ctx, func(tag uint64) (uint64, error) { return discover(c.id, c.queue.id, query, tag) })
+	if err != nil {
+		return nil, err
+	}
+	var nodes []NodeInfo
+	return nodes, read(done.json, &nodes)
+}
+
+// Submit sends a task to a node and returns its result.
+func (c *Client) Submit(ctx context.Context, task Task) (*TaskResult, error) {
+	text, err := options(task)
+	if err != nil {
+		return nil, err
+	}
+	return c.submit(ctx, text, task.Payload)
+}
+
+func (c *Client) submit(ctx context.Context, task string, payload []byte) (*TaskResult, error) {
+	done, err := c.queue.call(ctx, func(tag uint64) (uint64, error) {
+		return submit(c.id, c.queue.id, task, payload, tag)
+	})
+	if err != nil {
+		return nil, err
+	}
+	result := &TaskResult{Result: done.body}
+	return result, read(done.json, result)
+}
+
+// Chat sends a chat to a node and returns the answer. A simple one is Chat(ctx, iicp.UserChat("Hello")).
+func (c *Client) Chat(ctx context.Context, messages Chat) (*ChatReply, error) {
+	text, err := options(messages)
+	if err != nil {
+		return nil, err
+	}
+	return c.chat(ctx, text)
+}
+
+func (c *Client) chat(ctx context.Context, messages string) (*ChatReply, error) {
+	done, err := c.queue.call(ctx, func(tag uint64) (uint64, error) { return chat(c.id, c.queue.id, messages, tag) })
+	if err != nil {
+		return nil, err
+	}
+	reply := &ChatReply{TaskResult: TaskResult{Result: done.body}}
+	return reply, read(done.json, reply)
+}

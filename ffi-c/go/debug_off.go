@@ -1,0 +1,5 @@
+//go:build !iicpdebug
+
+package iicp
+
+func around[T any](call func() T) T { return call() }

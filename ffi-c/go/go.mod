@@ -1,0 +1,3 @@
+module iicp.network/go/iicp
+
+go 1.24

@@ -1,0 +1,299 @@
+package iicp_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"iicp.network/go/iicp"
+)
+
+func TestATaskIsAnsweredWithWhatTheHandlerReturns(t *testing.T) {
+	seen := make(chan *iicp.Inbound, 1)
+	m := newMesh(t, iicp.NodeOptions{}, func(ctx context.Context, task *iicp.Inbound) (iicp.Reply, error) {
+		seen <- task
+		return iicp.Reply{Result: task.Payload, TokensUsed: 3}, nil
+	})
+	result := must(m.submit(t.Context(), `{"say":"ä"}`))(t)
+	if string(result.Result) != `{"say":"ä"}` || result.NodeID != m.node.NodeID() || result.Attempts != 1 {
+		t.Errorf("got %+v", result)
+	}
+	if result.Timings.Total <= 0 || result.TaskID == "" || result.Traceparent == "" {
+		t.Errorf("got %+v", result)
+	}
+	task := <-seen
+	if task.TaskID != result.TaskID || task.Intent != iicp.IntentChat || time.Until(task.Deadline) < time.Second {
+		t.Errorf("the handler got %+v", task)
+	}
+	if text := slog.AnyValue(task).Resolve().String(); strings.Contains(text, "say") {
+		t.Errorf("a log shows the payload: %s", text)
+	}
+}
+
+func TestDiscoverAndChat(t *testing.T) {
+	m := newMesh(t, iicp.NodeOptions{Models: []string{"small"}}, func(context.Context, *iicp.Inbound) (iicp.Reply, error) {
+		return iicp.ChatText("Hello from Go!")
+	})
+	nodes := must(m.client.Discover(t.Context(), iicp.Discover{Intent: iicp.IntentChat, Limit: 5}))(t)
+	if len(nodes) != 1 || nodes[0].NodeID != m.node.NodeID() || nodes[0].Models[0] != "small" {
+		t.Errorf("got %+v", nodes)
+	}
+	reply := must(m.client.Chat(t.Context(), iicp.UserChat("Hello, mesh.")))(t)
+	if reply.Text != "Hello from Go!" || reply.NodeID != m.node.NodeID() || !json.Valid(reply.Result) {
+		t.Errorf("got %+v", reply)
+	}
+	status := must(m.node.Status())(t)
+	if !status.Registered || status.URL != m.node.URL() || status.ActiveJobs != 0 {
+		t.Errorf("got %+v", status)
+	}
+}
+
+func TestErrorsMatchTheirCodeAndSayWhatToDo(t *testing.T) {
+	m := newMesh(t, iicp.NodeOptions{}, echo)
+	for _, c := range []struct {
+		task iicp.Task
+		code iicp.Code
+		says string
+	}{
+		{iicp.Task{Payload: json.RawMessage(`{}`)}, iicp.ErrIntentInvalid, "intent"},
+		{iicp.Task{Intent: iicp.IntentChat, Payload: json.RawMessage(`{]`)}, iicp.ErrPayloadInvalid, "JSON"},
+		{iicp.Task{Intent: iicp.IntentChat}, iicp.ErrPayloadInvalid, "JSON"},
+		{iicp.Task{Intent: iicp.IntentChat, TimeoutMs: 120_001}, iicp.ErrTimeoutTooLarge, "120000"},
+		{iicp.Task{Intent: iicp.IntentChat, Qos: "fastest"}, iicp.ErrConfigInvalid, "fastest"},
+		{iicp.Task{Intent: "urn:iicp:intent:other:v1", Payload: json.RawMessage(`{}`)}, iicp.ErrNoNodes, "other"},
+	} {
+		_, err := m.client.Submit(t.Context(), c.task)
+		var full *iicp.Error
+		if !errors.Is(err, c.code) || !errors.As(err, &full) || full.Code != c.code || !strings.Contains(full.Message, c.says) {
+			t.Errorf("%+v: got %v, not %v", c.task, err, c.code)
+		}
+		if errors.Is(err, iicp.ErrTimeout) {
+			t.Errorf("%v matches another code", err)
+		}
+	}
+	if _, err := iicp.NewClient(iicp.ClientOptions{MaxAttempts: 99}); !errors.Is(err, iicp.ErrConfigInvalid) {
+		t.Errorf("got %v", err)
+	}
+	if _, err := iicp.NewClient(iicp.ClientOptions{Directory: "http://example.com"}); !errors.Is(err, iicp.ErrConfidentialityRequired) {
+		t.Errorf("got %v", err)
+	}
+	if _, err := iicp.Serve(t.Context(), iicp.NodeOptions{}, nil); !errors.Is(err, iicp.ErrNullArg) {
+		t.Errorf("got %v", err)
+	}
+	if _, err := iicp.Serve(t.Context(), iicp.NodeOptions{}, iicp.HandlerFunc(echo)); !errors.Is(err, iicp.ErrConfigInvalid) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestAContextThatEndsCancelsAtTheFarEnd(t *testing.T) {
+	running, gone := make(chan struct{}), make(chan struct{})
+	m := newMesh(t, iicp.NodeOptions{}, func(ctx context.Context, task *iicp.Inbound) (iicp.Reply, error) {
+		close(running)
+		<-ctx.Done()
+		close(gone)
+		return iicp.Reply{}, ctx.Err()
+	})
+	ctx, cancel := context.WithCancelCause(t.Context())
+	why := errors.New("the user went home")
+	go func() { <-running; cancel(why) }()
+	_, err := m.submit(ctx, `{}`)
+	if !errors.Is(err, iicp.ErrCancelled) || !errors.Is(err, context.Canceled) || !errors.Is(err, why) {
+		t.Errorf("got %v", err)
+	}
+	<-gone
+	if _, err = m.submit(ctx, `{}`); !errors.Is(err, iicp.ErrCancelled) {
+		t.Errorf("a context that has ended: got %v", err)
+	}
+	ctx, cancel2 := context.WithTimeout(t.Context(), time.Nanosecond)
+	defer cancel2()
+	if _, err = m.submit(ctx, `{}`); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestWhatAHandlerDoesWrongCostsItsTaskOnly(t *testing.T) {
+	var logged strings.Builder
+	var mu sync.Mutex
+	iicp.SetLogger(slog.New(slog.NewTextHandler(&locked{&mu, &logged}, nil)))
+	defer iicp.SetLogger(nil)
+	var m *mesh
+	ready := make(chan struct{})
+	m = newMesh(t, iicp.NodeOptions{MaxConcurrent: 1}, func(ctx context.Context, task *iicp.Inbound) (iicp.Reply, error) {
+		<-ready
+		var told struct{ Do string }
+		if err := json.Unmarshal(task.Payload, &told); err != nil {
+			return iicp.Reply{}, err
+		}
+		switch told.Do {
+		case "panic":
+			panic("private canary")
+		case "fail":
+			return iicp.Reply{}, errors.New("private canary")
+		case "reject":
+			return iicp.Reply{}, iicp.Reject("come back tomorrow")
+		case "nothing":
+			return iicp.Reply{}, nil
+		case "no json":
+			return iicp.Reply{Result: json.RawMessage("{]")}, nil
+		case "hang":
+			<-ctx.Done()
+		case "submit":
+			_, err := m.client.Discover(ctx, iicp.Discover{Intent: iicp.IntentChat})
+			return iicp.Reply{Result: task.Payload}, err
+		}
+		return iicp.Reply{Result: task.Payload}, nil
+	})
+	close(ready)
+	for _, c := range []struct {
+		do   string
+		code iicp.Code
+	}{
+		{"panic", iicp.ErrBackend}, {"fail", iicp.ErrBackend}, {"reject", iicp.ErrTaskRejected},
+		{"nothing", iicp.ErrBackend}, {"no json", iicp.ErrBackend}, {"submit", 0}, {"echo", 0},
+	} {
+		_, err := m.submit(t.Context(), `{"do":"`+c.do+`"}`)
+		if c.code == 0 && err != nil || c.code != 0 && !errors.Is(err, c.code) {
+			t.Errorf("%s: got %v", c.do, err)
+		}
+		if err != nil && strings.Contains(err.Error(), "canary") {
+			t.Errorf("%s: the caller reads what is private: %v", c.do, err)
+		}
+		if c.do == "reject" && !strings.Contains(err.Error(), "come back tomorrow") {
+			t.Errorf("the caller does not read the refusal: %v", err)
+		}
+	}
+	_, err := m.client.Submit(t.Context(), iicp.Task{Intent: iicp.IntentChat, TimeoutMs: 300, Payload: []byte(`{"do":"hang"}`)})
+	if err == nil {
+		t.Error("a handler that hangs was answered for")
+	}
+	must(m.submit(t.Context(), `{"do":"echo"}`))(t)
+	mu.Lock()
+	defer mu.Unlock()
+	if text := logged.String(); strings.Count(text, "a handler failed") != 2 || !strings.Contains(text, "the handler panicked") ||
+		strings.Count(text, "reply was refused") != 2 || strings.Contains(text, "tomorrow") {
+		t.Errorf("the log says %s", text)
+	}
+}
+
+// locked is a writer for several goroutines.
+type locked struct {
+	mu *sync.Mutex
+	to *strings.Builder
+}
+
+func (l *locked) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.to.Write(p)
+}
+
+func TestAHandlerMayCloseItsOwnNode(t *testing.T) {
+	nodes := make(chan *iicp.Node, 1)
+	m := newMesh(t, iicp.NodeOptions{}, func(ctx context.Context, task *iicp.Inbound) (iicp.Reply, error) {
+		node := <-nodes
+		return iicp.Reply{}, node.Close()
+	})
+	nodes <- m.node
+	if _, err := m.submit(t.Context(), `{}`); err == nil {
+		t.Error("a task of a closed node was answered")
+	}
+	if err := m.node.Close(); err != nil {
+		t.Errorf("closed twice: %v", err)
+	}
+	if _, err := m.node.Status(); !errors.Is(err, iicp.ErrStaleID) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestShutdownWaitsForHandlersAndCloseDoesNot(t *testing.T) {
+	running, let := make(chan struct{}), make(chan struct{})
+	m := newMesh(t, iicp.NodeOptions{}, func(ctx context.Context, task *iicp.Inbound) (iicp.Reply, error) {
+		running <- struct{}{}
+		select {
+		case <-let:
+		case <-ctx.Done():
+		}
+		return iicp.Reply{Result: task.Payload}, ctx.Err()
+	})
+	answers := make(chan error, 1)
+	ask := func() { _, err := m.submit(context.Background(), `{}`); answers <- err }
+	go ask()
+	<-running
+	go func() { let <- struct{}{} }()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	if err := m.node.Shutdown(ctx); err != nil {
+		t.Error(err)
+	}
+	if err := <-answers; err != nil {
+		t.Errorf("a task that ran when shutdown began: %v", err)
+	}
+
+	m = newMesh(t, iicp.NodeOptions{}, func(ctx context.Context, task *iicp.Inbound) (iicp.Reply, error) {
+		running <- struct{}{}
+		return hang(ctx, task)
+	})
+	go ask()
+	<-running
+	ended, end := context.WithCancel(t.Context())
+	end()
+	if err := m.node.Shutdown(ended); err != nil {
+		t.Error(err)
+	}
+	if err := <-answers; err == nil {
+		t.Error("a task that was withdrawn succeeded")
+	}
+}
+
+func TestANodeClosesWithItsContext(t *testing.T) {
+	directory := must(iicp.LoopbackDirectory())(t)
+	defer directory.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	node := must(iicp.Serve(ctx, iicp.NodeOptions{Intents: []string{iicp.IntentChat}, Directory: directory.URL()}, iicp.HandlerFunc(hang)))(t)
+	cancel()
+	eventually(t, "the node is closed", func() bool { _, err := node.Status(); return errors.Is(err, iicp.ErrStaleID) })
+	if err := node.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestCallsAfterCloseAreACode(t *testing.T) {
+	m := newMesh(t, iicp.NodeOptions{}, hang)
+	pending := make(chan error, 1)
+	go func() { _, err := m.submit(context.Background(), `{}`); pending <- err }()
+	eventually(t, "the task runs", func() bool { return must(m.node.Status())(t).ActiveJobs == 1 })
+	m.client.Close()
+	if err := <-pending; !errors.Is(err, iicp.ErrClosed) {
+		t.Errorf("an operation of a client that was closed: %v", err)
+	}
+	m.client.Close()
+	if _, err := m.submit(t.Context(), `{}`); !errors.Is(err, iicp.ErrClosed) {
+		t.Errorf("got %v", err)
+	}
+	m.directory.Close()
+	if err := m.directory.Close(); err != nil {
+		t.Errorf("closed twice: %v", err)
+	}
+}
+
+func TestOptionsThatAreZeroCanBeGiven(t *testing.T) {
+	if _, err := iicp.NewClient(iicp.ClientOptions{RouteTTLMs: iicp.Ptr[int64](0)}); err != nil {
+		t.Error(err)
+	}
+	m := newMesh(t, iicp.NodeOptions{ResultBytes: iicp.Ptr[int64](0)}, echo)
+	chat := iicp.UserChat("x")
+	chat.Temperature = iicp.Ptr(0.0)
+	result := must(m.client.Chat(t.Context(), chat))(t)
+	if !strings.Contains(string(result.Result), `"temperature":0`) {
+		t.Errorf("the handler got %s", result.Result)
+	}
+	chat.Temperature = iicp.Ptr(2.5)
+	if _, err := m.client.Chat(t.Context(), chat); !errors.Is(err, iicp.ErrConfigInvalid) {
+		t.Errorf("got %v", err)
+	}
+}

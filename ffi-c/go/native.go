@@ -1,0 +1,351 @@
+package iicp
+
+/*
+#include <iicp.h>
+
+// What a call gave. Returned by value, so that C is never given an address of Go.
+typedef struct {
+	iicp_code code;
+	iicp_error *err;
+	uint64_t id;
+} result;
+
+typedef struct {
+	iicp_code code;
+	int32_t retryable, http_status;
+	int64_t retry_after_ms;
+	iicp_str message, wire_code;
+} failure;
+
+// An event and all that it shows.
+typedef struct {
+	iicp_event *event;
+	iicp_event_kind kind;
+	uint64_t id, tag, handle;
+	iicp_str json;
+	iicp_bytes body;
+	const iicp_error *error;
+} shown;
+
+enum { MOST = 64 };
+
+typedef struct {
+	iicp_code code;
+	size_t count;
+	iicp_event *events[MOST];
+	shown shown[MOST];
+} batch;
+
+static iicp_str str(_GoString_ text) {
+	iicp_str view = {_GoStringPtr(text), _GoStringLen(text)};
+	return view;
+}
+
+static failure describe(const iicp_error *err) {
+	failure f = {iicp_error_code(err), iicp_error_retryable(err), iicp_error_http_status(err),
+		iicp_error_retry_after_ms(err), iicp_error_message(err), iicp_error_wire_code(err)};
+	return f;
+}
+
+static result runtime_new(void) {
+	result r = {0};
+	iicp_runtime out = {0};
+	r.code = iicp_runtime_new(IICP_ABI_VERSION, iicp_text(NULL), &out, &r.err);
+	r.id = out.id;
+	return r;
+}
+
+static result queue_new(uint64_t runtime) {
+	result r = {0};
+	iicp_queue out = {0};
+	r.code = iicp_queue_new((iicp_runtime){runtime}, iicp_text(NULL), &out, &r.err);
+	r.id = out.id;
+	return r;
+}
+
+static void queue_close(uint64_t queue) { iicp_queue_close((iicp_queue){queue}, NULL); }
+static void queue_free(uint64_t queue) { iicp_queue_free((iicp_queue){queue}); }
+
+static shown show(iicp_event *e) {
+	shown s = {e, iicp_event_kind_of(e), iicp_event_id(e), iicp_event_tag(e), iicp_event_handle(e),
+		iicp_event_json(e), iicp_event_body(e), iicp_event_error(e)};
+	return s;
+}
+
+// Waits for an event and takes the others that are there with it.
+static void take(uint64_t queue, batch *b) {
+	iicp_queue q = {queue};
+	size_t more = 0;
+	b->count = 0;
+	b->code = iicp_queue_next(q, -1, &b->events[0], NULL);
+	if (b->code != IICP_OK) return;
+	iicp_queue_drain(q, b->events + 1, MOST - 1, &more, NULL);
+	b->count = 1 + more;
+	for (size_t i = 0; i < b->count; i++) b->shown[i] = show(b->events[i]);
+}
+
+static void give_back(batch *b) {
+	for (size_t i = 0; i < b->count; i++) iicp_event_free(b->events[i]);
+}
+
+static result client_new(uint64_t runtime, _GoString_ options) {
+	result r = {0};
+	iicp_client out = {0};
+	r.code = iicp_client_new((iicp_runtime){runtime}, str(options), &out, &r.err);
+	r.id = out.id;
+	return r;
+}
+
+static void client_close(uint64_t client) { iicp_client_close((iicp_client){client}); }
+
+static result discover(uint64_t client, uint64_t queue, _GoString_ query, uint64_t tag) {
+	result r = {0};
+	r.code = iicp_client_discover((iicp_client){client}, (iicp_queue){queue}, str(query), tag, &r.id, &r.err);
+	return r;
+}
+
+static result submit(uint64_t client, uint64_t queue, _GoString_ task, const void *body, size_t len, uint64_t tag) {
+	result r = {0};
+	iicp_bytes view = {body, len};
+	r.code = iicp_client_submit((iicp_client){client}, (iicp_queue){queue}, str(task), view, tag, &r.id, &r.err);
+	return r;
+}
+
+static result chat(uint64_t client, uint64_t queue, _GoString_ chat, uint64_t tag) {
+	result r = {0};
+	r.code = iicp_client_chat((iicp_client){client}, (iicp_queue){queue}, str(chat), tag, &r.id, &r.err);
+	return r;
+}
+
+static result serve(uint64_t queue, _GoString_ options, uint64_t tag) {
+	result r = {0};
+	r.code = iicp_node_serve((iicp_queue){queue}, str(options), tag, &r.id, &r.err);
+	return r;
+}
+
+static shown node_status(uint64_t node, result *r) {
+	iicp_event *event = NULL;
+	r->code = iicp_node_status((iicp_node){node}, &event, &r->err);
+	return show(event);
+}
+
+static result node_close(uint64_t node, uint64_t queue, uint32_t grace_ms, uint64_t tag) {
+	result r = {0};
+	r.code = iicp_node_close((iicp_node){node}, (iicp_queue){queue}, grace_ms, tag, &r.id, &r.err);
+	return r;
+}
+
+static result task_finish(uint64_t task, _GoString_ meta, const void *body, size_t len) {
+	result r = {0};
+	iicp_bytes view = {body, len};
+	r.code = iicp_task_finish(task, str(meta), view, &r.err);
+	return r;
+}
+
+static result task_fail(uint64_t task, iicp_code code, _GoString_ message) {
+	result r = {0};
+	r.code = iicp_task_fail(task, code, str(message), &r.err);
+	return r;
+}
+
+static result directory_bind(uint64_t queue, _GoString_ options, uint64_t tag) {
+	result r = {0};
+	r.code = iicp_directory_bind((iicp_queue){queue}, str(options), tag, &r.id, &r.err);
+	return r;
+}
+
+static result directory_close(uint64_t directory, uint64_t queue, uint32_t grace_ms, uint64_t tag) {
+	result r = {0};
+	r.code = iicp_directory_close((iicp_directory){directory}, (iicp_queue){queue}, grace_ms, tag, &r.id, &r.err);
+	return r;
+}
+
+static void op_cancel(uint64_t op) { iicp_op_cancel(op, NULL); }
+*/
+import "C"
+
+import (
+	"time"
+	"unsafe"
+)
+
+// kind is what an event says.
+type kind int32
+
+const (
+	eventDone       kind = C.IICP_EVENT_DONE
+	eventTask       kind = C.IICP_EVENT_TASK
+	eventTaskCancel kind = C.IICP_EVENT_TASK_CANCEL
+)
+
+// event is a copy of an event that owns nothing of the library.
+type event struct {
+	kind   kind
+	id     uint64
+	tag    uint64
+	handle uint64
+	json   []byte
+	body   []byte
+	err    *Error
+}
+
+// started is what a call gave: an id, or why not.
+func started(call func() C.result) (uint64, error) {
+	r := around(call)
+	if r.code == C.IICP_OK {
+		return uint64(r.id), nil
+	}
+	err := copyError(r.err)
+	C.iicp_error_free(r.err)
+	return 0, err
+}
+
+func copyError(from *C.iicp_error) *Error {
+	f := C.describe(from)
+	return &Error{
+		Code:       Code(f.code),
+		Message:    string(copyText(f.message)),
+		WireCode:   string(copyText(f.wire_code)),
+		Retryable:  f.retryable != 0,
+		RetryAfter: time.Duration(max(f.retry_after_ms, 0)) * time.Millisecond,
+		HTTPStatus: int(f.http_status),
+	}
+}
+
+func copyText(text C.iicp_str) []byte {
+	return copyMemory(unsafe.Pointer(text.ptr), text.len)
+}
+
+func copyMemory(from unsafe.Pointer, length C.size_t) []byte {
+	if length == 0 {
+		return nil
+	}
+	return append([]byte(nil), unsafe.Slice((*byte)(from), length)...)
+}
+
+func copyEvent(from *C.shown) event {
+	e := event{
+		kind:   kind(from.kind),
+		id:     uint64(from.id),
+		tag:    uint64(from.tag),
+		handle: uint64(from.handle),
+		json:   copyText(from.json),
+		body:   copyMemory(unsafe.Pointer(from.body.ptr), from.body.len),
+	}
+	if from.error != nil {
+		e.err = copyError((*C.iicp_error)(unsafe.Pointer(from.error)))
+	}
+	return e
+}
+
+// bytesOf is where a body begins, and its length. The caller keeps the body alive during the call.
+func bytesOf(body []byte) (unsafe.Pointer, C.size_t) {
+	return unsafe.Pointer(unsafe.SliceData(body)), C.size_t(len(body))
+}
+
+// millis is a time for C, at most what it can hold.
+func millis(d time.Duration) C.uint32_t {
+	return C.uint32_t(min(max(d.Milliseconds(), 0), 1<<32-1))
+}
+
+func runtimeNew() (uint64, error) {
+	return started(func() C.result { return C.runtime_new() })
+}
+
+func queueNew(runtime uint64) (uint64, error) {
+	return started(func() C.result { return C.queue_new(C.uint64_t(runtime)) })
+}
+
+func queueClose(queue uint64) { C.queue_close(C.uint64_t(queue)) }
+
+func queueFree(queue uint64) { C.queue_free(C.uint64_t(queue)) }
+
+// takeAll hands on every event of a queue until the queue is closed and empty.
+func takeAll(queue uint64, each func(event)) {
+	b := new(C.batch)
+	for {
+		around(func() struct{} { C.take(C.uint64_t(queue), b); return struct{}{} })
+		if b.code != C.IICP_OK {
+			return
+		}
+		var events [C.MOST]event
+		for i := range b.count {
+			events[i] = copyEvent(&b.shown[i])
+		}
+		C.give_back(b)
+		for i := range b.count {
+			each(events[i])
+		}
+	}
+}
+
+func clientNew(runtime uint64, options string) (uint64, error) {
+	return started(func() C.result { return C.client_new(C.uint64_t(runtime), options) })
+}
+
+func clientClose(client uint64) { C.client_close(C.uint64_t(client)) }
+
+func discover(client, queue uint64, query string, tag uint64) (uint64, error) {
+	return started(func() C.result {
+		return C.discover(C.uint64_t(client), C.uint64_t(queue), query, C.uint64_t(tag))
+	})
+}
+
+func submit(client, queue uint64, task string, body []byte, tag uint64) (uint64, error) {
+	return started(func() C.result {
+		ptr, length := bytesOf(body)
+		return C.submit(C.uint64_t(client), C.uint64_t(queue), task, ptr, length, C.uint64_t(tag))
+	})
+}
+
+func chat(client, queue uint64, chat string, tag uint64) (uint64, error) {
+	return started(func() C.result { return C.chat(C.uint64_t(client), C.uint64_t(queue), chat, C.uint64_t(tag)) })
+}
+
+func serve(queue uint64, options string, tag uint64) (uint64, error) {
+	return started(func() C.result { return C.serve(C.uint64_t(queue), options, C.uint64_t(tag)) })
+}
+
+func nodeStatus(node uint64) ([]byte, error) {
+	var status C.shown
+	_, err := started(func() (r C.result) { status = C.node_status(C.uint64_t(node), &r); return r })
+	if err != nil {
+		return nil, err
+	}
+	defer C.iicp_event_free(status.event)
+	return copyText(status.json), nil
+}
+
+func nodeClose(node, queue uint64, grace time.Duration, tag uint64) (uint64, error) {
+	return started(func() C.result {
+		return C.node_close(C.uint64_t(node), C.uint64_t(queue), millis(grace), C.uint64_t(tag))
+	})
+}
+
+func taskFinish(task uint64, meta string, body []byte) error {
+	_, err := started(func() C.result {
+		ptr, length := bytesOf(body)
+		return C.task_finish(C.uint64_t(task), meta, ptr, length)
+	})
+	return err
+}
+
+func taskFail(task uint64, code Code, message string) error {
+	_, err := started(func() C.result { return C.task_fail(C.uint64_t(task), C.iicp_code(code), message) })
+	return err
+}
+
+func directoryBind(queue uint64, options string, tag uint64) (uint64, error) {
+	return started(func() C.result { return C.directory_bind(C.uint64_t(queue), options, C.uint64_t(tag)) })
+}
+
+func directoryClose(directory, queue uint64, grace time.Duration, tag uint64) (uint64, error) {
+	return started(func() C.result {
+		return C.directory_close(C.uint64_t(directory), C.uint64_t(queue), millis(grace), C.uint64_t(tag))
+	})
+}
+
+func opCancel(op uint64) { C.op_cancel(C.uint64_t(op)) }
+
+// Version is the version of the library.
+func Version() string { return string(copyText(C.iicp_version())) }

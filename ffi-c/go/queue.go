@@ -1,0 +1,147 @@
+package iicp
+
+import (
+	"context"
+	"encoding/json"
+	"sync"
+)
+
+// engine is the library's runtime, made with the first object of the process and kept until its end.
+var engine = sync.OnceValues(runtimeNew)
+
+// queue pairs operations with those who wait for them. One goroutine takes its events.
+type queue struct {
+	id     uint64
+	what   string
+	onTask func(event)
+
+	mu      sync.Mutex
+	lastTag uint64
+	waiting map[uint64]chan event
+	closing bool
+
+	ended chan struct{}
+}
+
+// newQueue starts a queue. Inbound tasks and what becomes of them go to onTask, on the queue's own goroutine.
+func newQueue(what string, onTask func(event)) (*queue, error) {
+	runtime, err := engine()
+	if err != nil {
+		return nil, err
+	}
+	id, err := queueNew(runtime)
+	if err != nil {
+		return nil, err
+	}
+	q := &queue{id: id, what: what, onTask: onTask, waiting: map[uint64]chan event{}, ended: make(chan struct{})}
+	go q.pump()
+	return q, nil
+}
+
+func (q *queue) pump() {
+	defer close(q.ended)
+	defer queueFree(q.id)
+	takeAll(q.id, func(e event) {
+		switch e.kind {
+		case eventDone:
+			q.mu.Lock()
+			waiter := q.waiting[e.tag]
+			delete(q.waiting, e.tag)
+			q.mu.Unlock()
+			if waiter != nil {
+				waiter <- e
+			}
+		case eventTask, eventTaskCancel:
+			q.onTask(e)
+		}
+	})
+}
+
+// call starts an operation and waits for its last event. A context that ends cancels the operation, and the wait goes
+// on until the library says that it is over.
+func (q *queue) call(ctx context.Context, start func(tag uint64) (uint64, error)) (event, error) {
+	if err := ctx.Err(); err != nil {
+		return event{}, cancelled(ctx)
+	}
+	over := make(chan event, 1)
+	q.mu.Lock()
+	q.lastTag++
+	tag := q.lastTag
+	q.waiting[tag] = over
+	closing := q.closing
+	q.mu.Unlock()
+
+	op, err := uint64(0), error(nil)
+	if closing {
+		err = closed(q.what)
+	} else {
+		op, err = start(tag)
+	}
+	if err != nil {
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		delete(q.waiting, tag)
+		if q.closing {
+			return event{}, closed(q.what)
+		}
+		return event{}, err
+	}
+	var e event
+	select {
+	case e = <-over:
+	case <-ctx.Done():
+		opCancel(op)
+		e = <-over
+	}
+	switch {
+	case e.err == nil:
+		return e, nil
+	case e.err.Code == ErrCancelled && ctx.Err() != nil:
+		return event{}, cancelled(ctx)
+	default:
+		return event{}, e.err
+	}
+}
+
+// close ends what waits in the queue and the goroutine that takes its events; it may be called twice.
+func (q *queue) close() {
+	q.mu.Lock()
+	first := !q.closing
+	q.closing = true
+	q.mu.Unlock()
+	if first {
+		queueClose(q.id)
+	}
+	<-q.ended
+}
+
+func cancelled(ctx context.Context) *Error {
+	cause := context.Cause(ctx)
+	if own := ctx.Err(); cause != own {
+		cause = &contextCause{own: own, cause: cause}
+	}
+	return &Error{Code: ErrCancelled, Message: "the operation's context ended before it did: " + cause.Error(), cause: cause}
+}
+
+// contextCause is a context's error with the cause that was given for it.
+type contextCause struct{ own, cause error }
+
+func (c *contextCause) Error() string   { return c.cause.Error() }
+func (c *contextCause) Unwrap() []error { return []error{c.own, c.cause} }
+
+// options writes options as the library reads them.
+func options(of any) (string, error) {
+	text, err := json.Marshal(of)
+	if err != nil {
+		return "", &Error{Code: ErrInvalidArg, Message: "the options have no JSON form: " + err.Error(), cause: err}
+	}
+	return string(text), nil
+}
+
+// read reads what the library wrote.
+func read(text []byte, into any) error {
+	if err := json.Unmarshal(text, into); err != nil {
+		return &Error{Code: ErrInternal, Message: "the library's answer could not be read: " + err.Error(), cause: err}
+	}
+	return nil
+}

@@ -1,0 +1,146 @@
+//! Clients.
+
+use iicp_core::Result;
+use iicp_core::bridge::Bridge;
+
+use crate::error::{iicp_code, iicp_error};
+use crate::guard::guard;
+use crate::queue::iicp_queue;
+use crate::runtime::{iicp_runtime, of};
+use crate::view::{Out, iicp_bytes, iicp_str};
+
+/// Finds nodes and sends tasks to them.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct iicp_client {
+    /// The id; 0 is nothing.
+    pub id: u64,
+}
+
+/// Starts a verb and tells its operation.
+///
+/// # Safety
+/// `op` and `err` are null or may be written.
+pub(crate) unsafe fn start(
+    id: u64,
+    op: *mut u64,
+    err: *mut *mut iicp_error,
+    verb: impl FnOnce(&Bridge) -> Result<u64>,
+) -> iicp_code {
+    let body = || {
+        let op = Out::wanted(op, "op")?;
+        let started = verb(&of(id)?)?;
+        // SAFETY: the caller's promise.
+        unsafe { op.set(started) };
+        Ok(())
+    };
+    // SAFETY: the caller's promise.
+    unsafe { guard(err, body) }
+}
+
+/// Makes a client. `options_json` are options of a client, empty for the defaults. Nothing is sent yet.
+///
+/// Ownership: `*out` is yours, for `iicp_client_close`. Threads: any.
+/// Errors: `IICP_CONFIG_INVALID`, `IICP_TIMEOUT_TOO_LARGE`, `IICP_CONFIDENTIALITY_REQUIRED`; `IICP_STALE_ID`,
+/// `IICP_CLOSED`, `IICP_FORKED`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn iicp_client_new(
+    runtime: iicp_runtime,
+    options_json: iicp_str,
+    out: *mut iicp_client,
+    err: *mut *mut iicp_error,
+) -> iicp_code {
+    let body = || {
+        let out = Out::required(out, "out")?;
+        // SAFETY: the caller's promise.
+        let id = of(runtime.id)?.client_new(unsafe { options_json.read("options_json")? })?;
+        // SAFETY: the caller's promise.
+        unsafe { out.set(iicp_client { id }) };
+        Ok(())
+    };
+    // SAFETY: the caller's promise.
+    unsafe { guard(err, body) }
+}
+
+/// Asks the directory for nodes. `query_json` is `{"intent": "urn:iicp:intent:...", "limit": 5}` and what else the options
+/// of a discovery say. The json of its `IICP_EVENT_DONE` is a list of nodes, best first.
+///
+/// Ownership: arguments are copied. `op` may be NULL. Threads: any. Never blocks.
+/// Errors: `IICP_CONFIG_INVALID`, `IICP_INTENT_INVALID`; `IICP_QUEUE_FULL`, `IICP_STALE_ID`, `IICP_CLOSED`, `IICP_FORKED`.
+/// All else comes as the error of the `IICP_EVENT_DONE`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn iicp_client_discover(
+    client: iicp_client,
+    queue: iicp_queue,
+    query_json: iicp_str,
+    tag: u64,
+    op: *mut u64,
+    err: *mut *mut iicp_error,
+) -> iicp_code {
+    // SAFETY: the caller's promise.
+    let verb = |bridge: &Bridge| bridge.discover(client.id, queue.id, unsafe { query_json.read("query_json")? }, tag);
+    // SAFETY: the caller's promise.
+    unsafe { start(client.id, op, err, verb) }
+}
+
+/// Submits a task. `task_json` is `{"intent": "urn:iicp:intent:..."}` and what else the options of a task say, `body` is
+/// the payload, a JSON text. The body of its `IICP_EVENT_DONE` is the result, the json is `{"task_id", "node_id",
+/// "attempts", "traceparent", "timings_ms"}`.
+///
+/// Ownership: arguments are copied. `op` may be NULL. Threads: any. Never blocks.
+/// Errors: 2xxx for the options and the payload; `IICP_QUEUE_FULL`, `IICP_STALE_ID`, `IICP_CLOSED`, `IICP_FORKED`. All else
+/// comes as the error of the `IICP_EVENT_DONE`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn iicp_client_submit(
+    client: iicp_client,
+    queue: iicp_queue,
+    task_json: iicp_str,
+    body: iicp_bytes,
+    tag: u64,
+    op: *mut u64,
+    err: *mut *mut iicp_error,
+) -> iicp_code {
+    let verb = |bridge: &Bridge| {
+        // SAFETY: the caller's promise.
+        let (task, body) = unsafe { (task_json.read("task_json")?, body.copy("body")?) };
+        bridge.submit(client.id, queue.id, task, body, tag)
+    };
+    // SAFETY: the caller's promise.
+    unsafe { start(client.id, op, err, verb) }
+}
+
+/// Chats. `chat_json` is `{"messages": [{"role": "user", "content": "Hello"}]}` and what else the options of a chat say.
+/// The json of its `IICP_EVENT_DONE` is that of `iicp_client_submit` with `text`, `usage` and `model` besides, the body is
+/// the provider's whole reply.
+///
+/// Ownership: arguments are copied. `op` may be NULL. Threads: any. Never blocks.
+/// Errors: 2xxx for the options; `IICP_QUEUE_FULL`, `IICP_STALE_ID`, `IICP_CLOSED`, `IICP_FORKED`. All else comes as the
+/// error of the `IICP_EVENT_DONE`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn iicp_client_chat(
+    client: iicp_client,
+    queue: iicp_queue,
+    chat_json: iicp_str,
+    tag: u64,
+    op: *mut u64,
+    err: *mut *mut iicp_error,
+) -> iicp_code {
+    // SAFETY: the caller's promise.
+    let verb = |bridge: &Bridge| bridge.chat(client.id, queue.id, unsafe { chat_json.read("chat_json")? }, tag);
+    // SAFETY: the caller's promise.
+    unsafe { start(client.id, op, err, verb) }
+}
+
+/// Closes a client: what it is doing ends with `IICP_CLOSED`. Nothing (id 0) is fine.
+///
+/// Threads: any.
+/// Errors: `IICP_STALE_ID` if it was closed before; `IICP_CLOSED` after shutdown, `IICP_FORKED`.
+#[unsafe(no_mangle)]
+pub extern "C" fn iicp_client_close(client: iicp_client) -> iicp_code {
+    let body = || match client.id {
+        0 => Ok(()),
+        id => of(id)?.client_close(id),
+    };
+    // SAFETY: no error is written.
+    unsafe { guard(std::ptr::null_mut(), body) }
+}

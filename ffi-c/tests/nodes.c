@@ -1,0 +1,217 @@
+/* Client, node and directory in one process: answers, refusals, late and wrong answers, and nodes that close. */
+#include "check.h"
+#include "testing.h"
+
+static const char *const CHAT_OPTIONS = "{\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}]}";
+static const char *const TASK = "{\"intent\":\"" IICP_CHAT "\",\"timeout_ms\":20000}";
+static iicp_error *err;
+
+/* A small mesh: what the node and the client say comes out of queues of their own. */
+struct mesh {
+    iicp_runtime runtime;
+    iicp_queue serving, asking;
+    iicp_directory directory;
+    iicp_node node;
+    iicp_client client;
+    char url[128];
+};
+
+static struct mesh new_mesh(const char *node_options) {
+    struct mesh mesh;
+    memset(&mesh, 0, sizeof mesh);
+    mesh.runtime = new_runtime();
+    mesh.serving = new_queue(mesh.runtime);
+    mesh.asking = new_queue(mesh.runtime);
+    mesh.directory = new_directory(mesh.serving, mesh.url);
+    mesh.node = new_node(mesh.serving, mesh.url, node_options);
+    mesh.client = new_client(mesh.runtime, mesh.url);
+    return mesh;
+}
+
+static uint64_t submit(struct mesh *mesh, const char *payload, uint64_t tag) {
+    uint64_t op = 0;
+    OK(iicp_client_submit(mesh->client, mesh->asking, iicp_text(TASK), bytes(payload), tag, &op, NULL));
+    return op;
+}
+
+static void a_task_is_answered_with_what_the_handler_says(void) {
+    struct mesh mesh = new_mesh("");
+    uint64_t op = submit(&mesh, "{\"say\":\"\xc3\xa4\"}", 9);
+    iicp_event *task = take(mesh.serving, IICP_EVENT_TASK);
+    CHECK(strstr(iicp_event_json(task).ptr, "\"intent\":\"" IICP_CHAT "\""), "%s", iicp_event_json(task).ptr);
+    CHECK(strstr(iicp_event_json(task).ptr, "\"deadline_ms\":"), "%s", iicp_event_json(task).ptr);
+    iicp_bytes body = iicp_event_body(task);
+    CHECK(body.len == 12 && memcmp(body.ptr, "{\"say\":\"\xc3\xa4\"}", 12) == 0);
+    OK(iicp_task_finish(iicp_event_id(task), iicp_text("{\"tokens_used\":3}"), body, &err));
+    FAILS(iicp_task_finish(iicp_event_id(task), NOTHING, body, &err), IICP_STALE_ID);
+    FAILS(iicp_task_fail(iicp_event_id(task), IICP_BACKEND, NOTHING, &err), IICP_STALE_ID);
+    iicp_event *answer = take(mesh.asking, IICP_EVENT_DONE);
+    CHECK(!iicp_event_error(answer), "%s", iicp_error_message(iicp_event_error(answer)).ptr);
+    CHECK(iicp_event_id(answer) == op && iicp_event_tag(answer) == 9);
+    CHECK(iicp_event_body(answer).len == 12 && memcmp(iicp_event_body(answer).ptr, body.ptr, 12) == 0);
+    CHECK(strstr(iicp_event_json(answer).ptr, "\"attempts\":1"), "%s", iicp_event_json(answer).ptr);
+    iicp_event_free(task);
+    iicp_event_free(answer);
+    OK(iicp_runtime_free(mesh.runtime));
+}
+
+static void a_failure_stays_private_and_a_refusal_is_read(void) {
+    struct mesh mesh = new_mesh("");
+    const struct { iicp_code code, seen; int shown; } answers[] = {
+        {IICP_BACKEND, IICP_BACKEND, 0},
+        {IICP_TASK_REJECTED, IICP_TASK_REJECTED, 1},
+        {IICP_INTERNAL, IICP_BACKEND, 0},
+    };
+    for (size_t i = 0; i < sizeof answers / sizeof *answers; i++) {
+        submit(&mesh, "{}", 0);
+        iicp_event *task = take(mesh.serving, IICP_EVENT_TASK);
+        OK(iicp_task_fail(iicp_event_id(task), answers[i].code, iicp_text("the canary sings"), &err));
+        iicp_event *answer = take(mesh.asking, IICP_EVENT_DONE);
+        const iicp_error *why = iicp_event_error(answer);
+        CODE(iicp_error_code(why), answers[i].seen);
+        CHECK(!strstr(iicp_error_message(why).ptr, "canary") == !answers[i].shown, "%s", iicp_error_message(why).ptr);
+        iicp_event_free(task);
+        iicp_event_free(answer);
+    }
+    /* What is no answer at all. */
+    submit(&mesh, "{}", 0);
+    iicp_event *task = take(mesh.serving, IICP_EVENT_TASK);
+    FAILS(iicp_task_fail(iicp_event_id(task), 4242, NOTHING, &err), IICP_INVALID_ARG);
+    CODE(done(mesh.asking, NULL), IICP_BACKEND);
+    iicp_event_free(task);
+    submit(&mesh, "{}", 0);
+    task = take(mesh.serving, IICP_EVENT_TASK);
+    FAILS(iicp_task_finish(iicp_event_id(task), NOTHING, bytes("no JSON"), &err), IICP_HANDLER);
+    CODE(done(mesh.asking, NULL), IICP_BACKEND);
+    iicp_event_free(task);
+    OK(iicp_runtime_free(mesh.runtime));
+}
+
+static void the_status_of_a_node_can_be_asked(void) {
+    struct mesh mesh = new_mesh("");
+    iicp_event *status = NULL;
+    OK(iicp_node_status(mesh.node, &status, &err));
+    CHECK(strstr(iicp_event_json(status).ptr, "\"registered\":true"), "%s", iicp_event_json(status).ptr);
+    CHECK(iicp_event_handle(status) == mesh.node.id);
+    iicp_event_free(status);
+    iicp_event *nodes = NULL;
+    OK(iicp_client_discover_wait(mesh.client, iicp_text("{\"intent\":\"" IICP_CHAT "\"}"), &nodes, &err));
+    CHECK(strstr(iicp_event_json(nodes).ptr, "\"endpoint\":"), "%s", iicp_event_json(nodes).ptr);
+    iicp_event_free(nodes);
+    OK(iicp_node_close(mesh.node, mesh.asking, 5000, 4, NULL, &err));
+    iicp_event *closed = take(mesh.asking, IICP_EVENT_DONE);
+    CHECK(strstr(iicp_event_json(closed).ptr, "\"in_time\":true"), "%s", iicp_event_json(closed).ptr);
+    iicp_event_free(closed);
+    FAILS(iicp_node_status(mesh.node, &status, &err), IICP_STALE_ID);
+    FAILS(iicp_node_close(mesh.node, mesh.asking, 0, 0, NULL, &err), IICP_STALE_ID);
+    FAILS(iicp_client_chat_wait(mesh.client, iicp_text(CHAT_OPTIONS), &status, &err), IICP_NO_NODES);
+    OK(iicp_directory_close(mesh.directory, mesh.asking, 5000, 0, NULL, &err));
+    OK(done(mesh.asking, NULL));
+    FAILS(iicp_directory_close(mesh.directory, mesh.asking, 0, 0, NULL, &err), IICP_STALE_ID);
+    OK(iicp_runtime_free(mesh.runtime));
+}
+
+static void a_cancelled_task_reaches_the_handler(void) {
+    struct mesh mesh = new_mesh("");
+    uint64_t op = submit(&mesh, "{}", 0);
+    iicp_event *task = take(mesh.serving, IICP_EVENT_TASK);
+    OK(iicp_op_cancel(op, &err));
+    CODE(done(mesh.asking, NULL), IICP_CANCELLED);
+    FAILS(iicp_op_cancel(op, &err), IICP_STALE_ID);
+    iicp_event *cancel = take(mesh.serving, IICP_EVENT_TASK_CANCEL);
+    CHECK(iicp_event_id(cancel) == iicp_event_id(task));
+    FAILS(iicp_task_finish(iicp_event_id(task), NOTHING, bytes("{}"), &err), IICP_STALE_ID);
+    iicp_event_free(task);
+    iicp_event_free(cancel);
+    OK(iicp_runtime_free(mesh.runtime));
+}
+
+static void a_handler_that_hangs_costs_its_task_and_not_its_slot(void) {
+    struct mesh mesh = new_mesh(",\"max_concurrent\":1");
+    for (int i = 0; i < 3; i++) {
+        iicp_str task = iicp_text("{\"intent\":\"" IICP_CHAT "\",\"timeout_ms\":300}");
+        OK(iicp_client_submit(mesh.client, mesh.asking, task, bytes("{}"), 0, NULL, NULL));
+        iicp_event_free(take(mesh.serving, IICP_EVENT_TASK));
+        iicp_event_free(take(mesh.serving, IICP_EVENT_TASK_CANCEL));
+        iicp_code code = done(mesh.asking, NULL);
+        CHECK(code == IICP_TASK_TIMEOUT || code == IICP_TIMEOUT, "%s", iicp_code_name(code).ptr);
+    }
+    OK(iicp_runtime_free(mesh.runtime));
+}
+
+/* Many tasks wait when the node closes, and are answered all the same. */
+static void a_node_closed_mid_task_tells_both_sides_once(void) {
+    int rounds = getenv("IICP_TEST_ROUNDS") ? 3 : 30;
+    struct mesh mesh = new_mesh(",\"max_concurrent\":64");
+    uint64_t before = alive(mesh.runtime);
+    for (int round = 0; round < rounds; round++) {
+        uint64_t tasks[64];
+        for (int i = 0; i < 64; i++) submit(&mesh, "{}", 0);
+        for (int i = 0; i < 64; i++) {
+            iicp_event *task = take(mesh.serving, IICP_EVENT_TASK);
+            tasks[i] = iicp_event_id(task);
+            iicp_event_free(task);
+        }
+        for (int i = 0; i < 16; i++) OK(iicp_task_finish(tasks[i], NOTHING, bytes("{}"), NULL));
+        OK(iicp_node_close(mesh.node, mesh.serving, 0, 5, NULL, &err));
+        int answered = 16, withdrawn = 0, closed = 0;
+        for (int i = 16; i < 64; i++) {
+            iicp_code code = iicp_task_finish(tasks[i], NOTHING, bytes("{}"), NULL);
+            CHECK(code == IICP_OK || code == IICP_STALE_ID, "%s", iicp_code_name(code).ptr);
+            answered += code == IICP_OK;
+        }
+        while (answered + withdrawn < 64 || !closed) {
+            iicp_event *event = NULL;
+            OK(iicp_queue_next(mesh.serving, LONG, &event, NULL));
+            withdrawn += iicp_event_kind_of(event) == IICP_EVENT_TASK_CANCEL;
+            closed += iicp_event_kind_of(event) == IICP_EVENT_DONE && iicp_event_tag(event) == 5;
+            iicp_event_free(event);
+        }
+        for (int i = 0; i < 64; i++) done(mesh.asking, NULL);
+        CODE(iicp_queue_next(mesh.serving, 0, &(iicp_event *){NULL}, NULL), IICP_TIMEOUT);
+        mesh.node = new_node(mesh.serving, mesh.url, ",\"max_concurrent\":64");
+        OK(iicp_client_close(mesh.client));
+        mesh.client = new_client(mesh.runtime, mesh.url);
+        CHECK(alive(mesh.runtime) == before, "%llu", (unsigned long long)alive(mesh.runtime));
+    }
+    OK(iicp_runtime_free(mesh.runtime));
+}
+
+/* Memory of this process, in KiB. */
+static long resident(void) {
+    long kib = 0;
+    char line[128];
+    FILE *status = fopen("/proc/self/status", "r");
+    while (status && fgets(line, sizeof line, status)) sscanf(line, "VmRSS: %ld", &kib);
+    if (status) fclose(status);
+    return kib;
+}
+
+static void ten_thousand_cancels_take_no_memory(void) {
+    int storm = getenv("IICP_TEST_ROUNDS") ? 200 : 10000;
+    struct mesh mesh = new_mesh(",\"max_concurrent\":256");
+    long warm = 0;
+    for (int i = 0; i < storm; i += 100) {
+        uint64_t ops[100];
+        for (int k = 0; k < 100; k++) ops[k] = submit(&mesh, "{}", (uint64_t)k);
+        for (int k = 0; k < 100; k++) iicp_op_cancel(ops[k], NULL);
+        for (int k = 0; k < 100; k++) CODE(done(mesh.asking, NULL), IICP_CANCELLED);
+        iicp_event *event = NULL;
+        while (iicp_queue_next(mesh.serving, 0, &event, NULL) == IICP_OK) iicp_event_free(event);
+        if (i == storm / 5) warm = resident();
+    }
+    long grown = resident() - warm;
+    CHECK(storm < 10000 || grown < 8 * 1024, "grew by %ld KiB", grown);
+    OK(iicp_runtime_free(mesh.runtime));
+}
+
+int main(int argc, char **argv) {
+    RUN(a_task_is_answered_with_what_the_handler_says);
+    RUN(a_failure_stays_private_and_a_refusal_is_read);
+    RUN(the_status_of_a_node_can_be_asked);
+    RUN(a_cancelled_task_reaches_the_handler);
+    RUN(a_handler_that_hangs_costs_its_task_and_not_its_slot);
+    RUN(a_node_closed_mid_task_tells_both_sides_once);
+    RUN(ten_thousand_cancels_take_no_memory);
+    return 0;
+}

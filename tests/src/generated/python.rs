@@ -1,0 +1,141 @@
+//! Python's module of generated things: error codes, kinds of events and the types of the options.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+
+use iicp_core::Code;
+use iicp_core::bridge::EventKind;
+
+use super::source::{Kind, OptionField, Struct, structs};
+
+/// What a call cannot do without, and what it takes as an argument of its own.
+const REQUIRED: &[(&str, &str)] = &[("Discover", "intent"), ("TaskOptions", "intent"), ("NodeOptions", "intents")];
+const ARGUMENTS: &[(&str, &str)] = &[("Chat", "messages")];
+/// Not for users of this layer, which makes its runtime and its queues itself.
+const INTERNAL: &[&str] = &["RuntimeOptions", "QueueOptions"];
+
+pub(super) fn render(_present: &str) -> Result<String, String> {
+    let mut structs = structs()?;
+    structs.retain(|options| !INTERNAL.contains(&options.name.as_str()));
+    let mut out = String::from(
+        "\"\"\"Written by `cargo gen` from the engine's own tables; change those instead.\"\"\"\n\n\
+         from __future__ import annotations\n\n\
+         from collections.abc import Sequence\n\
+         from enum import IntEnum\n\
+         from typing import Final, Literal, Required, TypedDict\n\n",
+    );
+    let _ =
+        writeln!(out, "CHAT: Final = {:?}\n\"\"\"The intent of a chat with a language model.\"\"\"\n", iicp_core::CHAT);
+    codes(&mut out);
+    event_kinds(&mut out);
+    times(&mut out, &structs);
+    let _ = writeln!(out, "DEFAULT_MAX_CONCURRENT: Final = {}", default_of(&structs, "NodeOptions", "max_concurrent")?);
+    message(&mut out);
+    for options in &structs {
+        options_type(&mut out, options);
+    }
+    Ok(out)
+}
+
+fn codes(out: &mut String) {
+    out.push_str("\nclass Code(IntEnum):\n    \"\"\"The stable error codes, the same in every language.\"\"\"\n\n");
+    for code in Code::ALL {
+        let _ = writeln!(out, "    {} = {}\n    \"\"\"{}\"\"\"", code.name(), code.number(), code.text());
+    }
+    out.push('\n');
+}
+
+fn event_kinds(out: &mut String) {
+    out.push_str("\nclass EventKind(IntEnum):\n    \"\"\"What an event of a queue says.\"\"\"\n\n");
+    for kind in EventKind::ALL {
+        let _ = writeln!(out, "    {} = {}\n    \"\"\"{}\"\"\"", kind.name(), kind.number(), kind.text());
+    }
+    out.push_str("\n\n");
+}
+
+/// Times are seconds in Python, as everywhere in its library, and whole milliseconds in the engine.
+fn in_seconds(option: &OptionField) -> Option<&str> {
+    option.name.strip_suffix("_ms").filter(|_| option.kind == Kind::Integer)
+}
+
+fn times(out: &mut String, structs: &[Struct]) {
+    let names: BTreeSet<&str> = structs.iter().flat_map(|s| &s.options).filter_map(in_seconds).collect();
+    out.push_str("SECONDS: Final = frozenset(\n    {\n");
+    for name in names {
+        let _ = writeln!(out, "        {name:?},");
+    }
+    out.push_str("    }\n)\n\"\"\"Options in seconds; the engine calls them the same with ``_ms`` behind.\"\"\"\n\n");
+}
+
+fn default_of(structs: &[Struct], name: &str, option: &str) -> Result<String, String> {
+    let found = structs.iter().find(|s| s.name == name).and_then(|s| s.options.iter().find(|o| o.name == option));
+    found.map(|option| option.default.to_string()).ok_or_else(|| format!("{name} has no option {option}"))
+}
+
+fn message(out: &mut String) {
+    out.push_str(
+        "\n\nclass ChatMessage(TypedDict):\n    \"\"\"One message of a chat.\"\"\"\n\n    role: str\n    \
+         \"\"\"``system``, ``user``, ``assistant`` or ``tool``.\"\"\"\n    content: str\n    \"\"\"The text.\"\"\"\n",
+    );
+}
+
+fn options_type(out: &mut String, options: &Struct) {
+    let name = &options.name;
+    let _ = write!(out, "\n\nclass {name}(TypedDict, total=False):\n    \"\"\"{}\"\"\"\n\n", options.about);
+    for option in &options.options {
+        let is_in = |list: &[(&str, &str)]| list.contains(&(name, &option.name));
+        if is_in(ARGUMENTS) {
+            continue;
+        }
+        let (field, kind) = match in_seconds(option) {
+            Some(field) => (field, "float".to_owned()),
+            None => (&*option.name, python_type(&option.kind)),
+        };
+        let kind = if option.optional { format!("{kind} | None") } else { kind };
+        let kind = if is_in(REQUIRED) { format!("Required[{kind}]") } else { kind };
+        let default = match &option.default {
+            serde_json::Value::Null => String::new(),
+            _ if is_in(REQUIRED) => String::new(),
+            default => format!(" Default: {}.", python_value(default, in_seconds(option).is_some())),
+        };
+        let about = option.about.replace('`', "``").replace("milliseconds", "seconds").replace("120,000", "120");
+        let _ = writeln!(out, "    {field}: {kind}\n    \"\"\"{about}{default}\"\"\"");
+    }
+}
+
+fn python_type(kind: &Kind) -> String {
+    match kind {
+        Kind::Boolean => "bool".into(),
+        Kind::Integer => "int".into(),
+        Kind::Number => "float".into(),
+        Kind::String => "str".into(),
+        Kind::Enum(words) => {
+            format!("Literal[{}]", words.iter().map(|word| format!("{word:?}")).collect::<Vec<_>>().join(", "))
+        }
+        Kind::Object(_) => "ChatMessage".into(),
+        Kind::List(of) => format!("Sequence[{}]", python_type(of)),
+    }
+}
+
+fn python_value(value: &serde_json::Value, in_seconds: bool) -> String {
+    match value {
+        serde_json::Value::Bool(yes) => if *yes { "True" } else { "False" }.into(),
+        serde_json::Value::Number(number) if in_seconds => {
+            number.as_f64().map_or_else(String::new, |ms| format!("{:?}", ms / 1000.0))
+        }
+        other => format!("``{other}``"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_and_every_option_of_the_layer_is_in_the_module() {
+        let text = render("").unwrap();
+        assert!(Code::ALL.iter().all(|code| text.contains(&format!("    {} = {}\n", code.name(), code.number()))));
+        assert!(text.contains("    intent: Required[str]\n") && text.contains("    timeout: float | None\n"));
+        assert!(!text.contains("_ms:") && !text.contains("    messages:"), "{text}");
+    }
+}

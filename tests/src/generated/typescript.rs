@@ -1,0 +1,146 @@
+//! `bindings-node/src/generated.ts`: error codes, event kinds, option types and the names that options have in the core.
+
+use std::fmt::Write as _;
+
+use iicp_core::bridge::EventKind;
+use iicp_core::options::DirectoryOptions;
+use iicp_core::{CHAT, Code};
+use serde_json::Value;
+
+use super::source::{Kind, OptionField, Struct, structs};
+
+/// Options without which a call cannot mean anything. Their defaults are empty, and the core refuses them.
+const REQUIRED: &[(&str, &str)] =
+    &[("Discover", "intent"), ("TaskOptions", "intent"), ("Chat", "messages"), ("NodeOptions", "intents")];
+
+pub(super) fn render(_present: &str) -> Result<String, String> {
+    let mut out =
+        String::from("// Written by `cargo gen` from options.rs, error.rs and event.rs of the core. Do not edit.\n\n");
+    let _ = writeln!(out, "/** The intent of a chat with a language model. */\nexport const CHAT = \"{CHAT}\";\n");
+    codes(&mut out);
+    kinds(&mut out);
+    for options in structs()? {
+        interface(&mut out, &options)?;
+        names(&mut out, &options);
+    }
+    loopback(&mut out)?;
+    Ok(out)
+}
+
+/// What `DirectoryOptions::loopback()` changes of the defaults.
+fn loopback(out: &mut String) -> Result<(), String> {
+    let read = |options| serde_json::to_value::<DirectoryOptions>(options).map_err(|e| e.to_string());
+    let (default, loopback) = (read(DirectoryOptions::default())?, read(DirectoryOptions::loopback())?);
+    out.push_str("/** How a directory for development on this machine differs from a public one. */\n");
+    out.push_str("export const LOOPBACK: DirectoryOptions = {\n");
+    for (name, value) in loopback.as_object().into_iter().flatten() {
+        if default[name] != *value {
+            let _ = writeln!(out, "  {}: {value},", camel(name));
+        }
+    }
+    out.push_str("};\n");
+    Ok(())
+}
+
+fn codes(out: &mut String) {
+    out.push_str("/** Every stable error code by its name. */\nexport const Code = {\n");
+    for code in Code::ALL {
+        let _ = writeln!(out, "  /** {} */\n  {}: {},", code.text(), code.name(), code.number());
+    }
+    out.push_str("} as const;\n\n/** The name of an error code. */\nexport type CodeName = keyof typeof Code;\n\n");
+    out.push_str(
+        "/** The names of the codes by their numbers. */\nexport const CODE_NAMES: ReadonlyMap<number, CodeName> =",
+    );
+    out.push_str(" new Map(\n  Object.entries(Code).map(([name, number]) => [number, name as CodeName]),\n);\n\n");
+}
+
+fn kinds(out: &mut String) {
+    out.push_str("/** What an event of the core says. */\nexport const EventKind = {\n");
+    for kind in EventKind::ALL {
+        let _ = writeln!(out, "  /** {} */\n  {}: {},", kind.text(), kind.name(), kind.number());
+    }
+    out.push_str("} as const;\n\n");
+}
+
+fn interface(out: &mut String, options: &Struct) -> Result<(), String> {
+    let _ = writeln!(out, "/** {} */\nexport interface {} {{", options.about, options.name);
+    for option in &options.options {
+        let required = REQUIRED.contains(&(options.name.as_str(), option.name.as_str()));
+        let mark = if required { "" } else { "?" };
+        let of = kind(&option.kind).map_err(|why| format!("option {} of {}: {why}", option.name, options.name))?;
+        let undefined = if required { "" } else { " | undefined" };
+        let _ = writeln!(out, "  /** {}{} */", option.about, default(option));
+        let _ = writeln!(out, "  {}{mark}: {of}{undefined};", camel(&option.name));
+    }
+    out.push_str("}\n\n");
+    Ok(())
+}
+
+/// A map instead of an object: `constructor` and the like are no options.
+fn names(out: &mut String, options: &Struct) {
+    let name = options.name.strip_suffix("Options").unwrap_or(&options.name).to_uppercase();
+    let _ = writeln!(out, "/** What the core calls the options of `{}`. */", options.name);
+    let _ = writeln!(out, "export const {name}_NAMES: ReadonlyMap<string, string> = new Map([");
+    for option in &options.options {
+        let _ = writeln!(out, "  [\"{}\", \"{}\"],", camel(&option.name), option.name);
+    }
+    out.push_str("]);\n\n");
+}
+
+fn kind(kind: &Kind) -> Result<String, String> {
+    Ok(match kind {
+        Kind::Boolean => "boolean".into(),
+        Kind::Integer | Kind::Number => "number".into(),
+        Kind::String => "string".into(),
+        Kind::Enum(words) => words.iter().map(|word| format!("\"{word}\"")).collect::<Vec<_>>().join(" | "),
+        Kind::Object(fields) => {
+            // Only the outermost names are mapped on the way to the core.
+            if let Some(field) = fields.iter().find(|field| field.contains('_')) {
+                return Err(format!("the nested name {field} would need a map of its own"));
+            }
+            format!("{{ {} }}", fields.iter().map(|field| format!("{field}: string")).collect::<Vec<_>>().join("; "))
+        }
+        Kind::List(of) => match **of {
+            Kind::Enum(_) => format!("readonly ({})[]", self::kind(of)?),
+            _ => format!("readonly {}[]", self::kind(of)?),
+        },
+    })
+}
+
+fn default(option: &OptionField) -> String {
+    match &option.default {
+        Value::Null => String::new(),
+        Value::String(text) if text.is_empty() => String::new(),
+        Value::Array(list) if list.is_empty() => String::new(),
+        other => format!(" Default: `{other}`."),
+    }
+}
+
+fn camel(name: &str) -> String {
+    let mut words = name.split('_');
+    let mut out = words.next().unwrap_or_default().to_owned();
+    for word in words {
+        let mut letters = word.chars();
+        out.extend(letters.next().map(|first| first.to_ascii_uppercase()));
+        out.push_str(letters.as_str());
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_camel_case_and_lead_back() {
+        for (snake, name) in [("intent", "intent"), ("timeout_ms", "timeoutMs"), ("max_body_bytes", "maxBodyBytes")] {
+            assert_eq!(camel(snake), name);
+        }
+    }
+
+    #[test]
+    fn a_nested_name_that_would_need_a_map_is_refused() {
+        assert!(kind(&Kind::Object(vec!["tool_call".into()])).is_err());
+        assert_eq!(kind(&Kind::List(Box::new(Kind::String))).unwrap(), "readonly string[]");
+    }
+}
