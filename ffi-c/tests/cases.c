@@ -1,6 +1,5 @@
 /* Runs the case table: cases STAGE FILE... [-- PART-OF-A-NAME] ; tests/cases/README.md says what a case is. */
 #include "json.h"
-#include <stdarg.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -24,16 +23,6 @@ static double now(void) {
     return (double)time.tv_sec * 1e3 + (double)time.tv_nsec / 1e6;
 }
 
-static char *print(const char *format, ...) __attribute__((format(printf, 1, 2)));
-static char *print(const char *format, ...) {
-    char *text = NULL;
-    va_list values;
-    va_start(values, format);
-    CHECK(vasprintf(&text, format, values) >= 0);
-    va_end(values);
-    return text;
-}
-
 /* Sends a line to the stage; its answer, or nothing if it is an error, which is printed. */
 static char *stage(const char *format, const char *raw, int len) {
     char *command = print(format, len, raw);
@@ -54,8 +43,7 @@ static void set_scene(char *line) {
     json_free(scene);
     free(scene_text);
     scene_text = line;
-    const char *at = line + strlen("{\"ok\":");
-    scene = json_read(&at);
+    scene = json_parse(line + strlen("{\"ok\":"));
 }
 
 /* Place of a node in the scene, as JSON; null if it has none. */
@@ -127,8 +115,7 @@ static void start(const struct json *step, const char *name) {
 /* What a DONE says, in the words of the table. */
 static char *outcome(const iicp_event *event) {
     if (iicp_event_error(event)) return failure(iicp_event_error(event));
-    const char *at = iicp_event_json(event).ptr;
-    struct json *json = json_read(&at);
+    struct json *json = json_parse(iicp_event_json(event).ptr);
     char *text;
     if (json->type == JSON_LIST) {
         text = print("{\"nodes\":[");
@@ -161,8 +148,7 @@ static void wait_for(const char *name, size_t first) {
 }
 
 static int check(const struct json *expect, const char *text, double took) {
-    const char *at = text;
-    struct json *actual = json_read(&at), *within = json_get(expect, "within_ms"), *says = json_get(expect, "says");
+    struct json *actual = json_parse(text), *within = json_get(expect, "within_ms"), *says = json_get(expect, "says");
     const char *message = json_string(actual, "message");
     int good = !json_get(expect, "code") == !json_get(actual, "code");
     good = good && (!expect || json_holds(expect, actual, "says within_ms")) && !strstr(message, "canary");
@@ -257,8 +243,7 @@ int main(int argc, char **argv) {
         size_t room = 0;
         CHECK(file && getdelim(&text, &room, 0, file) > 0, "%s", argv[i]);
         fclose(file);
-        const char *at = text;
-        struct json *table = json_read(&at);
+        struct json *table = json_parse(text);
         for (struct json *one = table->child; one; one = one->next) {
             if (wanted && !strstr(json_string(one, "name"), wanted)) continue;
             ran++;
