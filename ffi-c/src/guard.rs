@@ -32,8 +32,10 @@ fn contain<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
         body()
     };
     catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|panic| {
-        // Its destructor is the panicking code's, and may panic as well.
-        std::mem::forget(panic);
+        // Its destructor is the panicking code's, and may panic as well; what that throws is left alone.
+        if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(panic))) {
+            std::mem::forget(again);
+        }
         let message = "the library panicked; this is a fault of the library, please report it";
         Err(Error::new(Code::Panic, message))
     })

@@ -1,6 +1,5 @@
 /* Runs the case table: cases STAGE FILE... [-- PART-OF-A-NAME] ; tests/cases/README.md says what a case is. */
 #include "json.h"
-#include <stdarg.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -24,21 +23,13 @@ static double now(void) {
     return (double)time.tv_sec * 1e3 + (double)time.tv_nsec / 1e6;
 }
 
-static char *print(const char *format, ...) __attribute__((format(printf, 1, 2)));
-static char *print(const char *format, ...) {
-    char *text = NULL;
-    va_list values;
-    va_start(values, format);
-    CHECK(vasprintf(&text, format, values) >= 0);
-    va_end(values);
-    return text;
-}
-
 /* Sends a line to the stage; its answer, or nothing if it is an error, which is printed. */
 static char *stage(const char *format, const char *raw, int len) {
-    fprintf(to_stage, format, len, raw);
+    char *command = print(format, len, raw);
+    for (char *at = command; *at; at++) fputc(*at == '\n' ? ' ' : *at, to_stage); /* the table has several, the stage one */
     fputc('\n', to_stage);
     fflush(to_stage);
+    free(command);
     char *line = NULL;
     size_t room = 0;
     CHECK(getline(&line, &room, from_stage) > 0, "the stage has ended");
@@ -52,16 +43,18 @@ static void set_scene(char *line) {
     json_free(scene);
     free(scene_text);
     scene_text = line;
-    const char *at = line + strlen("{\"ok\":");
-    scene = json_read(&at);
+    scene = json_parse(line + strlen("{\"ok\":"));
 }
 
-/* Place of a node in the scene; -1 if it has none. */
-static int node_place(const char *id) {
+/* Place of a node in the scene, as JSON; null if it has none. */
+static const char *node_place(const char *id) {
+    static char text[16];
     int place = 0;
-    for (struct json *node = json_get(scene, "nodes")->child; node; node = node->next, place++)
-        if (strcmp(json_string(node, "node_id"), id) == 0) return place;
-    return -1;
+    for (struct json *node = json_get(scene, "nodes")->child; node; node = node->next, place++) {
+        snprintf(text, sizeof text, "%d", place);
+        if (strcmp(json_string(node, "node_id"), id) == 0) return text;
+    }
+    return "null";
 }
 
 static char *failure(const iicp_error *error) {
@@ -108,7 +101,7 @@ static void start(const struct json *step, const char *name) {
             free(body);
             body = print("{\"pad\":\"%0*d\"}", (int)size->number - 10, 0);
         }
-        iicp_client_submit(client, queue, options, bytes(body), tag, &call->op, &error);
+        iicp_client_submit(client, queue, options, iicp_body(body), tag, &call->op, &error);
         free(body);
     } else if (chat) {
         iicp_client_chat(client, queue, options, tag, &call->op, &error);
@@ -122,13 +115,12 @@ static void start(const struct json *step, const char *name) {
 /* What a DONE says, in the words of the table. */
 static char *outcome(const iicp_event *event) {
     if (iicp_event_error(event)) return failure(iicp_event_error(event));
-    const char *at = iicp_event_json(event).ptr;
-    struct json *json = json_read(&at);
+    struct json *json = json_parse(iicp_event_json(event).ptr);
     char *text;
     if (json->type == JSON_LIST) {
         text = print("{\"nodes\":[");
         for (struct json *node = json->child; node; node = node->next) {
-            char *longer = print("%s%d%s", text, node_place(json_string(node, "node_id")), node->next ? "," : "");
+            char *longer = print("%s%s%s", text, node_place(json_string(node, "node_id")), node->next ? "," : "");
             free(text);
             text = longer;
         }
@@ -137,7 +129,7 @@ static char *outcome(const iicp_event *event) {
         text = closed;
     } else {
         iicp_bytes body = iicp_event_body(event);
-        text = print("{\"node\":%d,\"result\":%.*s,%s", node_place(json_string(json, "node_id")), (int)body.len,
+        text = print("{\"node\":%s,\"result\":%.*s,%s", node_place(json_string(json, "node_id")), (int)body.len,
                      (const char *)body.ptr, iicp_event_json(event).ptr + 1);
     }
     json_free(json);
@@ -156,8 +148,7 @@ static void wait_for(const char *name, size_t first) {
 }
 
 static int check(const struct json *expect, const char *text, double took) {
-    const char *at = text;
-    struct json *actual = json_read(&at), *within = json_get(expect, "within_ms"), *says = json_get(expect, "says");
+    struct json *actual = json_parse(text), *within = json_get(expect, "within_ms"), *says = json_get(expect, "says");
     const char *message = json_string(actual, "message");
     int good = !json_get(expect, "code") == !json_get(actual, "code");
     good = good && (!expect || json_holds(expect, actual, "says within_ms")) && !strstr(message, "canary");
@@ -252,8 +243,7 @@ int main(int argc, char **argv) {
         size_t room = 0;
         CHECK(file && getdelim(&text, &room, 0, file) > 0, "%s", argv[i]);
         fclose(file);
-        const char *at = text;
-        struct json *table = json_read(&at);
+        struct json *table = json_parse(text);
         for (struct json *one = table->child; one; one = one->next) {
             if (wanted && !strstr(json_string(one, "name"), wanted)) continue;
             ran++;

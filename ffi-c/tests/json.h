@@ -5,6 +5,18 @@
 #include "check.h"
 #include <ctype.h>
 #include <math.h>
+#include <stdarg.h>
+
+/* A text as printf makes it, to be freed. */
+static inline char *print(const char *format, ...) __attribute__((format(printf, 1, 2)));
+static inline char *print(const char *format, ...) {
+    char *text = NULL;
+    va_list values;
+    va_start(values, format);
+    CHECK(vasprintf(&text, format, values) >= 0);
+    va_end(values);
+    return text;
+}
 
 enum json_type { JSON_NULL, JSON_BOOL, JSON_NUMBER, JSON_STRING, JSON_LIST, JSON_OBJECT };
 
@@ -17,13 +29,13 @@ struct json {
     struct json *child, *next;
 };
 
-static const char *json_space(const char *at) {
+static inline const char *json_space(const char *at) {
     while (isspace((unsigned char)*at)) at++;
     return at;
 }
 
 /* Reads a string's text up to the closing quote, and decodes it. */
-static char *json_text(const char **at) {
+static inline char *json_text(const char **at) {
     const char *from = *at + 1;
     size_t n = 0;
     const char *end = from;
@@ -58,7 +70,7 @@ static char *json_text(const char **at) {
 }
 
 /* Reads one value of a text that is known to be JSON. */
-static struct json *json_read(const char **at) {
+static inline struct json *json_read(const char **at) {
     struct json *value = calloc(1, sizeof *value);
     const char *p = value->raw = json_space(*at);
     if (*p == '{' || *p == '[') {
@@ -97,7 +109,9 @@ static struct json *json_read(const char **at) {
     return value;
 }
 
-static void json_free(struct json *value) {
+static inline struct json *json_parse(const char *text) { return json_read(&text); }
+
+static inline void json_free(struct json *value) {
     while (value) {
         struct json *next = value->next;
         json_free(value->child);
@@ -109,20 +123,20 @@ static void json_free(struct json *value) {
 }
 
 /* A field of an object, or NULL. */
-static struct json *json_get(const struct json *object, const char *key) {
+static inline struct json *json_get(const struct json *object, const char *key) {
     struct json *field = object && object->type == JSON_OBJECT ? object->child : NULL;
     while (field && strcmp(field->key, key) != 0) field = field->next;
     return field;
 }
 
-static const char *json_string(const struct json *object, const char *key) {
+static inline const char *json_string(const struct json *object, const char *key) {
     struct json *field = json_get(object, key);
     return field && field->type == JSON_STRING ? field->text : "";
 }
 
 /* Whether a value is as expected: objects by the fields that are expected, all else exactly; a list of strings that is
    expected of a string means any of them. Fields whose names are in `but` are somebody else's to check. */
-static int json_holds(const struct json *expected, const struct json *actual, const char *but) {
+static inline int json_holds(const struct json *expected, const struct json *actual, const char *but) {
     if (!actual) return 0;
     const struct json *e = expected->child, *a = actual->child;
     if (expected->type == JSON_LIST && actual->type == JSON_STRING) {
