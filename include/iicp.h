@@ -20,8 +20,7 @@
  *
  * Threads. Every function may be called on any thread, also several at the same time on the same handle; what is said
  * otherwise is said there. No function blocks unless its comment says that it waits. The library calls no code of yours
- * but the doorbell of iicp_queue_on_wake, installs no signal handler, and prints nothing
- * unless it panics.
+ * but the doorbell of iicp_queue_on_wake, installs no signal handler, and prints nothing unless it panics.
  *
  * Options are JSON texts; the empty text means all defaults. README.md lists every option. An unknown name or a value
  * out of range is IICP_CONFIG_INVALID, with a message that names it.
@@ -157,7 +156,8 @@ enum {
  * Why a call or an operation failed: a code and a sentence that says what happened, what it was about and what to do
  * next. Never holds a token, a key or a payload.
  *
- * Who gets one from a function frees it with `iicp_error_free`; one that belongs to an event goes with the event.
+ * Who gets one from a function frees it with `iicp_error_free`; one that belongs to an event goes with the event. Any
+ * number of threads may read one error at the same time.
  */
 typedef struct iicp_error iicp_error;
 
@@ -251,6 +251,22 @@ typedef struct {
     uint64_t id;
 } iicp_directory;
 
+/** A view of a C string; NULL is the empty text. */
+static inline iicp_str iicp_text(const char *text) {
+    iicp_str view;
+    view.ptr = text;
+    view.len = text ? strlen(text) : 0;
+    return view;
+}
+
+/** The same for a body. */
+static inline iicp_bytes iicp_body(const char *text) {
+    iicp_bytes view;
+    view.ptr = (const uint8_t *)text;
+    view.len = text ? strlen(text) : 0;
+    return view;
+}
+
 #ifdef __cplusplus
 extern "C" {
 #endif // __cplusplus
@@ -282,42 +298,50 @@ iicp_str iicp_code_name(iicp_code code);
 
 /**
  * The code of an error; `IICP_OK` of NULL.
+ *
+ * Threads: any.
  */
 iicp_code iicp_error_code(const iicp_error *error);
 
 /**
  * The name of the error's code, such as `NO_NODES`; empty of NULL.
  *
- * Ownership: the text is part of the library.
+ * Ownership: the text is part of the library. Threads: any.
  */
 iicp_str iicp_error_name(const iicp_error *error);
 
 /**
  * What happened, what it was about and what to do next; empty of NULL.
  *
- * Ownership: the text lives as long as the error.
+ * Ownership: the text lives as long as the error. Threads: any.
  */
 iicp_str iicp_error_message(const iicp_error *error);
 
 /**
  * The protocol's own code as the peer wrote it, such as `capacity_exceeded` or `IICP-E021`; empty if it wrote none.
  *
- * Ownership: the text lives as long as the error.
+ * Ownership: the text lives as long as the error. Threads: any.
  */
 iicp_str iicp_error_wire_code(const iicp_error *error);
 
 /**
  * 1 if the same call may succeed later without a change by the caller, else 0.
+ *
+ * Threads: any.
  */
 int32_t iicp_error_retryable(const iicp_error *error);
 
 /**
  * How long the peer asked to wait before trying again, in milliseconds; -1 if it did not.
+ *
+ * Threads: any.
  */
 int64_t iicp_error_retry_after_ms(const iicp_error *error);
 
 /**
  * The HTTP status that the peer answered; 0 if the error did not come as an HTTP answer.
+ *
+ * Threads: any.
  */
 int32_t iicp_error_http_status(const iicp_error *error);
 
@@ -325,7 +349,7 @@ int32_t iicp_error_http_status(const iicp_error *error);
  * All of the error as a JSON object: `code`, `name`, `message`, `retryable`, and where known `retry_after_ms`,
  * `http_status`, `wire_code`; empty of NULL.
  *
- * Ownership: the text lives as long as the error.
+ * Ownership: the text lives as long as the error. Threads: any.
  */
 iicp_str iicp_error_json(const iicp_error *error);
 
@@ -463,43 +487,52 @@ iicp_code iicp_op_cancel(uint64_t op, iicp_error **err);
 
 /**
  * What the event says; 0 of NULL. Skip a kind that you do not know: a later library may add some.
+ *
+ * Threads: any.
  */
 iicp_event_kind iicp_event_kind_of(const iicp_event *event);
 
 /**
- * The operation, or for `IICP_EVENT_TASK` and `IICP_EVENT_TASK_CANCEL` the task, that the event belongs to.
+ * The operation, or for `IICP_EVENT_TASK` and `IICP_EVENT_TASK_CANCEL` the task, that the event belongs to;
+ * 0 of NULL.
+ *
+ * Threads: any.
  */
 uint64_t iicp_event_id(const iicp_event *event);
 
 /**
- * The number that was given when the operation was started, or when serving began.
+ * The number that was given when the operation was started, or when serving began; 0 of NULL.
+ *
+ * Threads: any.
  */
 uint64_t iicp_event_tag(const iicp_event *event);
 
 /**
  * The id of what the operation made, else 0: `iicp_node node = { iicp_event_handle(event) };`
+ *
+ * Threads: any.
  */
 uint64_t iicp_event_handle(const iicp_event *event);
 
 /**
  * What is known beside the body, as JSON; the function that started the operation says what is in it. Empty if nothing
- * is known.
+ * is known, and of NULL.
  *
- * Ownership: the text lives as long as the event.
+ * Ownership: the text lives as long as the event. Threads: any.
  */
 iicp_str iicp_event_json(const iicp_event *event);
 
 /**
- * The result, a part of it, or a task's payload. Not followed by a NUL.
+ * The result, a part of it, or a task's payload. Not followed by a NUL; empty of NULL.
  *
- * Ownership: the bytes live as long as the event.
+ * Ownership: the bytes live as long as the event. Threads: any.
  */
 iicp_bytes iicp_event_body(const iicp_event *event);
 
 /**
- * Why the operation failed; NULL if it did not.
+ * Why the operation failed; NULL if it did not, and of NULL.
  *
- * Ownership: the error belongs to the event and lives as long; do not free it.
+ * Ownership: the error belongs to the event and lives as long; do not free it. Threads: any.
  */
 const iicp_error *iicp_event_error(const iicp_event *event);
 
@@ -718,12 +751,3 @@ iicp_code iicp_directory_close(iicp_directory directory,
 #endif  // __cplusplus
 
 #endif  /* IICP_H */
-
-
-/** A view of a C string; NULL is the empty text. */
-static inline iicp_str iicp_text(const char *text) {
-    iicp_str view;
-    view.ptr = text;
-    view.len = text ? strlen(text) : 0;
-    return view;
-}

@@ -33,8 +33,7 @@ int main(void) {
         const char *json = iicp_event_json(event).ptr;
         if (iicp_event_kind_of(event) == IICP_EVENT_TASK) { /* somebody asks our node */
             const char *reply = "{\"choices\":[{\"message\":{\"role\":\"assistant\",\"content\":\"Hello from C!\"}}]}";
-            iicp_bytes body = {(const uint8_t *)reply, strlen(reply)};
-            check(iicp_task_finish(iicp_event_id(event), iicp_text(NULL), body, &err), err);
+            check(iicp_task_finish(iicp_event_id(event), iicp_text(NULL), iicp_body(reply), &err), err);
         } else if (iicp_event_kind_of(event) == IICP_EVENT_DONE) {
             check(iicp_error_code(iicp_event_error(event)), iicp_event_error(event));
             switch (iicp_event_tag(event)) {

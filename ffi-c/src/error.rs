@@ -13,7 +13,8 @@ pub type iicp_code = i32;
 /// Why a call or an operation failed: a code and a sentence that says what happened, what it was about and what to do
 /// next. Never holds a token, a key or a payload.
 ///
-/// Who gets one from a function frees it with `iicp_error_free`; one that belongs to an event goes with the event.
+/// Who gets one from a function frees it with `iicp_error_free`; one that belongs to an event goes with the event. Any
+/// number of threads may read one error at the same time.
 pub struct iicp_error {
     error: Error,
     message: String,
@@ -87,6 +88,8 @@ unsafe fn read<T>(error: *const iicp_error, otherwise: T, read: impl FnOnce(&iic
 }
 
 /// The code of an error; `IICP_OK` of NULL.
+///
+/// Threads: any.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn iicp_error_code(error: *const iicp_error) -> iicp_code {
     // SAFETY: the caller's promise.
@@ -95,7 +98,7 @@ pub unsafe extern "C" fn iicp_error_code(error: *const iicp_error) -> iicp_code 
 
 /// The name of the error's code, such as `NO_NODES`; empty of NULL.
 ///
-/// Ownership: the text is part of the library.
+/// Ownership: the text is part of the library. Threads: any.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn iicp_error_name(error: *const iicp_error) -> iicp_str {
     // SAFETY: the caller's promise.
@@ -104,7 +107,7 @@ pub unsafe extern "C" fn iicp_error_name(error: *const iicp_error) -> iicp_str {
 
 /// What happened, what it was about and what to do next; empty of NULL.
 ///
-/// Ownership: the text lives as long as the error.
+/// Ownership: the text lives as long as the error. Threads: any.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn iicp_error_message(error: *const iicp_error) -> iicp_str {
     // SAFETY: the caller's promise.
@@ -113,7 +116,7 @@ pub unsafe extern "C" fn iicp_error_message(error: *const iicp_error) -> iicp_st
 
 /// The protocol's own code as the peer wrote it, such as `capacity_exceeded` or `IICP-E021`; empty if it wrote none.
 ///
-/// Ownership: the text lives as long as the error.
+/// Ownership: the text lives as long as the error. Threads: any.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn iicp_error_wire_code(error: *const iicp_error) -> iicp_str {
     // SAFETY: the caller's promise.
@@ -121,6 +124,8 @@ pub unsafe extern "C" fn iicp_error_wire_code(error: *const iicp_error) -> iicp_
 }
 
 /// 1 if the same call may succeed later without a change by the caller, else 0.
+///
+/// Threads: any.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn iicp_error_retryable(error: *const iicp_error) -> i32 {
     // SAFETY: the caller's promise.
@@ -128,6 +133,8 @@ pub unsafe extern "C" fn iicp_error_retryable(error: *const iicp_error) -> i32 {
 }
 
 /// How long the peer asked to wait before trying again, in milliseconds; -1 if it did not.
+///
+/// Threads: any.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn iicp_error_retry_after_ms(error: *const iicp_error) -> i64 {
     let millis = |error: &iicp_error| match error.error.retry_after() {
@@ -139,6 +146,8 @@ pub unsafe extern "C" fn iicp_error_retry_after_ms(error: *const iicp_error) -> 
 }
 
 /// The HTTP status that the peer answered; 0 if the error did not come as an HTTP answer.
+///
+/// Threads: any.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn iicp_error_http_status(error: *const iicp_error) -> i32 {
     // SAFETY: the caller's promise.
@@ -148,7 +157,7 @@ pub unsafe extern "C" fn iicp_error_http_status(error: *const iicp_error) -> i32
 /// All of the error as a JSON object: `code`, `name`, `message`, `retryable`, and where known `retry_after_ms`,
 /// `http_status`, `wire_code`; empty of NULL.
 ///
-/// Ownership: the text lives as long as the error.
+/// Ownership: the text lives as long as the error. Threads: any.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn iicp_error_json(error: *const iicp_error) -> iicp_str {
     let json =

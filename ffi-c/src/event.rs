@@ -36,20 +36,27 @@ unsafe fn read<T>(event: *const iicp_event, otherwise: T, read: impl FnOnce(&iic
 }
 
 /// What the event says; 0 of NULL. Skip a kind that you do not know: a later library may add some.
+///
+/// Threads: any.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn iicp_event_kind_of(event: *const iicp_event) -> iicp_event_kind {
     // SAFETY: the caller's promise.
     unsafe { read(event, 0, |event| event.event.kind.number()) }
 }
 
-/// The operation, or for `IICP_EVENT_TASK` and `IICP_EVENT_TASK_CANCEL` the task, that the event belongs to.
+/// The operation, or for `IICP_EVENT_TASK` and `IICP_EVENT_TASK_CANCEL` the task, that the event belongs to;
+/// 0 of NULL.
+///
+/// Threads: any.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn iicp_event_id(event: *const iicp_event) -> u64 {
     // SAFETY: the caller's promise.
     unsafe { read(event, 0, |event| event.event.id) }
 }
 
-/// The number that was given when the operation was started, or when serving began.
+/// The number that was given when the operation was started, or when serving began; 0 of NULL.
+///
+/// Threads: any.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn iicp_event_tag(event: *const iicp_event) -> u64 {
     // SAFETY: the caller's promise.
@@ -57,6 +64,8 @@ pub unsafe extern "C" fn iicp_event_tag(event: *const iicp_event) -> u64 {
 }
 
 /// The id of what the operation made, else 0: `iicp_node node = { iicp_event_handle(event) };`
+///
+/// Threads: any.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn iicp_event_handle(event: *const iicp_event) -> u64 {
     // SAFETY: the caller's promise.
@@ -64,27 +73,27 @@ pub unsafe extern "C" fn iicp_event_handle(event: *const iicp_event) -> u64 {
 }
 
 /// What is known beside the body, as JSON; the function that started the operation says what is in it. Empty if nothing
-/// is known.
+/// is known, and of NULL.
 ///
-/// Ownership: the text lives as long as the event.
+/// Ownership: the text lives as long as the event. Threads: any.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn iicp_event_json(event: *const iicp_event) -> iicp_str {
     // SAFETY: the caller's promise.
     unsafe { read(event, iicp_str::EMPTY, |event| iicp_str::of(&event.event.json)) }
 }
 
-/// The result, a part of it, or a task's payload. Not followed by a NUL.
+/// The result, a part of it, or a task's payload. Not followed by a NUL; empty of NULL.
 ///
-/// Ownership: the bytes live as long as the event.
+/// Ownership: the bytes live as long as the event. Threads: any.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn iicp_event_body(event: *const iicp_event) -> iicp_bytes {
     // SAFETY: the caller's promise.
     unsafe { read(event, iicp_bytes::of(&[]), |event| iicp_bytes::of(&event.event.body)) }
 }
 
-/// Why the operation failed; NULL if it did not.
+/// Why the operation failed; NULL if it did not, and of NULL.
 ///
-/// Ownership: the error belongs to the event and lives as long; do not free it.
+/// Ownership: the error belongs to the event and lives as long; do not free it. Threads: any.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn iicp_event_error(event: *const iicp_event) -> *const iicp_error {
     // SAFETY: the caller's promise.

@@ -108,7 +108,7 @@ static void start(const struct json *step, const char *name) {
             free(body);
             body = print("{\"pad\":\"%0*d\"}", (int)size->number - 10, 0);
         }
-        iicp_client_submit(client, queue, options, bytes(body), tag, &call->op, &error);
+        iicp_client_submit(client, queue, options, iicp_body(body), tag, &call->op, &error);
         free(body);
     } else if (chat) {
         iicp_client_chat(client, queue, options, tag, &call->op, &error);

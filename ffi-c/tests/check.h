@@ -39,11 +39,6 @@
 #define LONG 60000
 static const iicp_str NOTHING = {NULL, 0};
 
-static inline iicp_bytes bytes(const char *text) {
-    iicp_bytes view = {(const uint8_t *)text, strlen(text)};
-    return view;
-}
-
 static inline iicp_runtime new_runtime(void) {
     iicp_runtime runtime = {0};
     OK(iicp_runtime_new(IICP_ABI_VERSION, NOTHING, &runtime, NULL));

@@ -1,5 +1,6 @@
 /* The header's sizes, offsets and numbers, as programs were compiled with them. Compiled as C99, C11 and C++17. */
 #include <iicp.h>
+#include <iicp.h> /* twice is once */
 
 #if defined(__cplusplus)
 #define FIXED(name, condition) static_assert(condition, #name)
@@ -24,4 +25,6 @@ FIXED(stale_id_is_1010, IICP_STALE_ID == 1010);
 FIXED(done_is_1, IICP_EVENT_DONE == 1);
 FIXED(task_cancel_is_4, IICP_EVENT_TASK_CANCEL == 4);
 
-int main(void) { return iicp_abi_version() == IICP_ABI_VERSION && iicp_text("text").len == 4 ? 0 : 1; }
+int main(void) {
+    return iicp_abi_version() == IICP_ABI_VERSION && iicp_text("text").len == 4 && iicp_body(NULL).len == 0 ? 0 : 1;
+}

@@ -31,7 +31,7 @@ static void begin_a_task(void) {
     new_node(queue, url, "");
     iicp_client client = new_client(runtime, url);
     iicp_str task = iicp_text("{\"intent\":\"" IICP_CHAT "\"}");
-    OK(iicp_client_submit(client, asking, task, bytes("{}"), 0, NULL, NULL));
+    OK(iicp_client_submit(client, asking, task, iicp_body("{}"), 0, NULL, NULL));
     iicp_event_free(take(queue, IICP_EVENT_TASK));
 }
 

@@ -30,7 +30,7 @@ static struct mesh new_mesh(const char *node_options) {
 
 static uint64_t submit(struct mesh *mesh, const char *payload, uint64_t tag) {
     uint64_t op = 0;
-    OK(iicp_client_submit(mesh->client, mesh->asking, iicp_text(TASK), bytes(payload), tag, &op, NULL));
+    OK(iicp_client_submit(mesh->client, mesh->asking, iicp_text(TASK), iicp_body(payload), tag, &op, NULL));
     return op;
 }
 
@@ -81,7 +81,7 @@ static void a_failure_stays_private_and_a_refusal_is_read(void) {
     iicp_event_free(task);
     submit(&mesh, "{}", 0);
     task = take(mesh.serving, IICP_EVENT_TASK);
-    FAILS(iicp_task_finish(iicp_event_id(task), NOTHING, bytes("no JSON"), &err), IICP_HANDLER);
+    FAILS(iicp_task_finish(iicp_event_id(task), NOTHING, iicp_body("no JSON"), &err), IICP_HANDLER);
     CODE(done(mesh.asking, NULL), IICP_BACKEND);
     iicp_event_free(task);
     OK(iicp_runtime_free(mesh.runtime));
@@ -120,7 +120,7 @@ static void a_cancelled_task_reaches_the_handler(void) {
     FAILS(iicp_op_cancel(op, &err), IICP_STALE_ID);
     iicp_event *cancel = take(mesh.serving, IICP_EVENT_TASK_CANCEL);
     CHECK(iicp_event_id(cancel) == iicp_event_id(task));
-    FAILS(iicp_task_finish(iicp_event_id(task), NOTHING, bytes("{}"), &err), IICP_STALE_ID);
+    FAILS(iicp_task_finish(iicp_event_id(task), NOTHING, iicp_body("{}"), &err), IICP_STALE_ID);
     iicp_event_free(task);
     iicp_event_free(cancel);
     OK(iicp_runtime_free(mesh.runtime));
@@ -130,7 +130,7 @@ static void a_handler_that_hangs_costs_its_task_and_not_its_slot(void) {
     struct mesh mesh = new_mesh(",\"max_concurrent\":1");
     for (int i = 0; i < 3; i++) {
         iicp_str task = iicp_text("{\"intent\":\"" IICP_CHAT "\",\"timeout_ms\":300}");
-        OK(iicp_client_submit(mesh.client, mesh.asking, task, bytes("{}"), 0, NULL, NULL));
+        OK(iicp_client_submit(mesh.client, mesh.asking, task, iicp_body("{}"), 0, NULL, NULL));
         iicp_event_free(take(mesh.serving, IICP_EVENT_TASK));
         iicp_event_free(take(mesh.serving, IICP_EVENT_TASK_CANCEL));
         iicp_code code = done(mesh.asking, NULL);
@@ -152,11 +152,11 @@ static void a_node_closed_mid_task_tells_both_sides_once(void) {
             tasks[i] = iicp_event_id(task);
             iicp_event_free(task);
         }
-        for (int i = 0; i < 16; i++) OK(iicp_task_finish(tasks[i], NOTHING, bytes("{}"), NULL));
+        for (int i = 0; i < 16; i++) OK(iicp_task_finish(tasks[i], NOTHING, iicp_body("{}"), NULL));
         OK(iicp_node_close(mesh.node, mesh.serving, 0, 5, NULL, &err));
         int answered = 16, withdrawn = 0, closed = 0;
         for (int i = 16; i < 64; i++) {
-            iicp_code code = iicp_task_finish(tasks[i], NOTHING, bytes("{}"), NULL);
+            iicp_code code = iicp_task_finish(tasks[i], NOTHING, iicp_body("{}"), NULL);
             CHECK(code == IICP_OK || code == IICP_STALE_ID, "%s", iicp_code_name(code).ptr);
             answered += code == IICP_OK;
         }

@@ -45,15 +45,15 @@ static void a_panic_in_a_function_is_a_code(void) {
     PANICS(iicp_queue_fd(queue, &fd, &err));
     PANICS(iicp_queue_on_wake(queue, NULL, NULL, NULL, &err));
     PANICS(iicp_client_discover(client, queue, NOTHING, 0, NULL, &err));
-    PANICS(iicp_client_submit(client, queue, NOTHING, bytes("{}"), 0, NULL, &err));
+    PANICS(iicp_client_submit(client, queue, NOTHING, iicp_body("{}"), 0, NULL, &err));
     PANICS(iicp_client_chat(client, queue, NOTHING, 0, NULL, &err));
     PANICS(iicp_client_discover_wait(client, NOTHING, &event, &err));
-    PANICS(iicp_client_submit_wait(client, NOTHING, bytes("{}"), &event, &err));
+    PANICS(iicp_client_submit_wait(client, NOTHING, iicp_body("{}"), &event, &err));
     PANICS(iicp_client_chat_wait(client, NOTHING, &event, &err));
     PANICS(iicp_node_serve(queue, NOTHING, 0, NULL, &err));
     PANICS(iicp_node_status((iicp_node){1}, &event, &err));
     PANICS(iicp_node_close((iicp_node){1}, queue, 0, 0, NULL, &err));
-    PANICS(iicp_task_finish(1, NOTHING, bytes("{}"), &err));
+    PANICS(iicp_task_finish(1, NOTHING, iicp_body("{}"), &err));
     PANICS(iicp_task_fail(1, IICP_BACKEND, NOTHING, &err));
     PANICS(iicp_directory_bind(queue, iicp_text("!"), 0, NULL, &err));
     PANICS(iicp_directory_close((iicp_directory){1}, queue, 0, 0, NULL, &err));

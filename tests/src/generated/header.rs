@@ -14,15 +14,28 @@ const FILES: &[&str] =
 
 const PREFACE: &str = include_str!("preface.h");
 
-/// What a C program needs to lend a text: after the types, and no symbol of the library.
-const HELPERS: &str = "
+/// What a C program needs to lend a text: after the types, and no symbols of the library.
+const HELPERS: &str = "\
 /** A view of a C string; NULL is the empty text. */
 static inline iicp_str iicp_text(const char *text) {
     iicp_str view;
     view.ptr = text;
     view.len = text ? strlen(text) : 0;
     return view;
-}";
+}
+
+/** The same for a body. */
+static inline iicp_bytes iicp_body(const char *text) {
+    iicp_bytes view;
+    view.ptr = (const uint8_t *)text;
+    view.len = text ? strlen(text) : 0;
+    return view;
+}
+
+";
+
+/// Where the functions begin.
+const FUNCTIONS: &str = "#ifdef __cplusplus\nextern \"C\" {";
 
 pub(super) fn render(_present: &str) -> Result<String, String> {
     let folder = crate::root().join("ffi-c/src");
@@ -34,7 +47,6 @@ pub(super) fn render(_present: &str) -> Result<String, String> {
         no_includes: true,
         sys_includes: ["stddef.h", "stdint.h", "string.h"].map(Into::into).into(),
         after_includes: Some(constants()?),
-        trailer: Some(HELPERS.into()),
         usize_is_size_t: true,
         style: Style::Type,
         documentation_style: DocumentationStyle::Doxy,
@@ -50,6 +62,8 @@ pub(super) fn render(_present: &str) -> Result<String, String> {
     let mut header = Vec::new();
     builder.generate().map_err(|e| e.to_string())?.write(&mut header);
     let header = String::from_utf8(header).map_err(|e| e.to_string())?;
+    let at = header.find(FUNCTIONS).ok_or("the header has no functions")?;
+    let header = [&header[..at], HELPERS, &header[at..]].concat();
     sources.rev().try_fold(header, |header, path| with_heading(&header, &path))
 }
 

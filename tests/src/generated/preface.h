@@ -20,8 +20,7 @@
  *
  * Threads. Every function may be called on any thread, also several at the same time on the same handle; what is said
  * otherwise is said there. No function blocks unless its comment says that it waits. The library calls no code of yours
- * but the doorbell of iicp_queue_on_wake, installs no signal handler, and prints nothing
- * unless it panics.
+ * but the doorbell of iicp_queue_on_wake, installs no signal handler, and prints nothing unless it panics.
  *
  * Options are JSON texts; the empty text means all defaults. README.md lists every option. An unknown name or a value
  * out of range is IICP_CONFIG_INVALID, with a message that names it.
