@@ -21,7 +21,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::Notify;
-use tokio::task::AbortHandle;
+use tokio::task::JoinHandle;
 
 use crate::http::{Conn, addr};
 use ledger::{Page, traceparents, wait_for};
@@ -94,11 +94,11 @@ impl Stage {
                     .map_err(|state| format!("{within_ms} ms later the ledger is still {state}"))
             }
             Command::Stop { node } => {
-                self.scene()?.party(node)?.role = Role::Gone;
+                std::mem::replace(&mut self.scene()?.party(node)?.role, Role::Gone).end().await;
                 Ok(Value::Null)
             }
             Command::StopDirectory {} => {
-                self.scene()?.directory.role = Role::Gone;
+                std::mem::replace(&mut self.scene()?.directory.role, Role::Gone).end().await;
                 Ok(Value::Null)
             }
             Command::Drain { node, grace_ms } => {
@@ -113,7 +113,7 @@ impl Stage {
                 let rest = async move {
                     draining.await;
                 };
-                party.role = Role::Task { _task: Owned::new(rest) };
+                party.role = Role::Task(Owned::new(rest));
                 Ok(Value::Null)
             }
             Command::AddNode(node) => {
@@ -147,9 +147,7 @@ struct Party {
 }
 
 enum Role {
-    Task {
-        _task: Owned,
-    },
+    Task(Owned),
     /// The real directory, and who listens in on it.
     Directory {
         _directory: Directory,
@@ -164,12 +162,22 @@ enum Role {
     Gone,
 }
 
+impl Role {
+    /// Ends it as a crash would. Afterwards nobody connects to a peer of ours any more, however busy the machine is.
+    async fn end(self) {
+        if let Role::Task(mut task) = self {
+            task.0.abort();
+            let _ = (&mut task.0).await;
+        }
+    }
+}
+
 /// A task that ends with its owner.
-struct Owned(AbortHandle);
+struct Owned(JoinHandle<()>);
 
 impl Owned {
     fn new(future: impl Future<Output = ()> + Send + 'static) -> Owned {
-        Owned(tokio::spawn(future).abort_handle())
+        Owned(tokio::spawn(future))
     }
 }
 
@@ -295,7 +303,7 @@ async fn raise(id: String, peer: Peer, names: Names, page: Page) -> Result<Party
     }
     let listener = listen().await?;
     let url = url_of(listener.local_addr().map_err(|e| e.to_string())?);
-    let role = Role::Task { _task: Owned::new(peer::serve(listener, peer, names, page.clone())) };
+    let role = Role::Task(Owned::new(peer::serve(listener, peer, names, page.clone())));
     Ok(Party { id, url, page, role })
 }
 
