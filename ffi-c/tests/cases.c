@@ -248,8 +248,7 @@ int main(int argc, char **argv) {
     close(from[1]);
     to_stage = fdopen(to[1], "w");
     from_stage = fdopen(from[0], "r");
-    /* Not the default of one thread: unoptimised, it reads for seconds what a hostile node floods it with, deaf to clocks. */
-    OK(iicp_runtime_new(IICP_ABI_VERSION, iicp_text("{\"worker_threads\":2}"), &runtime, NULL));
+    runtime = new_runtime();
     queue = new_queue(runtime);
     const char *wanted = getenv("CASE");
     for (int i = 2; i < argc; i++) {
