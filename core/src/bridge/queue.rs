@@ -4,6 +4,9 @@
 //! every inbound task when the task is delivered: these events can never be refused, and never wait. Chunks and inbound
 //! tasks wait for room, in the order in which they asked. At least one slot is never promised, so that what waits for
 //! room gets it as soon as the host takes events.
+//!
+//! Waking a host costs more than most events do. So the host is woken when the engine has done what there was to do in
+//! this turn of its loop, unless nothing else is expected.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::poll_fn;
@@ -18,7 +21,7 @@ use loom::sync::{Condvar, Mutex, MutexGuard};
 use std::sync::{Condvar, Mutex, MutexGuard};
 
 use super::event::Event;
-use super::wake::{Descriptor, Doorbell, ring};
+use super::wake::{Descriptor, Doorbell, after_this_turn, in_a_turn, ring};
 use crate::error::{Code, Error, Result};
 use crate::options::QueueOptions;
 
@@ -42,6 +45,7 @@ struct State {
     /// Slots kept for last events that have not come yet.
     promised: usize,
     closed: bool,
+    bell: Bell,
     /// Threads that wait in [`Queue::next`].
     sleeping: usize,
     /// Producers that wait for room, oldest first.
@@ -51,6 +55,17 @@ struct State {
     doorbell: Option<Doorbell>,
     max_events: usize,
     max_bytes: usize,
+}
+
+/// What the host was told of the events that are there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Bell {
+    /// Nothing; there are none, or they are just being pushed.
+    Silent,
+    /// It is told at the end of the turn.
+    Coming,
+    /// That they are there.
+    Rung,
 }
 
 /// A producer that waits for room.
@@ -67,11 +82,15 @@ struct Waiting {
 struct Wake {
     one_sleeper: bool,
     all_sleepers: bool,
+    host_later: bool,
     producer: Option<Waker>,
 }
 
 impl Wake {
-    fn send(self, queue: &Queue) {
+    fn send(self, queue: &Arc<Queue>) {
+        if self.host_later {
+            after_this_turn(Ring(queue.clone()));
+        }
         if self.all_sleepers {
             queue.filled.notify_all();
         } else if self.one_sleeper {
@@ -104,10 +123,19 @@ impl State {
     fn push(&mut self, event: Event) -> Wake {
         self.bytes = self.bytes.saturating_add(event.weight());
         self.events.push_back(event);
-        if self.events.len() > 1 {
-            // Whoever was woken by the first event sees to the others.
+        if self.bell != Bell::Silent {
+            // Whoever is woken for the first event sees to the others.
             return Wake::default();
         }
+        if self.promised > 0 && in_a_turn() {
+            self.bell = Bell::Coming;
+            return Wake { host_later: true, ..Wake::default() };
+        }
+        self.tell_host()
+    }
+
+    fn tell_host(&mut self) -> Wake {
+        self.bell = Bell::Rung;
         if let Some(descriptor) = &self.descriptor {
             descriptor.raise();
         }
@@ -124,15 +152,19 @@ impl State {
     /// Sets every signal to what is left, and finds who may go on.
     fn after_take(&mut self) -> Wake {
         let empty = self.events.is_empty();
-        if !empty {
-            self.ring();
-        } else if let Some(descriptor) = &self.descriptor {
-            descriptor.lower();
+        match (self.bell, &self.descriptor) {
+            (Bell::Rung, _) if !empty => self.ring(),
+            (Bell::Rung, Some(descriptor)) => descriptor.lower(),
+            _ => {}
+        }
+        if empty {
+            self.bell = Bell::Silent;
         }
         Wake {
             one_sleeper: !empty && self.sleeping > 0,
             all_sleepers: self.is_over() && self.sleeping > 0,
             producer: self.next_producer(),
+            ..Wake::default()
         }
     }
 
@@ -159,6 +191,7 @@ impl Queue {
             bytes: 0,
             promised: 0,
             closed: false,
+            bell: Bell::Silent,
             sleeping: 0,
             waiting: BTreeMap::new(),
             last_turn: 0,
@@ -176,7 +209,7 @@ impl Queue {
     }
 
     /// Changes the state, then wakes whom it concerns.
-    fn change<T>(&self, change: impl FnOnce(&mut State) -> (T, Wake)) -> T {
+    fn change<T>(self: &Arc<Self>, change: impl FnOnce(&mut State) -> (T, Wake)) -> T {
         let (result, wake) = change(&mut self.lock());
         wake.send(self);
         result
@@ -219,14 +252,14 @@ impl Queue {
     }
 
     /// Waits for room and pushes; the slots beyond the first are promised.
-    async fn push_in_turn(&self, slots: usize, event: Event, spent: Option<&AtomicBool>) -> Result<()> {
+    async fn push_in_turn(self: &Arc<Self>, slots: usize, event: Event, spent: Option<&AtomicBool>) -> Result<()> {
         let mut turn = Turn { queue: self, number: None };
         let mut event = Some(event);
         poll_fn(|cx| self.poll_push(cx, &mut turn.number, slots, &mut event, spent)).await
     }
 
     fn poll_push(
-        &self,
+        self: &Arc<Self>,
         cx: &Context<'_>,
         turn: &mut Option<u64>,
         slots: usize,
@@ -261,7 +294,7 @@ impl Queue {
     ///
     /// # Errors
     /// `CLOSED` when the queue was closed and everything in it was taken.
-    pub(super) fn next(&self, timeout: Duration) -> Result<Option<Event>> {
+    pub(super) fn next(self: &Arc<Self>, timeout: Duration) -> Result<Option<Event>> {
         let mut deadline = None;
         let mut state = self.lock();
         loop {
@@ -296,7 +329,7 @@ impl Queue {
     ///
     /// # Errors
     /// `CLOSED` when the queue was closed and everything in it was taken.
-    pub(super) fn drain(&self, most: usize) -> Result<Vec<Event>> {
+    pub(super) fn drain(self: &Arc<Self>, most: usize) -> Result<Vec<Event>> {
         self.change(|state| {
             if state.is_over() {
                 return (Err(closed()), Wake::default());
@@ -312,7 +345,8 @@ impl Queue {
         })
     }
 
-    /// The descriptor that is readable exactly while there are events. It lives as long as the queue.
+    /// The descriptor that is readable exactly while there are events of which the host was told. It lives as long as
+    /// the queue.
     ///
     /// # Errors
     /// `UNSUPPORTED` where there are no such descriptors, `INTERNAL` if the process has none left.
@@ -327,7 +361,7 @@ impl Queue {
             }
             _ => Error::new(Code::Internal, "the system gave no descriptor for the queue").with_source(e),
         })?;
-        if !state.events.is_empty() {
+        if state.bell == Bell::Rung {
             descriptor.raise();
         }
         let number = descriptor.as_raw_fd();
@@ -345,7 +379,7 @@ impl Queue {
             return Err(closed());
         }
         let old = std::mem::replace(&mut state.doorbell, doorbell);
-        if !state.events.is_empty() {
+        if state.bell == Bell::Rung {
             state.ring();
         }
         // What a doorbell holds is the host's, and may call back when it is dropped.
@@ -375,7 +409,7 @@ impl Queue {
 
 /// A producer's place in the order of waiting. Left by drop, and then it is the next one's turn.
 struct Turn<'a> {
-    queue: &'a Queue,
+    queue: &'a Arc<Queue>,
     number: Option<u64>,
 }
 
@@ -385,6 +419,18 @@ impl Drop for Turn<'_> {
         self.queue.change(|state| {
             state.waiting.remove(&number);
             ((), Wake { producer: state.next_producer(), ..Wake::default() })
+        });
+    }
+}
+
+/// Tells the host of what is there, when it is dropped: also where the runtime never comes to it.
+pub(super) struct Ring(Arc<Queue>);
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        self.0.change(|state| {
+            let wake = if state.bell == Bell::Coming { state.tell_host() } else { Wake::default() };
+            ((), wake)
         });
     }
 }

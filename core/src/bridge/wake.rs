@@ -25,6 +25,37 @@ pub(super) fn is_ringing() -> bool {
     RINGING.get()
 }
 
+/// Whether this thread is inside a turn of the engine's loop.
+#[cfg(not(iicp_loom))]
+pub(super) fn in_a_turn() -> bool {
+    tokio::task::try_id().is_some()
+}
+
+/// Drops `ring` when the tasks that are ready now have run and what arrived meanwhile was looked at.
+#[cfg(not(iicp_loom))]
+pub(super) fn after_this_turn(ring: impl Send + 'static) {
+    // Nobody owns this task: it ends with the turn, and what it holds does its work however it ends.
+    match tokio::runtime::Handle::try_current() {
+        Ok(runtime) => drop(runtime.spawn(async move {
+            tokio::task::yield_now().await;
+            drop(ring);
+        })),
+        Err(_) => drop(ring),
+    }
+}
+
+#[cfg(iicp_loom)]
+pub(super) fn in_a_turn() -> bool {
+    true
+}
+
+/// Any time later, for the model checker.
+#[cfg(iicp_loom)]
+pub(super) fn after_this_turn(ring: impl Send + 'static) {
+    loom::thread::yield_now();
+    drop(ring);
+}
+
 #[cfg(all(unix, not(iicp_loom)))]
 pub(super) use unix::Descriptor;
 

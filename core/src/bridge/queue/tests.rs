@@ -17,7 +17,7 @@ fn done(tag: u64) -> Event {
     event(EventKind::Done, tag, 0)
 }
 
-fn tags(queue: &Queue) -> Vec<u64> {
+fn tags(queue: &Arc<Queue>) -> Vec<u64> {
     queue.drain(MOST_AT_ONCE).unwrap().iter().map(|event| event.tag).collect()
 }
 
@@ -171,6 +171,39 @@ fn next_waits_no_longer_than_asked_and_wakes_for_an_event() {
         assert!(seat.finish(done(5)));
         assert_eq!(sleeper.join().unwrap(), 5);
     });
+}
+
+#[tokio::test]
+async fn a_host_is_woken_once_for_what_a_turn_brings_and_at_once_for_the_last_event_it_waits_for() {
+    let queue = queue(10, 1 << 10);
+    let rings = Arc::new(AtomicUsize::new(0));
+    let counter = rings.clone();
+    queue.set_doorbell(Some(Arc::new(move || _ = counter.fetch_add(1, Relaxed)))).unwrap();
+    let seats = [queue.promise().unwrap(), queue.promise().unwrap(), queue.promise().unwrap()];
+    let [one, two, three] = seats.map(|seat| tokio::spawn(async move { assert!(seat.finish(done(1))) }));
+    let (_, _, _) = (one.await.unwrap(), two.await.unwrap(), three.await.unwrap());
+    while rings.load(Relaxed) == 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!((rings.load(Relaxed), tags(&queue).len()), (1, 3));
+    let only = queue.promise().unwrap();
+    tokio::spawn(async move { assert!(only.finish(done(4))) }).await.unwrap();
+    assert_eq!((rings.load(Relaxed), tags(&queue)), (2, vec![4]));
+}
+
+#[test]
+fn a_host_is_woken_even_when_the_turn_never_ends() {
+    let queue = queue(10, 1 << 10);
+    let (one, two) = (queue.promise().unwrap(), queue.promise().unwrap());
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    drop(runtime.block_on(runtime.spawn(async move { assert!(one.finish(done(1))) })));
+    assert!(queue.lock().bell == Bell::Coming);
+    std::thread::scope(|scope| {
+        let sleeper = scope.spawn(|| queue.next(Duration::MAX).unwrap().unwrap().tag);
+        drop(runtime);
+        assert_eq!(sleeper.join().unwrap(), 1);
+    });
+    drop(two);
 }
 
 /// What an event loop would see.
