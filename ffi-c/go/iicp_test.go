@@ -199,24 +199,6 @@ func (l *locked) Write(p []byte) (int, error) {
 	return l.to.Write(p)
 }
 
-func TestAHandlerMayCloseItsOwnNode(t *testing.T) {
-	nodes := make(chan *iicp.Node, 1)
-	m := newMesh(t, iicp.NodeOptions{}, func(ctx context.Context, task *iicp.Inbound) (iicp.Reply, error) {
-		node := <-nodes
-		return iicp.Reply{}, node.Close()
-	})
-	nodes <- m.node
-	if _, err := m.submit(t.Context(), `{}`); err == nil {
-		t.Error("a task of a closed node was answered")
-	}
-	if err := m.node.Close(); err != nil {
-		t.Errorf("closed twice: %v", err)
-	}
-	if _, err := m.node.Status(); !errors.Is(err, iicp.ErrClosed) {
-		t.Errorf("got %v", err)
-	}
-}
-
 func TestShutdownWaitsForHandlersAndCloseDoesNot(t *testing.T) {
 	running, let := make(chan struct{}), make(chan struct{})
 	m := newMesh(t, iicp.NodeOptions{}, func(ctx context.Context, task *iicp.Inbound) (iicp.Reply, error) {

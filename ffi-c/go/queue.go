@@ -23,9 +23,9 @@ type queue struct {
 	mu      sync.Mutex
 	lastTag uint64
 	waiting map[uint64]chan event
-	closing bool
 
-	ended chan struct{}
+	closing sync.Once
+	ended   chan struct{}
 }
 
 // newQueue starts a queue. Inbound tasks and what becomes of them go to onTask, on the queue's own goroutine.
@@ -76,21 +76,15 @@ func (q *queue) call(ctx context.Context, start func(tag uint64) (uint64, error)
 	q.lastTag++
 	tag := q.lastTag
 	q.waiting[tag] = over
-	closing := q.closing
 	q.mu.Unlock()
 
-	op, err := uint64(0), error(nil)
-	if closing {
-		err = closed(q.what)
-	} else {
-		op, err = start(tag)
-	}
+	op, err := start(tag)
 	if err != nil {
 		q.mu.Lock()
 		defer q.mu.Unlock()
 		delete(q.waiting, tag)
-		if q.closing {
-			return event{}, closed(q.what)
+		if errors.Is(err, ErrStaleID) {
+			err = closed(q.what)
 		}
 		return event{}, err
 	}
@@ -117,13 +111,7 @@ func (q *queue) call(ctx context.Context, start func(tag uint64) (uint64, error)
 
 // close ends what waits in the queue and the goroutine that takes its events; it may be called twice.
 func (q *queue) close() {
-	q.mu.Lock()
-	first := !q.closing
-	q.closing = true
-	q.mu.Unlock()
-	if first {
-		queueClose(q.id)
-	}
+	q.closing.Do(func() { queueClose(q.id) })
 	<-q.ended
 }
 
