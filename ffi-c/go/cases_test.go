@@ -195,9 +195,12 @@ func (c *calls) wait() (outcomes []object) {
 }
 
 func (c subject) attempt(ctx context.Context, step, scene object) (object, error) {
-	place := func(id string) int {
+	place := func(id string) any {
 		nodes, _ := scene["nodes"].([]any)
-		return slices.IndexFunc(nodes, func(node any) bool { return node.(object)["node_id"] == id })
+		if at := slices.IndexFunc(nodes, func(node any) bool { return node.(object)["node_id"] == id }); at >= 0 {
+			return at
+		}
+		return nil
 	}
 	if options, ok := step["submit"]; ok {
 		payload := text(object{"text": "canary"})
@@ -221,7 +224,7 @@ func (c subject) attempt(ctx context.Context, step, scene object) (object, error
 		return object{"text": reply.Text, "node": place(reply.NodeID), "model": reply.Model, "usage": reply.Usage}, nil
 	}
 	nodes, err := iicp.DiscoverJSON(c.Client, ctx, text(step["discover"]))
-	places := []int{}
+	places := []any{}
 	for _, node := range nodes {
 		places = append(places, place(node.NodeID))
 	}

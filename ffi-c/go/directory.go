@@ -2,11 +2,11 @@ package iicp
 
 import (
 	"context"
+	"errors"
 	"sync"
-	"time"
 )
 
-// Directory is a directory inside this process.
+// Directory is a directory inside this process, in memory. Any number of goroutines may use one.
 type Directory struct {
 	id    uint64
 	url   string
@@ -46,13 +46,16 @@ func NewDirectory(opts DirectoryOptions) (*Directory, error) {
 // URL is what clients and nodes take as their option Directory.
 func (d *Directory) URL() string { return d.url }
 
-// Close stops the directory; requests that run may end first, for a moment.
+// Close stops the directory; requests that run have a second to end. A second call does nothing.
 func (d *Directory) Close() error { return d.close() }
 
 func (d *Directory) stop() error {
 	defer d.queue.close()
-	_, err := d.queue.call(context.Background(), func(tag uint64) (uint64, error) {
-		return directoryClose(d.id, d.queue.id, time.Second, tag)
-	})
+	ctx, cancel := context.WithTimeout(context.Background(), farewell)
+	defer cancel()
+	_, err := d.queue.call(ctx, func(tag uint64) (uint64, error) { return directoryClose(d.id, d.queue.id, tag) })
+	if errors.Is(err, ErrTimeout) {
+		return nil
+	}
 	return err
 }

@@ -54,11 +54,15 @@ func (e *Error) LogValue() slog.Value {
 	)
 }
 
-// Reject makes an error for a [Handler] to return, whose message the caller of the task reads. The message of any other
-// error stays with the provider.
-func Reject(message string) error {
-	return &Error{Code: ErrTaskRejected, Message: message}
-}
+// rejection is a deliberate refusal. A type of its own, because a handler may also return the error of another node that
+// it asked, whose words are not for its caller.
+type rejection string
+
+func (r rejection) Error() string { return "iicp: the task was rejected: " + string(r) }
+
+// Reject makes an error for a [Handler] to return, whose message the caller of the task reads, in an error with the code
+// [ErrTaskRejected]. The message of any other error stays with the provider.
+func Reject(message string) error { return rejection(message) }
 
 func closed(what string) *Error {
 	return &Error{Code: ErrClosed, Message: "the " + what + " was closed; make a new one"}

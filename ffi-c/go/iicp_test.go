@@ -64,7 +64,7 @@ func TestErrorsMatchTheirCodeAndSayWhatToDo(t *testing.T) {
 		{iicp.Task{Intent: iicp.IntentChat, Payload: json.RawMessage(`{]`)}, iicp.ErrPayloadInvalid, "JSON"},
 		{iicp.Task{Intent: iicp.IntentChat}, iicp.ErrPayloadInvalid, "JSON"},
 		{iicp.Task{Intent: iicp.IntentChat, TimeoutMs: 120_001}, iicp.ErrTimeoutTooLarge, "120000"},
-		{iicp.Task{Intent: iicp.IntentChat, Qos: "fastest"}, iicp.ErrConfigInvalid, "fastest"},
+		{iicp.Task{Intent: iicp.IntentChat, Qos: "fastest"}, iicp.ErrConfigInvalid, "realtime"},
 		{iicp.Task{Intent: "urn:iicp:intent:other:v1", Payload: json.RawMessage(`{}`)}, iicp.ErrNoNodes, "other"},
 	} {
 		_, err := m.client.Submit(t.Context(), c.task)
@@ -109,10 +109,17 @@ func TestAContextThatEndsCancelsAtTheFarEnd(t *testing.T) {
 	if _, err = m.submit(ctx, `{}`); !errors.Is(err, iicp.ErrCancelled) {
 		t.Errorf("a context that has ended: got %v", err)
 	}
-	ctx, cancel2 := context.WithTimeout(t.Context(), time.Nanosecond)
-	defer cancel2()
-	if _, err = m.submit(ctx, `{}`); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("got %v", err)
+}
+
+func TestAContextThatRunsOutIsATimeout(t *testing.T) {
+	m := newMesh(t, iicp.NodeOptions{}, hang)
+	for _, left := range []time.Duration{time.Nanosecond, 50 * time.Millisecond} {
+		ctx, cancel := context.WithTimeout(t.Context(), left)
+		defer cancel()
+		_, err := m.submit(ctx, `{}`)
+		if !errors.Is(err, iicp.ErrTimeout) || !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, iicp.ErrCancelled) {
+			t.Errorf("got %v", err)
+		}
 	}
 }
 
@@ -141,7 +148,7 @@ func TestWhatAHandlerDoesWrongCostsItsTaskOnly(t *testing.T) {
 		case "no json":
 			return iicp.Reply{Result: json.RawMessage("{]")}, nil
 		case "hang":
-			<-ctx.Done()
+			return hang(ctx, task)
 		case "submit":
 			_, err := m.client.Discover(ctx, iicp.Discover{Intent: iicp.IntentChat})
 			return iicp.Reply{Result: task.Payload}, err
@@ -192,24 +199,6 @@ func (l *locked) Write(p []byte) (int, error) {
 	return l.to.Write(p)
 }
 
-func TestAHandlerMayCloseItsOwnNode(t *testing.T) {
-	nodes := make(chan *iicp.Node, 1)
-	m := newMesh(t, iicp.NodeOptions{}, func(ctx context.Context, task *iicp.Inbound) (iicp.Reply, error) {
-		node := <-nodes
-		return iicp.Reply{}, node.Close()
-	})
-	nodes <- m.node
-	if _, err := m.submit(t.Context(), `{}`); err == nil {
-		t.Error("a task of a closed node was answered")
-	}
-	if err := m.node.Close(); err != nil {
-		t.Errorf("closed twice: %v", err)
-	}
-	if _, err := m.node.Status(); !errors.Is(err, iicp.ErrStaleID) {
-		t.Errorf("got %v", err)
-	}
-}
-
 func TestShutdownWaitsForHandlersAndCloseDoesNot(t *testing.T) {
 	running, let := make(chan struct{}), make(chan struct{})
 	m := newMesh(t, iicp.NodeOptions{}, func(ctx context.Context, task *iicp.Inbound) (iicp.Reply, error) {
@@ -240,13 +229,34 @@ func TestShutdownWaitsForHandlersAndCloseDoesNot(t *testing.T) {
 	})
 	go ask()
 	<-running
-	ended, end := context.WithCancel(t.Context())
-	end()
-	if err := m.node.Shutdown(ended); err != nil {
-		t.Error(err)
+	soon, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if err := m.node.Shutdown(soon); !errors.Is(err, iicp.ErrTimeout) || !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a handler still ran: got %v", err)
 	}
 	if err := <-answers; err == nil {
 		t.Error("a task that was withdrawn succeeded")
+	}
+}
+
+func TestCloseLeavesTheDirectoryAndHastensAShutdown(t *testing.T) {
+	running := make(chan struct{})
+	m := newMesh(t, iicp.NodeOptions{}, func(ctx context.Context, task *iicp.Inbound) (iicp.Reply, error) {
+		close(running)
+		return hang(ctx, task)
+	})
+	go m.submit(context.Background(), `{}`)
+	<-running
+	shut := make(chan error, 1)
+	go func() { shut <- m.node.Shutdown(context.Background()) }()
+	if err := m.node.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := <-shut; err != nil && !errors.Is(err, iicp.ErrCancelled) {
+		t.Error(err)
+	}
+	if nodes := must(m.client.Discover(t.Context(), iicp.Discover{Intent: iicp.IntentChat}))(t); len(nodes) != 0 {
+		t.Errorf("the directory still shows %+v", nodes)
 	}
 }
 
@@ -256,7 +266,7 @@ func TestANodeClosesWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	node := must(iicp.Serve(ctx, iicp.NodeOptions{Intents: []string{iicp.IntentChat}, Directory: directory.URL()}, iicp.HandlerFunc(hang)))(t)
 	cancel()
-	eventually(t, "the node is closed", func() bool { _, err := node.Status(); return errors.Is(err, iicp.ErrStaleID) })
+	eventually(t, "the node is closed", func() bool { _, err := node.Status(); return errors.Is(err, iicp.ErrClosed) })
 	if err := node.Close(); err != nil {
 		t.Error(err)
 	}
@@ -285,12 +295,14 @@ func TestOptionsThatAreZeroCanBeGiven(t *testing.T) {
 	if _, err := iicp.NewClient(iicp.ClientOptions{RouteTTLMs: iicp.Ptr[int64](0)}); err != nil {
 		t.Error(err)
 	}
-	m := newMesh(t, iicp.NodeOptions{ResultBytes: iicp.Ptr[int64](0)}, echo)
+	m := newMesh(t, iicp.NodeOptions{ResultBytes: iicp.Ptr[int64](0)}, func(_ context.Context, task *iicp.Inbound) (iicp.Reply, error) {
+		return iicp.ChatText(string(task.Payload))
+	})
 	chat := iicp.UserChat("x")
 	chat.Temperature = iicp.Ptr(0.0)
-	result := must(m.client.Chat(t.Context(), chat))(t)
-	if !strings.Contains(string(result.Result), `"temperature":0`) {
-		t.Errorf("the handler got %s", result.Result)
+	reply := must(m.client.Chat(t.Context(), chat))(t)
+	if !strings.Contains(reply.Text, `"temperature":0`) {
+		t.Errorf("the handler got %s", reply.Text)
 	}
 	chat.Temperature = iicp.Ptr(2.5)
 	if _, err := m.client.Chat(t.Context(), chat); !errors.Is(err, iicp.ErrConfigInvalid) {

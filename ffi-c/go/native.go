@@ -129,9 +129,10 @@ static shown node_status(uint64_t node, result *r) {
 	return show(event);
 }
 
-static result node_close(uint64_t node, uint64_t queue, uint32_t grace_ms, uint64_t tag) {
+static result node_close(uint64_t node, uint64_t queue, uint64_t tag) {
 	result r = {0};
-	r.code = iicp_node_close((iicp_node){node}, (iicp_queue){queue}, grace_ms, tag, &r.id, &r.err);
+	// Who has no time left cancels.
+	r.code = iicp_node_close((iicp_node){node}, (iicp_queue){queue}, UINT32_MAX, tag, &r.id, &r.err);
 	return r;
 }
 
@@ -154,9 +155,9 @@ static result directory_bind(uint64_t queue, _GoString_ options, uint64_t tag) {
 	return r;
 }
 
-static result directory_close(uint64_t directory, uint64_t queue, uint32_t grace_ms, uint64_t tag) {
+static result directory_close(uint64_t directory, uint64_t queue, uint64_t tag) {
 	result r = {0};
-	r.code = iicp_directory_close((iicp_directory){directory}, (iicp_queue){queue}, grace_ms, tag, &r.id, &r.err);
+	r.code = iicp_directory_close((iicp_directory){directory}, (iicp_queue){queue}, UINT32_MAX, tag, &r.id, &r.err);
 	return r;
 }
 
@@ -165,6 +166,8 @@ static void op_cancel(uint64_t op) { iicp_op_cancel(op, NULL); }
 import "C"
 
 import (
+	"strconv"
+	"strings"
 	"time"
 	"unsafe"
 )
@@ -243,11 +246,6 @@ func bytesOf(body []byte) (unsafe.Pointer, C.size_t) {
 	return unsafe.Pointer(unsafe.SliceData(body)), C.size_t(len(body))
 }
 
-// millis is a time for C, at most what it can hold.
-func millis(d time.Duration) C.uint32_t {
-	return C.uint32_t(min(max(d.Milliseconds(), 0), 1<<32-1))
-}
-
 func runtimeNew() (uint64, error) {
 	return started(func() C.result { return C.runtime_new() })
 }
@@ -316,21 +314,24 @@ func nodeStatus(node uint64) ([]byte, error) {
 	return copyText(status.json), nil
 }
 
-func nodeClose(node, queue uint64, grace time.Duration, tag uint64) (uint64, error) {
-	return started(func() C.result {
-		return C.node_close(C.uint64_t(node), C.uint64_t(queue), millis(grace), C.uint64_t(tag))
-	})
+func nodeClose(node, queue, tag uint64) (uint64, error) {
+	return started(func() C.result { return C.node_close(C.uint64_t(node), C.uint64_t(queue), C.uint64_t(tag)) })
 }
 
-func taskFinish(task uint64, meta string, body []byte) error {
+func taskFinish(task uint64, reply Reply) error {
+	meta := ""
+	if reply.TokensUsed > 0 {
+		meta = `{"tokens_used":` + strconv.FormatUint(reply.TokensUsed, 10) + "}"
+	}
 	_, err := started(func() C.result {
-		ptr, length := bytesOf(body)
+		ptr, length := bytesOf(reply.Result)
 		return C.task_finish(C.uint64_t(task), meta, ptr, length)
 	})
 	return err
 }
 
 func taskFail(task uint64, code Code, message string) error {
+	message = strings.ToValidUTF8(message, "\ufffd")
 	_, err := started(func() C.result { return C.task_fail(C.uint64_t(task), C.iicp_code(code), message) })
 	return err
 }
@@ -339,9 +340,9 @@ func directoryBind(queue uint64, options string, tag uint64) (uint64, error) {
 	return started(func() C.result { return C.directory_bind(C.uint64_t(queue), options, C.uint64_t(tag)) })
 }
 
-func directoryClose(directory, queue uint64, grace time.Duration, tag uint64) (uint64, error) {
+func directoryClose(directory, queue, tag uint64) (uint64, error) {
 	return started(func() C.result {
-		return C.directory_close(C.uint64_t(directory), C.uint64_t(queue), millis(grace), C.uint64_t(tag))
+		return C.directory_close(C.uint64_t(directory), C.uint64_t(queue), C.uint64_t(tag))
 	})
 }
 

@@ -12,7 +12,8 @@ import (
 	"time"
 )
 
-// Handler serves tasks. It is called on a goroutine of its own for every task, at most MaxConcurrent at the same time.
+// Handler serves tasks. It is called on a goroutine of its own for every task, so also several times at once: as often as
+// MaxConcurrent says. A task whose context has ended counts no more, even if its handler runs on.
 //
 // The context ends at the task's deadline, and earlier when nobody waits for the answer any more. An error is answered as
 // a failure of the provider, without its text; [Reject] is the exception. A panic is contained.
@@ -30,19 +31,21 @@ func (f HandlerFunc) ServeTask(ctx context.Context, task *Inbound) (Reply, error
 
 // Inbound is a task as a handler sees it.
 type Inbound struct {
-	TaskID      string          `json:"task_id"`
-	Intent      string          `json:"intent"`
-	Qos         string          `json:"qos"`
-	Traceparent string          `json:"traceparent"`
-	Payload     json.RawMessage `json:"-"`
+	TaskID string `json:"task_id"`
+	// Intent is the one of the node's intents that is meant.
+	Intent string `json:"intent"`
+	// Qos is one of realtime, interactive, batch, best-effort.
+	Qos string `json:"qos"`
+	// Traceparent is the caller's W3C trace context, or empty.
+	Traceparent string `json:"traceparent"`
+	// Payload is JSON.
+	Payload json.RawMessage `json:"-"`
 	// Deadline is when the answer must be there; also that of the handler's context.
 	Deadline time.Time `json:"-"`
 	// Peer is the address of the caller's connection.
 	Peer string `json:"peer"`
-	// SourceNodeID is the node that the caller says it is.
+	// SourceNodeID is the node that the caller says it is, or empty.
 	SourceNodeID string `json:"source_node_id"`
-
-	DeadlineMs int64 `json:"deadline_ms"`
 }
 
 // LogValue shows the task in a structured log, without its payload.
@@ -50,16 +53,20 @@ func (t *Inbound) LogValue() slog.Value {
 	return slog.GroupValue(slog.String("task_id", t.TaskID), slog.String("intent", t.Intent), slog.String("peer", t.Peer))
 }
 
-// Reply is what a handler returns: a result, which is JSON, and how many tokens it took.
+// Reply is what a handler returns. If its result is not JSON, the task is answered as failed.
 type Reply struct {
-	Result     json.RawMessage
+	Result json.RawMessage
+	// TokensUsed is how many tokens the result took, or 0.
 	TokensUsed uint64
 }
 
-// JSONReply makes a reply of any value that has a JSON form.
+// JSONReply makes a reply of any value that has a JSON form; of others, such as functions, the error [ErrHandler].
 func JSONReply(value any) (Reply, error) {
 	result, err := json.Marshal(value)
-	return Reply{Result: result}, err
+	if err != nil {
+		return Reply{}, &Error{Code: ErrHandler, Message: "the reply has no JSON form: " + err.Error(), cause: err}
+	}
+	return Reply{Result: result}, nil
 }
 
 // ChatText makes the answer to a chat, in the form that chat clients read.
@@ -76,27 +83,35 @@ func ChatText(content string) (Reply, error) {
 
 // NodeStatus is how a node is.
 type NodeStatus struct {
-	NodeID     string `json:"node_id"`
-	URL        string `json:"url"`
-	Registered bool   `json:"registered"`
-	ActiveJobs int    `json:"active_jobs"`
+	// NodeID is the node's id in the directory.
+	NodeID string `json:"node_id"`
+	// URL is where callers reach the node.
+	URL string `json:"url"`
+	// Registered tells whether the directory knows the node.
+	Registered bool `json:"registered"`
+	// ActiveJobs is how many tasks run.
+	ActiveJobs int `json:"active_jobs"`
 }
 
-// Node serves tasks with a handler.
+// farewell is the time that a node which is closed has to leave its directory, and its handlers to end.
+const farewell = time.Second
+
+// Node serves tasks with a handler. Any number of goroutines may use one.
 type Node struct {
 	id      uint64
 	status  NodeStatus
 	queue   *queue
 	handler Handler
-	base    context.Context
-	forget  func() bool
+
+	// The contexts of the handlers come from base; stop ends it.
+	base context.Context
+	stop context.CancelFunc
 
 	mu      sync.Mutex
 	running map[uint64]context.CancelFunc
 
-	closing atomic.Bool
-	closed  chan struct{}
-	err     error
+	once sync.Once
+	err  error
 }
 
 var logger atomic.Pointer[slog.Logger]
@@ -121,20 +136,22 @@ func Serve(ctx context.Context, opts NodeOptions, handler Handler) (*Node, error
 	if err != nil {
 		return nil, err
 	}
-	n := &Node{handler: handler, base: ctx, running: map[uint64]context.CancelFunc{}, closed: make(chan struct{})}
+	n := &Node{handler: handler, running: map[uint64]context.CancelFunc{}}
 	if n.queue, err = newQueue("node", n.onTask); err != nil {
 		return nil, err
 	}
+	n.base, n.stop = context.WithCancel(ctx)
 	done, err := n.queue.call(ctx, func(tag uint64) (uint64, error) { return serve(n.queue.id, text, tag) })
 	if err == nil {
 		err = read(done.json, &n.status)
 	}
 	if err != nil {
+		n.stop()
 		n.queue.close()
 		return nil, err
 	}
 	n.id = done.handle
-	n.forget = context.AfterFunc(ctx, func() { _ = n.Close() })
+	context.AfterFunc(n.base, func() { _ = n.Close() })
 	return n, nil
 }
 
@@ -144,9 +161,12 @@ func (n *Node) NodeID() string { return n.status.NodeID }
 // URL is where callers reach the node.
 func (n *Node) URL() string { return n.status.URL }
 
-// Status tells how the node is.
+// Status tells how the node is; of a closed one the error is [ErrClosed].
 func (n *Node) Status() (NodeStatus, error) {
 	text, err := nodeStatus(n.id)
+	if errors.Is(err, ErrStaleID) {
+		err = closed("node")
+	}
 	if err != nil {
 		return NodeStatus{}, err
 	}
@@ -154,43 +174,36 @@ func (n *Node) Status() (NodeStatus, error) {
 	return status, read(text, &status)
 }
 
-// Close stops the node: it leaves its directory, and the handlers that run are told that nobody waits. It does not wait
-// for them.
-func (n *Node) Close() error { return n.shut(context.Background(), 0) }
-
-// Shutdown lets the node leave its directory and its handlers end, until ctx does.
-func (n *Node) Shutdown(ctx context.Context) error {
-	grace := time.Duration(1<<63 - 1)
-	if deadline, ok := ctx.Deadline(); ok {
-		grace = time.Until(deadline)
+// Close stops the node: it leaves its directory, and the contexts of its handlers end. It takes a second at most, also
+// if a handler runs on; a handler may call it. A second call does nothing.
+func (n *Node) Close() error {
+	n.stop()
+	err := n.Shutdown(context.Background())
+	if errors.Is(err, ErrCancelled) {
+		return nil
 	}
-	return n.shut(ctx, grace)
+	return err
 }
 
-func (n *Node) shut(ctx context.Context, grace time.Duration) error {
-	if n.closing.Swap(true) {
-		<-n.closed
-		return n.err
-	}
-	defer close(n.closed)
+// Shutdown stops the node as [Node.Close] does, but lets its handlers end first, until ctx does: then their contexts end,
+// and the error is that of ctx, as [ErrTimeout] or [ErrCancelled]. A call that comes later waits for the first one.
+func (n *Node) Shutdown(ctx context.Context) error {
+	n.once.Do(func() { n.err = n.shut(ctx) })
+	return n.err
+}
+
+func (n *Node) shut(ctx context.Context) error {
 	defer n.queue.close()
-	n.forget()
+	defer n.stop()
 	if ctx.Err() != nil {
-		// There is no time left, but the node must still be closed.
-		ctx, grace = context.Background(), 0
+		// There is no time left, but the node must still leave its directory.
+		n.stop()
+		ctx = context.WithoutCancel(ctx)
 	}
-	// Cancelled, the node stops at once.
-	done, err := n.queue.call(ctx, func(tag uint64) (uint64, error) { return nodeClose(n.id, n.queue.id, grace, tag) })
-	var ended struct {
-		InTime bool `json:"in_time"`
-	}
-	if err == nil {
-		err = read(done.json, &ended)
-	}
-	if err == nil && grace > 0 && !ended.InTime {
-		err = &Error{Code: ErrTimeout, Message: "handlers still ran when the time was over; their tasks were withdrawn"}
-	}
-	n.err = err
+	ctx, hurry := context.WithCancel(ctx)
+	defer hurry()
+	defer context.AfterFunc(n.base, func() { time.AfterFunc(farewell, hurry) })()
+	_, err := n.queue.call(ctx, func(tag uint64) (uint64, error) { return nodeClose(n.id, n.queue.id, tag) })
 	return err
 }
 
@@ -201,11 +214,15 @@ func (n *Node) onTask(e event) {
 		return
 	}
 	task := &Inbound{Payload: e.body}
-	if err := read(e.json, task); err != nil {
+	about := struct {
+		*Inbound
+		DeadlineMs int64 `json:"deadline_ms"`
+	}{Inbound: task}
+	if err := read(e.json, &about); err != nil {
 		_ = taskFail(e.id, ErrInternal, "")
 		return
 	}
-	task.Deadline = time.Now().Add(time.Duration(task.DeadlineMs) * time.Millisecond)
+	task.Deadline = time.Now().Add(time.Duration(about.DeadlineMs) * time.Millisecond)
 	ctx, cancel := context.WithDeadline(n.base, task.Deadline)
 	n.mu.Lock()
 	n.running[e.id] = cancel
@@ -226,25 +243,23 @@ func (n *Node) finished(task uint64) {
 func (n *Node) answer(ctx context.Context, id uint64, task *Inbound) {
 	defer n.finished(id)
 	reply, err := n.run(ctx, task)
-	if err == nil {
-		meta := ""
-		if reply.TokensUsed > 0 {
-			meta = fmt.Sprintf(`{"tokens_used":%d}`, reply.TokensUsed)
-		}
-		err = taskFinish(id, meta, reply.Result)
-	} else {
-		if !errors.Is(err, ErrTaskRejected) && ctx.Err() == nil {
+	rejected := rejection("")
+	switch {
+	case err == nil:
+		err = taskFinish(id, reply)
+	case errors.As(err, &rejected):
+		err = taskFail(id, ErrTaskRejected, string(rejected))
+	default:
+		if ctx.Err() == nil {
 			log().Warn("iicp: a handler failed", "task", task, "error", err)
 		}
-		code, message := ErrBackend, ""
-		if own := new(Error); errors.As(err, &own) && own.Code == ErrTaskRejected {
-			code, message = own.Code, own.Message
-		}
-		err = taskFail(id, code, message)
+		err = taskFail(id, ErrBackend, "")
 	}
 	// STALE_ID: nobody waits any more.
 	if err != nil && !errors.Is(err, ErrStaleID) && !errors.Is(err, ErrClosed) {
 		log().Warn("iicp: a handler's reply was refused", "task", task, "error", err)
+		// It was answered as failed, unless it could not even be read.
+		_ = taskFail(id, ErrHandler, "")
 	}
 }
 

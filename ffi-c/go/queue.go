@@ -3,7 +3,12 @@ package iicp
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
+	"reflect"
 	"sync"
+	"time"
+	"unicode/utf8"
 )
 
 // engine is the library's runtime, made with the first object of the process and kept until its end.
@@ -18,9 +23,9 @@ type queue struct {
 	mu      sync.Mutex
 	lastTag uint64
 	waiting map[uint64]chan event
-	closing bool
 
-	ended chan struct{}
+	closing sync.Once
+	ended   chan struct{}
 }
 
 // newQueue starts a queue. Inbound tasks and what becomes of them go to onTask, on the queue's own goroutine.
@@ -57,32 +62,29 @@ func (q *queue) pump() {
 	})
 }
 
+// patience bounds the wait for the end of an operation that was cancelled, which the library promises to come at once.
+const patience = 10 * time.Second
+
 // call starts an operation and waits for its last event. A context that ends cancels the operation, and the wait goes
 // on until the library says that it is over.
 func (q *queue) call(ctx context.Context, start func(tag uint64) (uint64, error)) (event, error) {
 	if err := ctx.Err(); err != nil {
-		return event{}, cancelled(ctx)
+		return event{}, ended(ctx)
 	}
 	over := make(chan event, 1)
 	q.mu.Lock()
 	q.lastTag++
 	tag := q.lastTag
 	q.waiting[tag] = over
-	closing := q.closing
 	q.mu.Unlock()
 
-	op, err := uint64(0), error(nil)
-	if closing {
-		err = closed(q.what)
-	} else {
-		op, err = start(tag)
-	}
+	op, err := start(tag)
 	if err != nil {
 		q.mu.Lock()
 		defer q.mu.Unlock()
 		delete(q.waiting, tag)
-		if q.closing {
-			return event{}, closed(q.what)
+		if errors.Is(err, ErrStaleID) {
+			err = closed(q.what)
 		}
 		return event{}, err
 	}
@@ -91,13 +93,17 @@ func (q *queue) call(ctx context.Context, start func(tag uint64) (uint64, error)
 	case e = <-over:
 	case <-ctx.Done():
 		opCancel(op)
-		e = <-over
+		select {
+		case e = <-over:
+		case <-time.After(patience):
+			return event{}, ended(ctx)
+		}
 	}
 	switch {
 	case e.err == nil:
 		return e, nil
 	case e.err.Code == ErrCancelled && ctx.Err() != nil:
-		return event{}, cancelled(ctx)
+		return event{}, ended(ctx)
 	default:
 		return event{}, e.err
 	}
@@ -105,37 +111,60 @@ func (q *queue) call(ctx context.Context, start func(tag uint64) (uint64, error)
 
 // close ends what waits in the queue and the goroutine that takes its events; it may be called twice.
 func (q *queue) close() {
-	q.mu.Lock()
-	first := !q.closing
-	q.closing = true
-	q.mu.Unlock()
-	if first {
-		queueClose(q.id)
-	}
+	q.closing.Do(func() { queueClose(q.id) })
 	<-q.ended
 }
 
-func cancelled(ctx context.Context) *Error {
-	cause := context.Cause(ctx)
-	if own := ctx.Err(); cause != own {
-		cause = &contextCause{own: own, cause: cause}
+// ended is the error of a call whose context ended before the call did.
+func ended(ctx context.Context) *Error {
+	why := ctx.Err()
+	e := &Error{Code: ErrCancelled, cause: why}
+	if errors.Is(why, context.DeadlineExceeded) {
+		e.Code, e.Retryable = ErrTimeout, true
 	}
-	return &Error{Code: ErrCancelled, Message: "the operation's context ended before it did: " + cause.Error(), cause: cause}
+	if cause := context.Cause(ctx); cause != why {
+		e.cause = fmt.Errorf("%w: %w", why, cause)
+	}
+	e.Message = "the call's context ended before there was a result: " + e.cause.Error()
+	return e
 }
-
-// contextCause is a context's error with the cause that was given for it.
-type contextCause struct{ own, cause error }
-
-func (c *contextCause) Error() string   { return c.cause.Error() }
-func (c *contextCause) Unwrap() []error { return []error{c.own, c.cause} }
 
 // options writes options as the library reads them.
 func options(of any) (string, error) {
+	if name := notUTF8("", reflect.ValueOf(of)); name != "" {
+		return "", &Error{Code: ErrInvalidArg, Message: "option " + name + " is not UTF-8; pass text in UTF-8"}
+	}
 	text, err := json.Marshal(of)
 	if err != nil {
 		return "", &Error{Code: ErrInvalidArg, Message: "the options have no JSON form: " + err.Error(), cause: err}
 	}
 	return string(text), nil
+}
+
+// notUTF8 names an option whose text is not UTF-8. JSON of Go would replace what is wrong in it without a word.
+func notUTF8(name string, value reflect.Value) string {
+	switch value.Kind() {
+	case reflect.String:
+		if !utf8.ValidString(value.String()) {
+			return name
+		}
+	case reflect.Struct:
+		for i := range value.NumField() {
+			if wrong := notUTF8(value.Type().Field(i).Name, value.Field(i)); wrong != "" {
+				return wrong
+			}
+		}
+	case reflect.Slice:
+		if value.Type().Elem().Kind() == reflect.Uint8 {
+			return "" // A payload, which the library checks.
+		}
+		for i := range value.Len() {
+			if wrong := notUTF8(name, value.Index(i)); wrong != "" {
+				return wrong
+			}
+		}
+	}
+	return ""
 }
 
 // read reads what the library wrote.

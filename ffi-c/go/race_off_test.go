@@ -1,0 +1,5 @@
+//go:build !race
+
+package iicp_test
+
+const raceDetector = false
