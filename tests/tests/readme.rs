@@ -39,6 +39,8 @@ fn every_shell_block_works() {
                 "text" => {}
                 // What the doc tests compile and run; of the other pages they know nothing.
                 "rust" if name == "README.md" => {}
+                // What the layers' own run scripts do.
+                "c" | "go" | "python" | "js" if name == "README.md" => {}
                 "sh" => {
                     run(name, &text);
                     ran += 1;
