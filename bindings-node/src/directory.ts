@@ -1,7 +1,7 @@
 // The embedded directory.
 
 import { DIRECTORY_NAMES, type DirectoryOptions, LOOPBACK } from "./generated.js";
-import { type Options, optionsJson } from "./json.js";
+import { type CloseOptions, type Options, graceOf, optionsJson } from "./json.js";
 import { hold, release, start } from "./loop.js";
 
 /** Grace of a close that names none, in milliseconds. */
@@ -26,17 +26,17 @@ export class Directory {
   static loopback(options: DirectoryOptions = {}): Promise<Directory> {
     return start({
       entry: this.loopback,
-      start: (native, queue, tag) =>
-        native.directoryBind(queue, optionsJson(OPTIONS, options), tag),
+      start: (native, queue, tag) => native.directoryBind(queue, optionsJson(OPTIONS, options), tag),
       read: (bound: { url: string }, _body, id) => new Directory(id, bound.url),
     });
   }
 
-  /** Stops listening; resolved when nothing of it runs any more. */
-  close(options: { graceMs?: number | undefined } = {}): Promise<void> {
-    return (this.#closed ??= start<void>({
+  /** Stops listening; resolved when nothing of it runs any more. By default it has `graceMs: 1000` to end. */
+  async close(options: CloseOptions = {}): Promise<void> {
+    const grace = graceOf(options, GRACE_MS);
+    await (this.#closed ??= start<void>({
       entry: this.close,
-      start: (native, queue, tag) => native.directoryClose(this.#id, queue, options.graceMs ?? GRACE_MS, tag),
+      start: (native, queue, tag) => native.directoryClose(this.#id, queue, grace, tag),
       read: () => undefined,
     }).finally(release));
   }
