@@ -15,3 +15,4 @@ export type { CloseOptions } from "./json.js";
 export type { CallOptions } from "./loop.js";
 export { Node, Reply, serve } from "./node.js";
 export type { Caller, Handler, HandlerContext, Inbound, NodeStatus, ServeOptions } from "./node.js";
+export { version } from "./native.js";

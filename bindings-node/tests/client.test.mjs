@@ -1,12 +1,12 @@
 // The client's promises, against an embedded directory and a node of this process.
 
 import assert from "node:assert/strict";
-import { getEventListeners } from "node:events";
+import { getEventListeners, once } from "node:events";
+import { createRequire } from "node:module";
 import { createServer } from "node:net";
-import { once } from "node:events";
 import { test } from "node:test";
 
-import { CHAT, Client, Code, IicpError, Reply, RejectedError } from "@iicp/core";
+import { CHAT, Client, Code, Directory, IicpError, Reply, RejectedError, version } from "@iicp/core";
 import { ECHO, deferred, mesh, rejection } from "./mesh.mjs";
 
 const echo = (task) => task.payload;
@@ -176,4 +176,17 @@ test("a result of a megabyte and a hundred calls at once come back whole", async
   assert.equal((await client.submit({ intent: ECHO, payload: text })).result, text);
   const all = Array.from({ length: 100 }, (_, n) => client.submit({ intent: ECHO, payload: n }));
   assert.deepEqual((await Promise.all(all)).map(({ result }) => result), [...all.keys()]);
+});
+
+test("a directory can be as strict as a public one, and the version is the package's", async () => {
+  const directory = await Directory.bind({ maxNodes: 5 });
+  assert.match(directory.url, /^http:\/\/127\.0\.0\.1:\d+$/);
+  const client = new Client({ directory: directory.url });
+  const call = client.submit({ intent: ECHO, payload: 1 });
+  assert.equal((await rejection(call)).codeName, "NO_NODES");
+  await client.close();
+  await directory.close();
+  await directory.close();
+  assert.equal((await rejection(Directory.bind({ maxNodes: -1 }))).codeName, "CONFIG_INVALID");
+  assert.equal(version(), createRequire(import.meta.url)("../package.json").version);
 });
