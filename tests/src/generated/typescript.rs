@@ -170,7 +170,9 @@ mod tests {
 
     #[test]
     fn the_version_is_stamped_where_it_is_the_packages_own() {
-        let lock = |ours: &str| format!(r#"{{ "version": "{ours}", "": {{ "version": "{ours}" }}, "x": {{ "version": "7" }} }}"#);
+        let lock = |ours: &str| {
+            format!(r#"{{ "version": "{ours}", "": {{ "version": "{ours}" }}, "x": {{ "version": "7" }} }}"#)
+        };
         assert_eq!(stamp(&lock("0"), 2).unwrap(), lock(env!("CARGO_PKG_VERSION")));
         assert!(stamp("{}", 1).is_err());
     }
