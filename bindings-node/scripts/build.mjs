@@ -21,8 +21,9 @@ const run = (program, args) => execFileSync(program, args, { cwd: root, stdio: [
 function buildFacade() {
   rmSync(dist, { recursive: true, force: true });
   mkdirSync(dist);
-  run(process.execPath, [createRequire(import.meta.url).resolve("typescript/bin/tsc"), "--project", root]);
   const require = createRequire(import.meta.url);
+  const tsc = join(dirname(require.resolve("typescript/package.json")), "bin/tsc");
+  run(process.execPath, [tsc, "--project", root]);
   const names = Object.keys(require(join(dist, "index.js"))).sort();
   // One implementation for both module systems: two would mean two queues, and errors that are not each other's.
   writeFileSync(

@@ -154,7 +154,8 @@ export class Client {
         owner: this,
         start: (native, queue, tag) => {
           const json = optionsJson(TASK, task);
-          return native.submit(this.#open(), queue, json, payloadOf(task), tag);
+          const payload = encode(task.payload, "the payload", Code.PAYLOAD_INVALID);
+          return native.submit(this.#open(), queue, json, payload, tag);
         },
         read: readTask<R>,
       },
@@ -200,17 +201,6 @@ export class Client {
     if (this.#closed !== undefined) throw failure(Code.CLOSED, "the client was closed; make a new one");
     return this.#id;
   }
-}
-
-function payloadOf(task: Task): string | Uint8Array {
-  let json: string | Uint8Array | undefined;
-  try {
-    json = encode(task.payload);
-  } catch (cause) {
-    throw failure(Code.PAYLOAD_INVALID, "the payload holds a value that has no JSON form", cause);
-  }
-  if (json === undefined) throw failure(Code.PAYLOAD_INVALID, "the payload has no JSON form; give a value that has");
-  return json;
 }
 
 function readNodes(nodes: object[]): NodeInfo[] {

@@ -110,9 +110,13 @@ export function fromCore(core: CoreError, site?: CallSite): IicpError {
   return error;
 }
 
-/** The public error of what the addon threw. */
+/** The public error of what the addon or the facade threw. */
 export function fromThrown(thrown: unknown, site?: CallSite): unknown {
-  if (thrown instanceof IicpError || !(thrown instanceof Error)) return thrown;
+  if (thrown instanceof IicpError) {
+    if (site !== undefined) standAt(thrown, site);
+    return thrown;
+  }
+  if (!(thrown instanceof Error)) return thrown;
   let core: CoreError;
   try {
     core = JSON.parse(thrown.message) as CoreError;

@@ -338,34 +338,6 @@ export const DIRECTORY_NAMES: ReadonlyMap<string, string> = new Map([
   ["maxNodes", "max_nodes"],
 ]);
 
-/** How the process-wide runtime of a language layer is set up. Rust programs use their own tokio runtime instead. */
-export interface RuntimeOptions {
-  /** Threads that drive the network. One is enough for most programs and costs the least per task. Default: `1`. */
-  workerThreads?: number | undefined;
-  /** The prefix of the threads' names, as debuggers show them. Default: `"iicp"`. */
-  threadName?: string | undefined;
-}
-
-/** What the core calls the options of `RuntimeOptions`. */
-export const RUNTIME_NAMES: ReadonlyMap<string, string> = new Map([
-  ["workerThreads", "worker_threads"],
-  ["threadName", "thread_name"],
-]);
-
-/** The bounds of one event queue. */
-export interface QueueOptions {
-  /** How many events may wait, the reserved last event of every running operation included. Default: `65536`. */
-  maxEvents?: number | undefined;
-  /** How many bytes of bodies may wait before chunks and inbound tasks have to. Default: `16777216`. */
-  maxBytes?: number | undefined;
-}
-
-/** What the core calls the options of `QueueOptions`. */
-export const QUEUE_NAMES: ReadonlyMap<string, string> = new Map([
-  ["maxEvents", "max_events"],
-  ["maxBytes", "max_bytes"],
-]);
-
 /** How a directory for development on this machine differs from a public one. */
 export const LOOPBACK: DirectoryOptions = {
   limits: false,

@@ -11,6 +11,8 @@ export { IicpError, RejectedError } from "./errors.js";
 export type { ErrorFields } from "./errors.js";
 export { CHAT, Code } from "./generated.js";
 export type { Chat, ClientOptions, CodeName, DirectoryOptions, Discover, NodeOptions, TaskOptions } from "./generated.js";
+export type { CloseOptions } from "./json.js";
 export type { CallOptions } from "./loop.js";
 export { Node, Reply, serve } from "./node.js";
 export type { Caller, Handler, HandlerContext, Inbound, NodeStatus, ServeOptions } from "./node.js";
+export { version } from "./native.js";

@@ -24,16 +24,60 @@ export function optionsJson({ what, names, except, preset }: Options, options: o
   for (const [key, value] of Object.entries(preset === undefined ? options : { ...preset, ...options })) {
     if (key !== except) named[names.get(key) ?? key] = value;
   }
-  try {
-    return JSON.stringify(named);
-  } catch (cause) {
-    throw failure(Code.INVALID_ARG, `the options of ${what} hold a value that has no JSON form`, cause);
+  return encode(named, `the options of ${what}`, Code.INVALID_ARG) as string;
+}
+
+/** Refuses what is no object, and a name that would be ignored. */
+export function onlyKnown(what: string, given: object, ...names: string[]): void {
+  if (typeof given !== "object" || given === null) throw failure(Code.INVALID_ARG, `${what} must be an object`);
+  for (const name of Object.keys(given)) {
+    if (names.includes(name)) continue;
+    throw failure(Code.INVALID_ARG, `${what} cannot have ${name}; what they may have is ${names.join(", ")}`);
   }
 }
 
-/** A value as JSON text; bytes are taken as JSON text already. Undefined if the value has no JSON form. */
-export function encode(value: unknown): string | Uint8Array | undefined {
-  return value instanceof Uint8Array ? value : JSON.stringify(value);
+/** How something is closed. */
+export interface CloseOptions {
+  /** Time for what runs to end by itself, in milliseconds. */
+  graceMs?: number | undefined;
+}
+
+/** The grace of a close, checked. */
+export function graceOf(options: CloseOptions, preset: number): number {
+  onlyKnown("the options of a close", options, "graceMs");
+  const { graceMs = preset } = options;
+  if (typeof graceMs === "number" && graceMs >= 0) return graceMs;
+  throw failure(Code.INVALID_ARG, "option graceMs of a close must be a number of milliseconds, 0 or more");
+}
+
+/**
+ * A value as JSON text; bytes are taken as JSON text already. What JSON cannot hold is refused with `code`, also where
+ * `JSON.stringify` would write something else in its place.
+ */
+export function encode(value: unknown, what: string, code: number): string | Uint8Array {
+  if (value instanceof Uint8Array) return value;
+  const refuse = (why: string, cause?: unknown) => failure(code, `${what} has no JSON form: ${why}`, cause);
+  let text: string | undefined;
+  try {
+    text = JSON.stringify(value);
+  } catch (cause) {
+    throw refuse("in it is a BigInt, an object inside itself, or one whose toJSON fails", cause);
+  }
+  if (text === undefined) throw refuse("undefined, a function or a symbol; give null for nothing");
+  // Looking at every value takes its time, and is of use only where a null may stand for something else.
+  if (text.includes("null")) {
+    JSON.stringify(value, function (this: unknown, _name, inner: unknown) {
+      if (typeof inner === "number" && !Number.isFinite(inner)) throw refuse("in it is NaN or an infinite number");
+      const none = inner === undefined || typeof inner === "function" || typeof inner === "symbol";
+      if (none && Array.isArray(this)) throw refuse("in a list of it is undefined, a function or a symbol; give null");
+      return inner;
+    });
+  }
+  // An even number of backslashes before it: then this one is not itself escaped.
+  if (text.includes("\\ud") && /(?<!\\)(?:\\\\)*\\ud[89a-f]/.test(text)) {
+    throw refuse("a text in it ends or begins in the middle of a character (a lone surrogate); see toWellFormed");
+  }
+  return text;
 }
 
 /** An object of the core with its names in camel case, all the way down `depth` levels. */

@@ -5,6 +5,7 @@
 
 import { type CallSite, type CoreError, failure, fromCore, fromThrown, noteCallSite } from "./errors.js";
 import { Code, EventKind } from "./generated.js";
+import { onlyKnown } from "./json.js";
 import { type Native, native } from "./native.js";
 
 /** `[kind, tag, id, json, body, error]`, as the addon writes it. */
@@ -18,7 +19,7 @@ interface Pending extends CallSite {
   /** Kept alive until the operation has ended. */
   owner: object | undefined;
   signal: AbortSignal | undefined;
-  onAbort: (() => void) | undefined;
+  operation: string;
   /** Called when the operation is over, however it ended. */
   over: (() => void) | undefined;
 }
@@ -52,6 +53,8 @@ const FOR_EVER = 0x7fff_ffff;
 
 const pending = new Map<number, Pending>();
 const servers = new Map<number, Server>();
+/** The operations that a signal cancels: one listener for all of them, as Node warns of more than ten. */
+const watches = new WeakMap<AbortSignal, { operations: Set<string>; onAbort: () => void }>();
 let queue: string | undefined;
 let lastTag = 0;
 let alive = 0;
@@ -76,46 +79,61 @@ export function engine(): { native: Native; queue: string } {
 /** Starts an operation. Nothing is thrown: what is wrong rejects the promise. */
 export function start<T>(verb: Verb<T>, call?: CallOptions): Promise<T> {
   return new Promise<T>((resolve, reject) => {
-    const signal = call?.signal;
-    if (signal !== undefined) {
-      if (typeof signal?.addEventListener !== "function") {
-        reject(failure(Code.INVALID_ARG, "option signal must be an AbortSignal"));
-        return;
-      }
-      if (signal.aborted) {
-        reject(signal.reason);
-        return;
-      }
-    }
     const entry: Pending = {
       resolve: resolve as (value: unknown) => void,
       reject,
       read: verb.read,
       owner: verb.owner,
-      signal,
-      onAbort: undefined,
+      signal: undefined,
+      operation: "",
       over: undefined,
     };
     noteCallSite(entry, verb.entry);
     const tag = verb.tag ?? ++lastTag;
-    let addon: Native;
-    let operation: string;
     try {
-      const opened = engine();
-      addon = opened.native;
-      operation = verb.start(addon, opened.queue, tag);
+      const signal = call === undefined ? undefined : signalOf(call);
+      if (signal?.aborted) {
+        reject(signal.reason);
+        return;
+      }
+      const { native, queue } = engine();
+      entry.operation = verb.start(native, queue, tag);
+      entry.signal = signal;
     } catch (thrown) {
       reject(fromThrown(thrown, entry));
       return;
     }
     pending.set(tag, entry);
     hold();
-    if (signal !== undefined) {
-      // The promise is rejected by the last event, when the operation really is over.
-      entry.onAbort = () => quietly(() => addon.cancel(operation));
-      signal.addEventListener("abort", entry.onAbort, { once: true });
-    }
+    if (entry.signal !== undefined) watch(entry.signal, entry.operation);
   });
+}
+
+function signalOf(call: CallOptions): AbortSignal | undefined {
+  onlyKnown("the options of a call", call, "signal");
+  const { signal } = call;
+  if (signal === undefined || typeof signal?.addEventListener === "function") return signal;
+  throw failure(Code.INVALID_ARG, "option signal of a call must be an AbortSignal");
+}
+
+/** Cancels an operation when the signal fires. The promise is rejected by the last event, when it really is over. */
+function watch(signal: AbortSignal, operation: string): void {
+  let watched = watches.get(signal);
+  if (watched === undefined) {
+    const operations = new Set<string>();
+    const onAbort = () => operations.forEach((one) => quietly(() => native().cancel(one)));
+    watched = { operations, onAbort };
+    watches.set(signal, watched);
+    signal.addEventListener("abort", onAbort, { once: true });
+  }
+  watched.operations.add(operation);
+}
+
+function unwatch(signal: AbortSignal, operation: string): void {
+  const watched = watches.get(signal);
+  if (watched === undefined || !watched.operations.delete(operation) || watched.operations.size > 0) return;
+  watches.delete(signal);
+  signal.removeEventListener("abort", watched.onAbort);
 }
 
 /** Starts to serve: `make` is given the tag that the server's tasks will carry. The process stays until `retire`. */
@@ -184,7 +202,7 @@ function finish(tag: number, id: string, json: unknown, body: unknown, error: Co
   if (entry === undefined) return;
   pending.delete(tag);
   release();
-  if (entry.onAbort !== undefined) entry.signal!.removeEventListener("abort", entry.onAbort);
+  if (entry.signal !== undefined) unwatch(entry.signal, entry.operation);
   if (error === null) {
     resolve(entry, json, body, id);
   } else if (error.code === Code.CANCELLED && entry.signal?.aborted) {

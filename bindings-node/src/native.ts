@@ -37,6 +37,11 @@ export function native(): Native {
   return (loaded ??= load());
 }
 
+/** The version of the library. */
+export function version(): string {
+  return native().version();
+}
+
 function load(): Native {
   const platform = platformName();
   const given = process.env["IICP_CORE_NATIVE_PATH"];

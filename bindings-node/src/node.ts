@@ -2,7 +2,7 @@
 
 import { IicpError, RejectedError, failure, fromThrown } from "./errors.js";
 import { Code, NODE_NAMES, type NodeOptions } from "./generated.js";
-import { type Options, camelKeys, encode, optionsJson } from "./json.js";
+import { type CloseOptions, type Options, camelKeys, encode, graceOf, onlyKnown, optionsJson } from "./json.js";
 import { type Server, quietly, recruit, start } from "./loop.js";
 import { native } from "./native.js";
 
@@ -167,16 +167,11 @@ class Desk implements Server {
     // Nobody waits any more.
     if (!this.#running.delete(id)) return;
     const reply = answer instanceof Reply ? answer : Reply.json(answer);
-    let json: string | Uint8Array | undefined;
-    let cause: unknown;
+    let json: string | Uint8Array;
     try {
-      json = encode(reply.value);
+      json = encode(reply.value, "what the handler returned", Code.HANDLER);
     } catch (error) {
-      cause = error;
-    }
-    if (json === undefined) {
-      const error = failure(Code.HANDLER, "the handler returned what has no JSON form; return a value that has", cause);
-      this.#answer(task, () => native().taskFail(id, Code.HANDLER, error.message));
+      this.#answer(task, () => native().taskFail(id, Code.HANDLER, "the handler's reply was refused"));
       this.#tell(error, task);
       return;
     }
@@ -255,10 +250,11 @@ export class Node {
   /**
    * Leaves the directory and takes no new task; running ones have `graceMs` (by default 10,000) to end. True if all did.
    */
-  close(options: { graceMs?: number | undefined } = {}): Promise<boolean> {
-    return (this.#closed ??= start({
+  async close(options: CloseOptions = {}): Promise<boolean> {
+    const grace = graceOf(options, GRACE_MS);
+    return await (this.#closed ??= start({
       entry: this.close,
-      start: (native, queue, tag) => native.nodeClose(this.#id, queue, options.graceMs ?? GRACE_MS, tag),
+      start: (native, queue, tag) => native.nodeClose(this.#id, queue, grace, tag),
       read: (ended: { in_time: boolean }) => ended.in_time,
     }).finally(this.#retire));
   }
@@ -269,20 +265,28 @@ export class Node {
 }
 
 /** Serves tasks with `handler`; resolved when the node listens and has tried to register with its directory. */
-export function serve<P = unknown>(options: NodeOptions, handler: Handler<P>, more: ServeOptions = {}): Promise<Node> {
-  if (typeof handler !== "function") {
-    return Promise.reject(failure(Code.INVALID_ARG, "serve takes the node's options and a function that handles tasks"));
+export async function serve<P = unknown>(
+  options: NodeOptions,
+  handler: Handler<P>,
+  more: ServeOptions = {},
+): Promise<Node> {
+  onlyKnown("the third argument of serve", more, "onError");
+  if (typeof handler !== "function" || (more.onError !== undefined && typeof more.onError !== "function")) {
+    throw failure(Code.INVALID_ARG, "serve takes the node's options and a function that handles tasks; onError is one too");
   }
   const { tag, retire } = recruit(new Desk(handler, more.onError));
-  const serving = start({
-    entry: serve,
-    // Tasks carry the tag of the operation that began to serve.
-    tag,
-    start: (native, queue) => native.nodeServe(queue, optionsJson(OPTIONS, options), tag),
-    read: (status: object, _body, id) => made(id, readStatus(status), retire),
-  });
-  serving.catch(retire);
-  return serving;
+  try {
+    return await start({
+      entry: serve,
+      // Tasks carry the tag of the operation that began to serve.
+      tag,
+      start: (native, queue) => native.nodeServe(queue, optionsJson(OPTIONS, options), tag),
+      read: (status: object, _body, id) => made(id, readStatus(status), retire),
+    });
+  } catch (error) {
+    retire();
+    throw error;
+  }
 }
 
 function readStatus(status: object): NodeStatus {

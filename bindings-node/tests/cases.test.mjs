@@ -88,7 +88,10 @@ function replaced(directory, url) {
 }
 
 async function call(client, step, scene, signal) {
-  const place = (id) => scene.nodes.findIndex((node) => node.node_id === id);
+  const place = (id) => {
+    const index = scene.nodes.findIndex((node) => node.node_id === id);
+    return index < 0 ? null : index;
+  };
   try {
     if (step.submit) {
       const task = { ...camel(step.submit, names.TASK_NAMES), payload: payload(step) };

@@ -1,12 +1,12 @@
 // The client's promises, against an embedded directory and a node of this process.
 
 import assert from "node:assert/strict";
-import { getEventListeners } from "node:events";
+import { getEventListeners, once } from "node:events";
+import { createRequire } from "node:module";
 import { createServer } from "node:net";
-import { once } from "node:events";
 import { test } from "node:test";
 
-import { CHAT, Client, Code, IicpError, Reply, RejectedError } from "@iicp/core";
+import { CHAT, Client, Code, Directory, IicpError, Reply, RejectedError, version } from "@iicp/core";
 import { ECHO, deferred, mesh, rejection } from "./mesh.mjs";
 
 const echo = (task) => task.payload;
@@ -56,17 +56,27 @@ test("values that are no options and payloads without JSON form are a code, not 
   const cycle = {};
   cycle.self = cycle;
   const { client } = await mesh(t, echo);
-  for (const payload of [undefined, () => {}, Symbol("s"), 1n, cycle, { toJSON: () => undefined }]) {
+  const wrong = { bigint: 1n, cycle, nan: { a: [NaN] }, infinite: -Infinity, half: ["\ud83d"], halfName: { "\udc00": 1 } };
+  const none = { undefined, function: () => {}, symbol: Symbol("s"), inList: [1, undefined], toJSON: { toJSON: () => undefined } };
+  for (const [name, payload] of Object.entries({ ...wrong, ...none })) {
     const error = await rejection(client.submit({ intent: ECHO, payload }));
-    assert.equal(error.codeName, "PAYLOAD_INVALID");
+    assert.equal(error.codeName, "PAYLOAD_INVALID", name);
+    assert.match(error.message, /^the payload has no JSON form: \w+/);
+    assert.match(error.stack, /client\.test\.mjs/);
   }
+  const right = { nothing: null, left: undefined, text: "null and \\ud800, both as text", pair: "😀", date: new Date(0) };
+  const { result } = await client.submit({ intent: ECHO, payload: right });
+  assert.deepEqual(result, { nothing: null, text: right.text, pair: "😀", date: "1970-01-01T00:00:00.000Z" });
   for (const options of [null, 5, "text", [], () => {}]) {
     assert.throws(() => new Client(options), { codeName: "INVALID_ARG" });
     assert.equal((await rejection(client.submit(options))).codeName, "INVALID_ARG");
   }
   assert.equal((await rejection(client.discover({ intent: 1n }))).codeName, "INVALID_ARG");
   assert.equal((await rejection(client.discover({ intent: cycle }))).codeName, "INVALID_ARG");
-  assert.equal((await rejection(client.discover({ intent: ECHO }, { signal: 5 }))).codeName, "INVALID_ARG");
+  assert.equal((await rejection(client.discover({ intent: ECHO, limit: NaN }))).codeName, "INVALID_ARG");
+  for (const call of [{ signal: 5 }, { singal: AbortSignal.abort() }, null, 5]) {
+    assert.equal((await rejection(client.discover({ intent: ECHO }, call))).codeName, "INVALID_ARG");
+  }
 });
 
 test("an error keeps the stack of the call that failed, and says all that is known", async () => {
@@ -120,6 +130,23 @@ test("a signal that fires rejects with its reason, reaches the node, and is left
   assert.equal(unrelated.result, 2);
 });
 
+test("a signal for a hundred calls has one listener, and a warning for none", async (t) => {
+  const { client } = await mesh(t, () => new Promise(() => {}), { node: { maxConcurrent: 128 } });
+  const warnings = [];
+  const warned = (warning) => warnings.push(warning);
+  process.on("warning", warned);
+  const controller = new AbortController();
+  const { signal } = controller;
+  const calls = Array.from({ length: 100 }, () => rejection(client.submit({ intent: ECHO, payload: 1 }, { signal })));
+  assert.equal(getEventListeners(signal, "abort").length, 1);
+  controller.abort();
+  assert.deepEqual(new Set(await Promise.all(calls)), new Set([signal.reason]));
+  assert.equal(getEventListeners(signal, "abort").length, 0);
+  await new Promise(setImmediate);
+  process.off("warning", warned);
+  assert.deepEqual(warnings, []);
+});
+
 test("a timeout of the signal rejects with TimeoutError, the task's own with a code", async (t) => {
   const { client } = await mesh(t, () => new Promise(() => {}));
   const signal = AbortSignal.timeout(50);
@@ -149,4 +176,17 @@ test("a result of a megabyte and a hundred calls at once come back whole", async
   assert.equal((await client.submit({ intent: ECHO, payload: text })).result, text);
   const all = Array.from({ length: 100 }, (_, n) => client.submit({ intent: ECHO, payload: n }));
   assert.deepEqual((await Promise.all(all)).map(({ result }) => result), [...all.keys()]);
+});
+
+test("a directory can be as strict as a public one, and the version is the package's", async () => {
+  const directory = await Directory.bind({ maxNodes: 5 });
+  assert.match(directory.url, /^http:\/\/127\.0\.0\.1:\d+$/);
+  const client = new Client({ directory: directory.url });
+  const call = client.submit({ intent: ECHO, payload: 1 });
+  assert.equal((await rejection(call)).codeName, "NO_NODES");
+  await client.close();
+  await directory.close();
+  await directory.close();
+  assert.equal((await rejection(Directory.bind({ maxNodes: -1 }))).codeName, "CONFIG_INVALID");
+  assert.equal(version(), createRequire(import.meta.url)("../package.json").version);
 });

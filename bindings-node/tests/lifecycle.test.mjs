@@ -16,7 +16,10 @@ const LIMIT_MS = 120_000;
 /** An exit takes a fraction of a second; the engine allows itself two. */
 const EXIT_MS = 6_000;
 /** Calls of the memory tests; the slopes need many. */
-const CALLS = Number(process.env.IICP_CALLS ?? 20_000);
+const CALLS = Number(process.env.IICP_CALLS ?? 45_000);
+const CANCELS = 15_000;
+/** An intent whose node has nothing to do. */
+const IDLE = "urn:iicp:intent:x.test:idle:v1";
 
 function start(args, execArgv = []) {
   const child = spawn(process.execPath, [...execArgv, children, ...args.map(String)], { stdio: ["pipe", "pipe", "pipe"], timeout: LIMIT_MS, killSignal: "SIGKILL" });
@@ -89,50 +92,86 @@ test("an uncaught exception with a call pending ends the process with its own co
 
 test("the library is CLOSED while the process exits", () => runsToItsEnd(["usesTheLibraryWhileItExits"], { last: "CLOSED" }));
 
+for (const [what, child, last] of [
+  ["throws", "throwsInAHandler", "BACKEND echo"],
+  ["returns what has no JSON form", "returnsWhatIsNoJson", "BACKEND echo"],
+  ["hangs past its deadline", "hangsPastItsDeadline", "TIMEOUT echo"],
+]) {
+  test(`a handler that ${what} costs its own task only`, () => runsToItsEnd([child], { last, errors: /^(@iicp|$)/ }));
+}
+
+test("a handler that closes its own node and waits for it is ended by the grace", () =>
+  runsToItsEnd(["closesItsOwnNode"], { last: "closed: false" }));
+
+test("forked children have an engine of their own", () => runsToItsEnd(["forks"], { last: "fork 0" }));
+
+test("two copies of the package work in one process and know each other's errors", () =>
+  runsToItsEnd(["loadsTwoCopies"], { last: "ours theirs other false true" }));
+
+test("SIGINT is the program's own: by default it ends at once", async () => {
+  const { child, line, end } = start(["isInterrupted"]);
+  assert.equal(await line(), "running");
+  const at = performance.now();
+  child.kill("SIGINT");
+  assert.equal((await end()).signal, "SIGINT");
+  assert.ok(performance.now() - at < EXIT_MS);
+});
+
+test("SIGINT is the program's own: it may close everything and end by itself", async () => {
+  const { child, line, end } = start(["isInterrupted", "closes"]);
+  assert.equal(await line(), "running");
+  child.kill("SIGINT");
+  assert.deepEqual([await line(), await line()], ["CLOSED", "closed"]);
+  assert.deepEqual(await end(), { code: 0, signal: null, errors: "" });
+});
+
 test("workers are terminated with calls and tasks in flight, and the main thread goes on", () =>
   runsToItsEnd(["terminatesWorkers", 5], { last: "terminated" }));
 
 test("the engine ends with the last worker and begins again", () => runsToItsEnd(["outlivesTheLastWorker"], { last: "echo" }));
 
-test("a loop blocked for five seconds delays no heartbeat, loses no task and takes no more than it may", async () => {
-  const { child, line } = start(["blocksItsLoop"]);
+test("a loop blocked for five seconds delays no heartbeat, loses no task and takes no more than it may", async (t) => {
+  const { child, line } = start(["blocksItsLoop", IDLE]);
+  t.after(() => child.kill());
   const [directory, nodeId] = (await line()).split(" ");
   const client = new Client({ directory, routeTtlMs: 0 });
+  t.after(() => client.close());
   child.stdin.write("block\n");
   assert.equal(await line(), "blocked");
   let free = false;
   const freed = line().then((text) => (free = text === "free"));
-  const submit = (payload) => client.submit({ intent: ECHO, payload, timeoutMs: 60_000 });
-  const waiting = Promise.all([0, 1, 2, 3].map(submit));
+  const submit = (payload, timeoutMs) => client.submit({ intent: ECHO, payload, timeoutMs });
+  const waiting = Promise.all([0, 1, 2, 3].map((payload) => submit(payload, 60_000)));
   let looks = 0;
   let refused;
   while (!free) {
     // It reports every 100 ms, and after a second of silence it would be gone.
-    const found = await client.discover({ intent: ECHO });
+    const found = await client.discover({ intent: IDLE });
     if (!free) assert.deepEqual(found.map((node) => node.nodeId), [nodeId], `after ${looks} looks`);
     looks += 1;
-    refused ??= looks > 10 ? rejection(client.submit({ intent: ECHO, payload: 4, timeoutMs: 1_000 })) : undefined;
+    refused ??= looks > 10 ? rejection(submit(4, 1_000)) : undefined;
     await new Promise((resolve) => setTimeout(resolve, 100));
   }
   await freed;
   assert.ok(looks > 10, `${looks} looks`);
   assert.deepEqual((await waiting).map(({ result }) => result), [0, 1, 2, 3]);
-  assert.equal((await refused).codeName, "CAPACITY");
-  child.kill();
-  await client.close();
+  // Refused by the node, or by the directory that knows it to be full.
+  assert.match((await refused).codeName, /^(CAPACITY|NO_NODES)$/);
 });
 
-test("ten thousand cancels leave nothing behind", async () => {
-  const { code, last, errors } = await run(["cancels", 10_000], ["--expose-gc"]);
-  assert.equal(code, 0, errors);
-  assert.ok(Number(last) < 1_000, `${last} bytes a cancel`);
-});
-
-test("calls leave nothing behind", async () => {
-  const { code, last, errors } = await run(["remembers", CALLS], ["--expose-gc"]);
+/** What a call leaves behind: nothing in the heap, and nothing to speak of in pages that come and go. */
+async function leavesNothing(args, { collected }) {
+  const { code, last, errors } = await run(args, collected ? ["--expose-gc"] : []);
   assert.equal(code, 0, errors);
   const { heapUsed, rss } = JSON.parse(last);
-  assert.ok(heapUsed < 100, `${heapUsed} bytes of heap a call`);
-  // Pages come and go in steps that weigh more when there are fewer calls.
-  assert.ok(rss < 100 * Math.max(1, 100_000 / CALLS), `${rss} bytes a call`);
-});
+  // Without a collection just before, how full the heap is says little.
+  if (collected) assert.ok(heapUsed < 50, `${heapUsed} bytes of heap a call`);
+  assert.ok(rss < 400, `${rss} bytes a call`);
+}
+
+test("cancels leave nothing behind", () => leavesNothing(["cancels", CANCELS], { collected: true }));
+
+test("calls leave nothing behind", () => leavesNothing(["remembers", CALLS], { collected: true }));
+
+test("calls leave nothing behind where the garbage collector is left alone", () =>
+  leavesNothing(["remembers", CALLS], { collected: false }));

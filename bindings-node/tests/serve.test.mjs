@@ -64,7 +64,7 @@ test("a value without JSON form is a failure that the provider reads", async (t)
   const told = [];
   const cycle = {};
   cycle.self = cycle;
-  const values = [undefined, () => {}, Symbol("s"), 1n, cycle, new Uint8Array([123])];
+  const values = [undefined, () => {}, Symbol("s"), 1n, cycle, NaN, "\udc00", new Uint8Array([123])];
   const { client, node } = await mesh(t, (task) => values[task.payload], { onError: (error) => told.push(error.codeName) });
   for (const payload of values.keys()) {
     const error = await rejection(client.submit({ intent: ECHO, payload }));
@@ -126,11 +126,12 @@ test("status, url and id; close drains, says whether all ended, and may be asked
   const call = client.submit({ intent: ECHO, payload: 1 });
   await begun.promise;
   assert.equal(node.status().activeJobs, 1);
+  assert.equal((await rejection(node.close({ graceMs: "soon" }))).codeName, "INVALID_ARG");
   const closed = node.close({ graceMs: 10_000 });
-  assert.equal(node.close(), closed);
+  const again = node.close();
   go.resolve();
   assert.equal((await call).result, "done");
-  assert.equal(await closed, true);
+  assert.deepEqual([await closed, await again], [true, true]);
   assert.throws(() => node.status(), { codeName: "CLOSED" });
   await node[Symbol.asyncDispose]();
   await client.close();
@@ -157,6 +158,8 @@ test("a node that cannot serve is refused with a code", async () => {
   assert.equal(await code({ intents: [ECHO], hots: "x" }, () => 1), "CONFIG_INVALID");
   assert.equal(await code({ intents: [ECHO] }), "INVALID_ARG");
   assert.equal(await code(null, () => 1), "INVALID_ARG");
+  assert.equal(await code({ intents: [ECHO] }, () => 1, { onErr: () => {} }), "INVALID_ARG");
+  assert.equal(await code({ intents: [ECHO] }, () => 1, { onError: 5 }), "INVALID_ARG");
   const node = await serve({ intents: [ECHO] }, () => 1);
   const { port } = new URL(node.url);
   assert.equal(await code({ intents: [ECHO], port: Number(port) }, () => 1), "BIND");

@@ -29,6 +29,8 @@ pub const OUTPUTS: &[Output] = &[
     Output { path: "ffi-c/go/generated.go", render: go::render },
     Output { path: "bindings-python/python/iicp_core/_generated.py", render: python::render },
     Output { path: "bindings-node/src/generated.ts", render: typescript::render },
+    Output { path: "bindings-node/package.json", render: typescript::package },
+    Output { path: "bindings-node/package-lock.json", render: typescript::lock },
 ];
 
 /// Whether to write, or only to compare.

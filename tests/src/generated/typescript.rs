@@ -1,4 +1,5 @@
-//! `bindings-node/src/generated.ts`: error codes, event kinds, option types and the names that options have in the core.
+//! `bindings-node/src/generated.ts`: error codes, event kinds, option types and the names that options have in the core;
+//! and the version in the npm package's own files.
 
 use std::fmt::Write as _;
 
@@ -13,13 +14,42 @@ use super::source::{Kind, OptionField, Struct, structs};
 const REQUIRED: &[(&str, &str)] =
     &[("Discover", "intent"), ("TaskOptions", "intent"), ("Chat", "messages"), ("NodeOptions", "intents")];
 
+/// Not for users of this layer, which makes its runtime and its queues itself.
+const INTERNAL: &[&str] = &["RuntimeOptions", "QueueOptions"];
+
+/// `package.json`, which names the version once.
+pub(super) fn package(present: &str) -> Result<String, String> {
+    stamp(present, 1)
+}
+
+/// `package-lock.json`, which begins with the package itself, twice.
+pub(super) fn lock(present: &str) -> Result<String, String> {
+    stamp(present, 2)
+}
+
+/// Puts our version into the first so many places that have one.
+fn stamp(present: &str, places: usize) -> Result<String, String> {
+    const KEY: &str = "\"version\": \"";
+    let (mut out, mut rest) = (String::with_capacity(present.len()), present);
+    for _ in 0..places {
+        let (before, after) = rest.split_once(KEY).ok_or("it has no version")?;
+        let (_, after) = after.split_once('"').ok_or("its version has no end")?;
+        out += before;
+        out += KEY;
+        out += env!("CARGO_PKG_VERSION");
+        out.push('"');
+        rest = after;
+    }
+    Ok(out + rest)
+}
+
 pub(super) fn render(_present: &str) -> Result<String, String> {
     let mut out =
         String::from("// Written by `cargo gen` from options.rs, error.rs and event.rs of the core. Do not edit.\n\n");
     let _ = writeln!(out, "/** The intent of a chat with a language model. */\nexport const CHAT = \"{CHAT}\";\n");
     codes(&mut out);
     kinds(&mut out);
-    for options in structs()? {
+    for options in structs()?.into_iter().filter(|options| !INTERNAL.contains(&options.name.as_str())) {
         interface(&mut out, &options)?;
         names(&mut out, &options);
     }
@@ -136,6 +166,15 @@ mod tests {
         for (snake, name) in [("intent", "intent"), ("timeout_ms", "timeoutMs"), ("max_body_bytes", "maxBodyBytes")] {
             assert_eq!(camel(snake), name);
         }
+    }
+
+    #[test]
+    fn the_version_is_stamped_where_it_is_the_packages_own() {
+        let lock = |ours: &str| {
+            format!(r#"{{ "version": "{ours}", "": {{ "version": "{ours}" }}, "x": {{ "version": "7" }} }}"#)
+        };
+        assert_eq!(stamp(&lock("0"), 2).unwrap(), lock(env!("CARGO_PKG_VERSION")));
+        assert!(stamp("{}", 1).is_err());
     }
 
     #[test]

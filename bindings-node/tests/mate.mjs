@@ -1,0 +1,74 @@
+// One half of every pair: a node and a client of this language, told by lines what to do.
+//
+//   node mate.mjs DIRECTORY_URL INTENT
+
+import { createInterface } from "node:readline";
+import { setTimeout as sleep } from "node:timers/promises";
+
+import { Client, RejectedError, serve } from "@iicp/core";
+
+const [directory, intent] = process.argv.slice(2);
+if (!intent) throw new Error("usage: node mate.mjs DIRECTORY_URL INTENT");
+
+/** What the handler saw. */
+const seen = { seen: 0, cancelled: 0 };
+
+async function handler({ payload }, { signal }) {
+  seen.seen += 1;
+  switch (payload.do) {
+    case "echo":
+      return { echo: payload.value };
+    case "fail":
+      throw new RejectedError("the piano is out of tune");
+    case "throw":
+      throw new Error("as told");
+    case "slow":
+      await untilCancelled(payload.ms, signal);
+      return { slept: payload.ms };
+    case "wait":
+      await untilCancelled(60_000, signal);
+      throw new RejectedError("nobody cancelled");
+    default:
+      throw new RejectedError("nobody told what to do");
+  }
+}
+
+/** Sleeps; counts and throws what ends it early. */
+async function untilCancelled(ms, signal) {
+  try {
+    await sleep(ms, undefined, { signal });
+  } catch (error) {
+    seen.cancelled += 1;
+    throw error;
+  }
+}
+
+const say = (line) => process.stdout.write(`${JSON.stringify(line)}\n`);
+
+const node = await serve({ intents: [intent], directory, maxConcurrent: 2 }, handler, { onError: () => {} });
+const client = new Client({ directory });
+const running = new Map();
+
+async function submit({ id, intent, payload, timeout_ms: timeoutMs }) {
+  const controller = new AbortController();
+  running.set(id, controller);
+  try {
+    const done = await client.submit({ intent, payload, timeoutMs }, { signal: controller.signal });
+    say({ id, payload: done.result });
+  } catch (error) {
+    const code = error.name === "AbortError" ? "CANCELLED" : (error.codeName ?? String(error));
+    say({ id, error: code, wire_code: error.wireCode ?? null });
+  } finally {
+    running.delete(id);
+  }
+}
+
+say({ ready: node.nodeId });
+for await (const line of createInterface({ input: process.stdin })) {
+  const command = JSON.parse(line);
+  if (command.cancel) running.get(command.cancel)?.abort();
+  else if (command.status) say({ id: command.id, ...seen });
+  else void submit(command);
+}
+await client.close();
+await node.close({ graceMs: 2_000 });
