@@ -26,32 +26,50 @@ type NodeInfo struct {
 
 // TaskResult is what became of a task.
 type TaskResult struct {
-	TaskID string `json:"task_id"`
+	TaskID string
 	// NodeID is the node that ran the task.
-	NodeID string `json:"node_id"`
-	// Result is what the node's handler returned.
-	Result json.RawMessage `json:"-"`
+	NodeID string
+	// Result is what the node's handler returned: JSON.
+	Result json.RawMessage
 	// Attempts is how often the task was sent.
-	Attempts    int     `json:"attempts"`
-	Traceparent string  `json:"traceparent"`
-	Timings     Timings `json:"timings_ms"`
+	Attempts int
+	// Traceparent is the W3C trace context that the task was sent with.
+	Traceparent string
+	Timings     Timings
 }
 
 // Timings is where the time went.
 type Timings struct {
+	// Discover is the time until there was a node to send the task to.
 	Discover time.Duration
-	Total    time.Duration
+	// Total is the time of the whole call.
+	Total time.Duration
 }
 
-// UnmarshalJSON reads milliseconds.
-func (t *Timings) UnmarshalJSON(text []byte) error {
-	var ms struct{ Discover, Total float64 }
-	if err := json.Unmarshal(text, &ms); err != nil {
-		return err
+func taskResult(done event) TaskResult {
+	result := TaskResult{Result: done.body}
+	for name, value := range members(done.json) {
+		switch name {
+		case "task_id":
+			result.TaskID = value.text()
+		case "node_id":
+			result.NodeID = value.text()
+		case "attempts":
+			result.Attempts = int(value.integer())
+		case "traceparent":
+			result.Traceparent = value.text()
+		case "timings_ms":
+			for name, value := range members(value) {
+				switch name {
+				case "discover":
+					result.Timings.Discover = value.milliseconds()
+				case "total":
+					result.Timings.Total = value.milliseconds()
+				}
+			}
+		}
 	}
-	t.Discover = time.Duration(ms.Discover * float64(time.Millisecond))
-	t.Total = time.Duration(ms.Total * float64(time.Millisecond))
-	return nil
+	return result
 }
 
 // Usage is what a chat took, as the provider counted.
@@ -64,10 +82,12 @@ type Usage struct {
 // ChatReply is the answer to a chat.
 type ChatReply struct {
 	TaskResult
-	Text string `json:"text"`
+	// Text is the answer; what else the provider replied stands in Result.
+	Text string
 	// Usage is nil if the provider did not say.
-	Usage *Usage `json:"usage"`
-	Model string `json:"model"`
+	Usage *Usage
+	// Model is the model that answered, or empty if the provider did not say.
+	Model string
 }
 
 // UserChat is a chat of one message by the user.
@@ -142,8 +162,8 @@ func (c *Client) submit(ctx context.Context, task string, payload []byte) (*Task
 	if err != nil {
 		return nil, err
 	}
-	result := &TaskResult{Result: done.body}
-	return result, read(done.json, result)
+	result := taskResult(done)
+	return &result, nil
 }
 
 // Chat sends a chat to a node and returns the answer. A simple one is Chat(ctx, iicp.UserChat("Hello")).
@@ -160,6 +180,16 @@ func (c *Client) chat(ctx context.Context, messages string) (*ChatReply, error) 
 	if err != nil {
 		return nil, err
 	}
-	reply := &ChatReply{TaskResult: TaskResult{Result: done.body}}
-	return reply, read(done.json, reply)
+	reply := &ChatReply{TaskResult: taskResult(done)}
+	for name, value := range members(done.json) {
+		switch name {
+		case "text":
+			reply.Text = value.text()
+		case "usage":
+			err = read(value, &reply.Usage)
+		case "model":
+			reply.Model = value.text()
+		}
+	}
+	return reply, err
 }

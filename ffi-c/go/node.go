@@ -31,21 +31,44 @@ func (f HandlerFunc) ServeTask(ctx context.Context, task *Inbound) (Reply, error
 
 // Inbound is a task as a handler sees it.
 type Inbound struct {
-	TaskID string `json:"task_id"`
+	TaskID string
 	// Intent is the one of the node's intents that is meant.
-	Intent string `json:"intent"`
+	Intent string
 	// Qos is one of realtime, interactive, batch, best-effort.
-	Qos string `json:"qos"`
+	Qos string
 	// Traceparent is the caller's W3C trace context, or empty.
-	Traceparent string `json:"traceparent"`
+	Traceparent string
 	// Payload is JSON.
-	Payload json.RawMessage `json:"-"`
+	Payload json.RawMessage
 	// Deadline is when the answer must be there; also that of the handler's context.
-	Deadline time.Time `json:"-"`
+	Deadline time.Time
 	// Peer is the address of the caller's connection.
-	Peer string `json:"peer"`
+	Peer string
 	// SourceNodeID is the node that the caller says it is, or empty.
-	SourceNodeID string `json:"source_node_id"`
+	SourceNodeID string
+}
+
+func inbound(e event) *Inbound {
+	task := &Inbound{Payload: e.body}
+	for name, value := range members(e.json) {
+		switch name {
+		case "task_id":
+			task.TaskID = value.text()
+		case "intent":
+			task.Intent = value.text()
+		case "qos":
+			task.Qos = value.text()
+		case "traceparent":
+			task.Traceparent = value.text()
+		case "deadline_ms":
+			task.Deadline = time.Now().Add(value.milliseconds())
+		case "peer":
+			task.Peer = value.text()
+		case "source_node_id":
+			task.SourceNodeID = value.text()
+		}
+	}
+	return task
 }
 
 // LogValue shows the task in a structured log, without its payload.
@@ -213,16 +236,7 @@ func (n *Node) onTask(e event) {
 		n.finished(e.id)
 		return
 	}
-	task := &Inbound{Payload: e.body}
-	about := struct {
-		*Inbound
-		DeadlineMs int64 `json:"deadline_ms"`
-	}{Inbound: task}
-	if err := read(e.json, &about); err != nil {
-		_ = taskFail(e.id, ErrInternal, "")
-		return
-	}
-	task.Deadline = time.Now().Add(time.Duration(about.DeadlineMs) * time.Millisecond)
+	task := inbound(e)
 	ctx, cancel := context.WithDeadline(n.base, task.Deadline)
 	n.mu.Lock()
 	n.running[e.id] = cancel

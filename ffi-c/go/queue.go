@@ -1,6 +1,7 @@
 package iicp
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -131,17 +132,20 @@ func ended(ctx context.Context) *Error {
 
 // options writes options as the library reads them.
 func options(of any) (string, error) {
-	if name := notUTF8("", reflect.ValueOf(of)); name != "" {
-		return "", &Error{Code: ErrInvalidArg, Message: "option " + name + " is not UTF-8; pass text in UTF-8"}
-	}
 	text, err := json.Marshal(of)
 	if err != nil {
 		return "", &Error{Code: ErrInvalidArg, Message: "the options have no JSON form: " + err.Error(), cause: err}
 	}
+	// What may stand for bytes that are no UTF-8, and seldom for itself.
+	if bytes.Contains(text, []byte(`\ufffd`)) || bytes.ContainsRune(text, utf8.RuneError) {
+		if name := notUTF8("", reflect.ValueOf(of)); name != "" {
+			return "", &Error{Code: ErrInvalidArg, Message: "option " + name + " is not UTF-8; pass text in UTF-8"}
+		}
+	}
 	return string(text), nil
 }
 
-// notUTF8 names an option whose text is not UTF-8. JSON of Go would replace what is wrong in it without a word.
+// notUTF8 names an option whose text is not UTF-8. Package json replaces what is wrong in it without a word.
 func notUTF8(name string, value reflect.Value) string {
 	switch value.Kind() {
 	case reflect.String:
