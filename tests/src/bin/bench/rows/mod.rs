@@ -1,6 +1,7 @@
 //! The rows. A group of rows is one file here with its `ROWS`; a new one is named in [`GROUPS`].
 
 mod client;
+mod layer_c;
 mod layer_go;
 mod layer_node;
 mod layer_python;
@@ -18,8 +19,16 @@ use crate::Result;
 use crate::child::{Child, Spent};
 use crate::load::Window;
 
-const GROUPS: &[&[Row]] =
-    &[node::ROWS, client::ROWS, published::ROWS, memory::ROWS, layer_python::ROWS, layer_node::ROWS, layer_go::ROWS];
+const GROUPS: &[&[Row]] = &[
+    node::ROWS,
+    client::ROWS,
+    published::ROWS,
+    memory::ROWS,
+    layer_c::ROWS,
+    layer_go::ROWS,
+    layer_python::ROWS,
+    layer_node::ROWS,
+];
 
 /// One figure that the benches measure.
 pub(crate) struct Row {
