@@ -72,16 +72,22 @@ static shown show(iicp_event *e) {
 	return s;
 }
 
-// Waits for an event and takes the others that are there with it.
+static iicp_code queue_fd(uint64_t queue, int32_t *fd) { return iicp_queue_fd((iicp_queue){queue}, fd, NULL); }
+
+// Takes the events that are there.
 static void take(uint64_t queue, batch *b) {
-	iicp_queue q = {queue};
-	size_t more = 0;
 	b->count = 0;
-	b->code = iicp_queue_next(q, -1, &b->events[0], NULL);
-	if (b->code != IICP_OK) return;
-	iicp_queue_drain(q, b->events + 1, MOST - 1, &more, NULL);
-	b->count = 1 + more;
+	b->code = iicp_queue_drain((iicp_queue){queue}, b->events, MOST, &b->count, NULL);
 	for (size_t i = 0; i < b->count; i++) b->shown[i] = show(b->events[i]);
+}
+
+// Waits for one.
+static void await(uint64_t queue, batch *b) {
+	b->count = 0;
+	b->code = iicp_queue_next((iicp_queue){queue}, -1, &b->events[0], NULL);
+	if (b->code != IICP_OK) return;
+	b->count = 1;
+	b->shown[0] = show(b->events[0]);
 }
 
 static void give_back(batch *b) {
@@ -258,22 +264,40 @@ func queueClose(queue uint64) { C.queue_close(C.uint64_t(queue)) }
 
 func queueFree(queue uint64) { C.queue_free(C.uint64_t(queue)) }
 
-// takeAll hands on every event of a queue until the queue is closed and empty.
-func takeAll(queue uint64, each func(event)) {
-	b := new(C.batch)
-	for {
-		around(func() struct{} { C.take(C.uint64_t(queue), b); return struct{}{} })
-		if b.code != C.IICP_OK {
-			return
-		}
-		var events [C.MOST]event
-		for i := range b.count {
-			events[i] = copyEvent(&b.shown[i])
-		}
-		C.give_back(b)
-		for i := range b.count {
-			each(events[i])
-		}
+// queueFD is the descriptor that tells that a queue has events.
+func queueFD(queue uint64) (int, bool) {
+	var fd C.int32_t
+	return int(fd), C.queue_fd(C.uint64_t(queue), &fd) == C.IICP_OK
+}
+
+// batch is room for the events that are taken at once.
+type batch struct{ c C.batch }
+
+// take takes the events that are there. False when the queue is closed and empty.
+func (b *batch) take(queue uint64) bool {
+	around(func() struct{} { C.take(C.uint64_t(queue), &b.c); return struct{}{} })
+	return b.c.code == C.IICP_OK
+}
+
+// await waits for an event in a thread. False when the queue is closed and empty.
+func (b *batch) await(queue uint64) bool {
+	around(func() struct{} { C.await(C.uint64_t(queue), &b.c); return struct{}{} })
+	return b.c.code == C.IICP_OK
+}
+
+func (b *batch) len() int { return int(b.c.count) }
+
+// each hands on what was taken, and gives it back to the library before.
+func (b *batch) each(to func(event)) {
+	var events [C.MOST]event
+	count := b.len()
+	for i := range count {
+		events[i] = copyEvent(&b.c.shown[i])
+	}
+	C.give_back(&b.c)
+	b.c.count = 0
+	for i := range count {
+		to(events[i])
 	}
 }
 

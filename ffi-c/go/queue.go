@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"reflect"
 	"sync"
 	"time"
@@ -20,6 +21,8 @@ type queue struct {
 	id     uint64
 	what   string
 	onTask func(event)
+	// bell can be read while the queue has events; nil where a thread must wait for them.
+	bell *os.File
 
 	mu      sync.Mutex
 	lastTag uint64
@@ -39,28 +42,45 @@ func newQueue(what string, onTask func(event)) (*queue, error) {
 	if err != nil {
 		return nil, err
 	}
-	q := &queue{id: id, what: what, onTask: onTask, waiting: map[uint64]chan event{}, ended: make(chan struct{})}
+	q := &queue{id: id, what: what, onTask: onTask, bell: pollable(id), waiting: map[uint64]chan event{}, ended: make(chan struct{})}
 	go q.pump()
 	return q, nil
 }
 
+// pump takes the queue's events until it is closed and empty.
 func (q *queue) pump() {
 	defer close(q.ended)
 	defer queueFree(q.id)
-	takeAll(q.id, func(e event) {
-		switch e.kind {
-		case eventDone:
-			q.mu.Lock()
-			waiter := q.waiting[e.tag]
-			delete(q.waiting, e.tag)
-			q.mu.Unlock()
-			if waiter != nil {
-				waiter <- e
-			}
-		case eventTask, eventTaskCancel:
-			q.onTask(e)
+	events, open := new(batch), true
+	if q.bell != nil {
+		defer q.bell.Close()
+		for bell, err := q.bell.SyscallConn(); err == nil && open; {
+			err = bell.Read(func(uintptr) bool {
+				open = events.take(q.id)
+				return !open || events.len() > 0
+			})
+			events.each(q.hand)
 		}
-	})
+	}
+	for open && events.await(q.id) {
+		events.each(q.hand)
+	}
+}
+
+// hand gives an event to who waits for it.
+func (q *queue) hand(e event) {
+	switch e.kind {
+	case eventDone:
+		q.mu.Lock()
+		waiter := q.waiting[e.tag]
+		delete(q.waiting, e.tag)
+		q.mu.Unlock()
+		if waiter != nil {
+			waiter <- e
+		}
+	case eventTask, eventTaskCancel:
+		q.onTask(e)
+	}
 }
 
 // patience bounds the wait for the end of an operation that was cancelled, which the library promises to come at once.
@@ -112,7 +132,13 @@ func (q *queue) call(ctx context.Context, start func(tag uint64) (uint64, error)
 
 // close ends what waits in the queue and the goroutine that takes its events; it may be called twice.
 func (q *queue) close() {
-	q.closing.Do(func() { queueClose(q.id) })
+	q.closing.Do(func() {
+		queueClose(q.id)
+		if q.bell != nil {
+			// The bell need not ring for a queue that is empty; the pump waits for the rest without it.
+			_ = q.bell.SetReadDeadline(time.Unix(0, 0))
+		}
+	})
 	<-q.ended
 }
 
