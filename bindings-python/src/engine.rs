@@ -42,13 +42,13 @@ impl Engine {
 
     fn queue_next<'py>(&self, py: Python<'py>, queue: u64, timeout: f64) -> PyResult<Option<Bound<'py, PyTuple>>> {
         let event = py.detach(|| self.0.queue_next(queue, seconds(timeout))).map_err(failure)?;
-        event.map(|event| event_tuple(py, &event)).transpose()
+        event.map(|event| event_tuple(py, event)).transpose()
     }
 
     fn queue_drain<'py>(&self, py: Python<'py>, queue: u64, most: usize) -> PyResult<Bound<'py, PyList>> {
         let events = self.0.queue_drain(queue, most).map_err(failure)?;
         let list = PyList::empty(py);
-        for event in &events {
+        for event in events {
             list.append(event_tuple(py, event)?)?;
         }
         Ok(list)

@@ -15,7 +15,7 @@ mod native {
     #[pymodule_export]
     use super::engine::Engine;
     #[pymodule_export]
-    use super::event::Failure;
+    use super::event::{Event, Failure};
     #[pymodule_export]
     use super::json::{dumps, loads};
     use super::{Bound, PyModule, PyModuleMethods as _, PyResult};

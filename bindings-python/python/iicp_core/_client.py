@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from typing import Any, Self, Unpack
 
-    from ._forms import Event
     from ._generated import Chat, ChatMessage, ClientOptions, Discover, TaskOptions
+    from ._native import Event
 
 
 class Handle:

@@ -59,4 +59,4 @@ async def _bind(options: bytes) -> Directory:
         return engine.directory_close(handle, queue.id, 0.0, queue.new_tag())
 
     event = await queue.call(engine.directory_bind, queue.id, options, undo=undo)
-    return Directory(event[3], _forms.from_json(event[4])["url"])
+    return Directory(event.handle, _forms.from_json(event.json)["url"])

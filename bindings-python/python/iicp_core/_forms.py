@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from ._errors import error
 from ._generated import SECONDS, Code
-from ._native import dumps, loads
+from ._native import Event, dumps, loads
 from ._types import ChatReply, NodeInfo, TaskResult, Timings, Usage
 
-Event = tuple[int, int, int, int, bytes, bytes, tuple[Any, ...] | None]
-"""Kind, id, tag, handle, JSON, body and error, as ``_native`` makes them."""
+T = TypeVar("T")
 
 
 def to_json(value: object, code: Code, what: str) -> bytes:
@@ -66,42 +65,47 @@ def messages(given: object) -> object:
     return [{"role": "user", "content": given}] if isinstance(given, str) else given
 
 
+def value(event: Event) -> Any:
+    """What the body of an event says."""
+    try:
+        return event.value()
+    except ValueError:
+        return from_json(event.body)
+
+
 def read_nodes(event: Event) -> list[NodeInfo]:
     """What a discovery found."""
-    return [NodeInfo(**{**node, "models": tuple(node["models"])}) for node in from_json(event[4])]
-
-
-def read_task(event: Event) -> TaskResult:
-    """What a submit brought."""
-    return _task(loads(event[4]), event[5])
+    return [NodeInfo(**{**node, "models": tuple(node["models"])}) for node in from_json(event.json)]
 
 
 def read_chat(event: Event) -> ChatReply:
     """What a chat brought."""
-    about = from_json(event[4])
+    about = from_json(event.json)
     usage = about["usage"]
     return ChatReply(
         text=about["text"],
         usage=Usage(**usage) if usage else None,
         model=about["model"],
         node_id=about["node_id"],
-        task=_task(about, event[5]),
+        task=read_task(event),
     )
 
 
-def _task(about: dict[str, Any], body: bytes) -> TaskResult:
-    timings = about["timings_ms"]
+def read_task(event: Event) -> TaskResult:
+    """What a submit brought."""
     try:
-        result = from_json(body)
+        result = value(event)
     except (ValueError, RecursionError) as e:
         # The engine found it to be JSON, but Python reads no number of more than 4300 digits.
-        why = f"node {about['node_id']} answered with JSON that Python does not read ({type(e).__name__})"
+        why = f"node {from_json(event.json)['node_id']} answered with JSON that Python does not read ({type(e).__name__})"
         raise error(Code.MALFORMED, f"{why}; ask its operator") from None
-    return TaskResult(
-        about["task_id"],
-        about["node_id"],
-        result,
-        about["attempts"],
-        about["traceparent"],
-        Timings(timings["discover"] / 1000, timings["total"] / 1000),
-    )
+    fields, timings = event.finished(result)
+    fields["timings"] = _made(Timings, timings)
+    return _made(TaskResult, fields)
+
+
+def _made(kind: type[T], fields: dict[str, Any]) -> T:
+    """An instance of a frozen class, whose own ``__init__`` sets field by field and takes several times as long."""
+    made = object.__new__(kind)
+    object.__setattr__(made, "__dict__", fields)
+    return made

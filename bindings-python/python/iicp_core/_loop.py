@@ -15,9 +15,8 @@ from typing import Protocol
 
 from ._engine import engine, on_fork, refused
 from ._errors import error
-from ._forms import Event
 from ._generated import Code, EventKind
-from ._native import Engine, Failure
+from ._native import Engine, Event, Failure
 
 _DONE = EventKind.DONE.value
 _TASK = EventKind.TASK.value
@@ -88,13 +87,13 @@ class LoopQueue:
             event = await future
         except BaseException:
             # Also when the coroutine is closed because its loop is gone.
-            if undo is not None and tag in self._waiting:
+            if self._waiting.pop(tag, None) is not None and undo is not None:
                 self._unwanted[tag] = undo
             with contextlib.suppress(Failure):
                 self.engine.cancel(operation)
             raise
-        if event[6] is not None:
-            raise error(*event[6])
+        if (failed := event.error) is not None:
+            raise error(*failed)
         return event
 
     def _drain(self) -> None:
@@ -106,29 +105,29 @@ class LoopQueue:
             return
         self._dispatch(events)
 
-    def _dispatch(self, events: Iterable[Event]) -> None:
-        for event in events:
-            kind, tag = event[0], event[2]
+    def _dispatch(self, events: Iterable[tuple[int, int, Event]]) -> None:
+        for kind, tag, event in events:
             if kind == _DONE:
-                self._settle(tag, event)
+                future = self._waiting.pop(tag, None)
+                if future is not None and not future.done():
+                    future.set_result(event)
+                else:
+                    self._give_back(tag, event)
             elif kind == _TASK:
                 server = self.serving.get(tag)
                 if server is not None:
                     server.begin(event)
                 else:
                     with contextlib.suppress(Failure):
-                        self.engine.task_fail(event[1], Code.CLOSED, "the node is closed")
+                        self.engine.task_fail(event.id, Code.CLOSED, "the node is closed")
             elif kind == _TASK_CANCEL and (server := self.serving.get(tag)) is not None:
-                server.withdraw(event[1])
+                server.withdraw(event.id)
 
-    def _settle(self, tag: int, event: Event) -> None:
-        future = self._waiting.pop(tag, None)
+    def _give_back(self, tag: int, event: Event) -> None:
         undo = self._unwanted.pop(tag, None)
-        if future is not None and not future.done():
-            future.set_result(event)
-        elif undo is not None and event[3]:
+        if undo is not None and event.handle:
             with contextlib.suppress(Failure):
-                undo(event[3])
+                undo(event.handle)
 
     def _carry(self) -> None:
         """Waits for events on behalf of a loop that cannot watch a descriptor; one batch at a time is on its way."""
@@ -146,7 +145,7 @@ class LoopQueue:
             while not taken.wait(0.5) and not self._loop.is_closed():
                 pass
 
-    def _take(self, events: Iterable[Event], taken: threading.Event) -> None:
+    def _take(self, events: Iterable[tuple[int, int, Event]], taken: threading.Event) -> None:
         taken.set()
         self._dispatch(events)
 

@@ -14,7 +14,7 @@ from ._engine import refused
 from ._errors import IicpError, Rejected, error
 from ._generated import DEFAULT_MAX_CONCURRENT, Code
 from ._loop import LoopQueue, current
-from ._native import Engine, Failure
+from ._native import Engine, Event, Failure
 from ._open import Opening
 from ._task import Inbound, Reply
 from ._types import NodeStatus
@@ -75,15 +75,15 @@ async def _start(handler: Handler, is_async: bool, options: bytes, max_concurren
 class Node:
     """A node that serves. Leave its ``async with`` block, or call :meth:`close`, to stop it."""
 
-    def __init__(self, queue: LoopQueue, server: Server, tag: int, event: _forms.Event) -> None:
-        about = _forms.from_json(event[4])
+    def __init__(self, queue: LoopQueue, server: Server, tag: int, event: Event) -> None:
+        about = _forms.from_json(event.json)
         self.node_id: str = about["node_id"]
         self.url: str = about["url"]
         """Where callers reach the node."""
         self._queue = queue
         self._server = server
         self._tag = tag
-        self._handle = event[3]
+        self._handle = event.handle
         self._ending: asyncio.Task[bool] | None = None
         self._ended = asyncio.Event()
 
@@ -122,7 +122,7 @@ class Node:
             queue.serving.pop(self._tag, None)
             self._server.stop()
             self._ended.set()
-        return bool(_forms.from_json(event[4])["in_time"])
+        return bool(_forms.from_json(event.json)["in_time"])
 
     async def __aenter__(self) -> Node:
         return self
@@ -186,10 +186,10 @@ class Server:
 
             logging.getLogger("iicp_core").error("the reply to task %s was refused: %s", task.task_id, failure.args[1])
 
-    def _refuse(self, event: _forms.Event) -> None:
+    def _refuse(self, event: Event) -> None:
         """Sends the caller to another node: every slot is kept by a handler that overruns."""
         with contextlib.suppress(Failure):
-            self._engine.task_fail(event[1], Code.CAPACITY, "handlers that overran their deadline keep the slots")
+            self._engine.task_fail(event.id, Code.CAPACITY, "handlers that overran their deadline keep the slots")
 
 
 class Coroutines(Server):
@@ -203,7 +203,7 @@ class Coroutines(Server):
         self._most = 2 * limit
         self._running: dict[int, tuple[asyncio.Task[None], Inbound]] = {}
 
-    def begin(self, event: _forms.Event) -> None:
+    def begin(self, event: Event) -> None:
         """Starts the coroutine."""
         if len(self._running) >= self._most:
             self._refuse(event)
@@ -249,7 +249,7 @@ class Threads(Server):
         self._workers = Workers(limit)
         self._running: dict[int, Inbound] = {}
 
-    def begin(self, event: _forms.Event) -> None:
+    def begin(self, event: Event) -> None:
         """Hands the task to a thread."""
         task = Inbound(event)
         self._running[task.id] = task

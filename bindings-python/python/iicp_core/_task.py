@@ -8,20 +8,24 @@ from typing import Any
 from . import _forms
 from ._errors import error
 from ._generated import Code
+from ._native import Event
 
 
 class Inbound:
     """A task as the handler sees it. Nothing of it is parsed before it is looked at."""
 
-    __slots__ = ("_about", "_cancelled", "_json", "_payload", "_received", "body", "id")
+    __slots__ = ("_about", "_cancelled", "_event", "_payload", "_received", "id")
 
-    def __init__(self, event: _forms.Event) -> None:
-        self.id: int = event[1]
-        self._json = event[4]
-        self.body: bytes = event[5]
-        """The payload as JSON text."""
+    def __init__(self, event: Event) -> None:
+        self.id = event.id
+        self._event = event
         self._received = time.monotonic()
         self._cancelled = False
+
+    @property
+    def body(self) -> bytes:
+        """The payload as JSON text."""
+        return self._event.body
 
     @property
     def payload(self) -> Any:
@@ -29,14 +33,14 @@ class Inbound:
         try:
             return self._payload
         except AttributeError:
-            self._payload: Any = _forms.from_json(self.body)
+            self._payload: Any = _forms.value(self._event)
             return self._payload
 
     def _known(self, name: str) -> Any:
         try:
             return self._about[name]
         except AttributeError:
-            self._about: dict[str, Any] = _forms.from_json(self._json)
+            self._about: dict[str, Any] = _forms.from_json(self._event.json)
             return self._about[name]
 
     @property

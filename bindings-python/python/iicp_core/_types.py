@@ -35,7 +35,7 @@ class Usage:
     total_tokens: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Timings:
     """Where the time of a submit went, in seconds."""
 
@@ -44,7 +44,7 @@ class Timings:
     total: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class TaskResult:
     """A finished task."""
 

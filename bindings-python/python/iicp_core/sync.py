@@ -17,7 +17,7 @@ from ._client import Handle
 from ._engine import engine, refused
 from ._errors import error
 from ._generated import Code
-from ._native import Engine, Failure
+from ._native import Engine, Event, Failure
 from ._open import Opening
 from ._types import ChatReply, NodeInfo, NodeStatus, TaskResult
 
@@ -43,24 +43,25 @@ class Mailbox:
         except Failure as failure:
             raise refused(failure) from None
 
-    def call(self, verb: Callable[..., int], *arguments: object) -> _forms.Event:
+    def call(self, verb: Callable[..., int], *arguments: object) -> Event:
         """Starts an operation and waits for its end. Interrupted, it cancels the operation."""
         tag = next(self._tags)
         try:
             operation = verb(*arguments, tag)
             try:
-                event = self.engine.queue_next(self.id, _SLICE)
+                found = self.engine.queue_next(self.id, _SLICE)
                 # Also past what interrupted calls left behind.
-                while event is None or event[2] != tag:
-                    event = self.engine.queue_next(self.id, _SLICE)
+                while found is None or found[1] != tag:
+                    found = self.engine.queue_next(self.id, _SLICE)
             except BaseException:
                 with contextlib.suppress(Failure):
                     self.engine.cancel(operation)
                 raise
         except Failure as failure:
             raise refused(failure) from None
-        if event[6] is not None:
-            raise error(*event[6])
+        event = found[2]
+        if (failed := event.error) is not None:
+            raise error(*failed)
         return event
 
     def __del__(self) -> None:
@@ -110,7 +111,7 @@ class Client:
         """Closes the client; what it is doing on other threads ends with ``CLOSED``."""
         self._handle.close()
 
-    def _call(self, verb: Callable[..., int], *arguments: object) -> _forms.Event:
+    def _call(self, verb: Callable[..., int], *arguments: object) -> Event:
         mailbox = _mailbox()
         return mailbox.call(verb, self._handle.id, mailbox.id, *arguments)
 
@@ -131,8 +132,8 @@ class Directory:
         mailbox = _mailbox()
         event = mailbox.call(mailbox.engine.directory_bind, mailbox.id, options)
         self._engine = mailbox.engine
-        self._id = event[3]
-        self.url: str = _forms.from_json(event[4])["url"]
+        self._id = event.handle
+        self.url: str = _forms.from_json(event.json)["url"]
         """What clients and nodes take as their ``directory``."""
 
     @classmethod
