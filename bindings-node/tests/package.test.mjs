@@ -35,7 +35,7 @@ test("the types are right for every way to import it", () => {
   tool("attw", tarball);
 });
 
-test("it installs into an empty project and works there as ESM, as CommonJS and with strict types", () => {
+test("it installs into an empty project and works there as ESM, as CommonJS and in strict TypeScript", () => {
   writeFileSync(join(folder, "package.json"), '{ "private": true }');
   run("npm", ["install", "--offline", "--no-audit", "--no-fund", tarball]);
   const names = "Client, Code, Directory, IicpError, Node, RejectedError, Reply, serve, CHAT";
@@ -56,4 +56,19 @@ test("it installs into an empty project and works there as ESM, as CommonJS and 
   assert.equal(run(process.execPath, ["esm.mjs"]), "pong\n");
   assert.equal(run(process.execPath, ["cjs.cjs"]), "pong\n");
   assert.equal(run(process.execPath, ["both.mjs"]), "true\n", "one implementation, whichever way it is imported");
+
+  const typed = `import { ${names}, type Inbound } from "@iicp/core";
+    async function main(): Promise<void> {
+      await using directory = await Directory.loopback();
+      await using node = await serve<unknown>({ intents: [CHAT], directory: directory.url }, (task: Inbound) => task.caller.peer.length > 0 && "pong");
+      await using client = new Client({ directory: directory.url });
+      const { text }: { text: string } = await client.chat("ping");
+      console.log(text, node.status().registered, [Code.OK, IicpError, Node, RejectedError, Reply].length);
+    }
+    void main();`;
+  for (const file of ["typed.mts", "typed.cts"]) writeFileSync(join(folder, file), typed);
+  // The user's own types of Node.js, and nothing skipped: our declarations are checked as well.
+  const types = ["--types", "node", "--typeRoots", join(root, "node_modules/@types")];
+  tool("tsc", "--strict", "--target", "es2022", "--module", "nodenext", ...types, "typed.mts", "typed.cts");
+  for (const file of ["typed.mjs", "typed.cjs"]) assert.equal(run(process.execPath, [file]), "pong true 5\n");
 });

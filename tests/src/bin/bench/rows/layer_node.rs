@@ -30,7 +30,14 @@ pub(super) const ROWS: &[Row] = &[
         unit: "×",
         target: Target::AtLeast(1.0),
         what: "CPU of a bare fetch() of Node.js over that of a submit by the package, to the same stub (100 in flight)",
-        measure: fetch,
+        measure: || posts("fetch"),
+    },
+    Row {
+        name: "node_undici_vs_submit",
+        unit: "×",
+        target: Target::AtLeast(1.0),
+        what: "CPU of a bare request() of undici over that of a submit by the package, to the same stub (100 in flight)",
+        measure: || posts("undici"),
     },
 ];
 
@@ -62,12 +69,12 @@ fn handler() -> Result<Figure> {
     Ok(Figure { value: 1e6 / cpu, seen: format!("a task takes {} µs CPU", rounded(cpu)) })
 }
 
-fn fetch() -> Result<Figure> {
+fn posts(how: &str) -> Result<Figure> {
     let stub = Child::role("stub", &[])?;
     let mut ours = script("node_client.mjs", &[stub.said("url")?, "100", &load::payload()])?;
-    let mut theirs = script("node_fetch.mjs", &[stub.said("url")?, "100", &load::payload()])?;
+    let mut theirs = script("node_post.mjs", &[how, stub.said("url")?, "100", &load::payload()])?;
     let rounds = Rounds::take(15, || one(&mut ours), || one(&mut theirs))?;
-    Ok(Figure { value: rounds.theirs_over_ours(), seen: rounds.seen("a submit takes", "a fetch") })
+    Ok(Figure { value: rounds.theirs_over_ours(), seen: rounds.seen("a submit takes", how) })
 }
 
 fn one(child: &mut Child) -> Result<Cost> {
