@@ -44,6 +44,27 @@ static void a_process_may_end_with_a_task_and_an_operation_pending(void) {
     in_child(begin_a_task, 3);
 }
 
+/* Ctrl-C while a call waits ends the process as if the library were not there. */
+static void a_signal_ends_a_process_that_waits(void) {
+    int ready[2];
+    char byte = 0;
+    CHECK(pipe(ready) == 0);
+    fflush(stdout);
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        iicp_event *event = NULL;
+        iicp_queue queue = new_queue(new_runtime());
+        CHECK(write(ready[1], "", 1) == 1);
+        iicp_queue_next(queue, LONG, &event, NULL);
+        _exit(3);
+    }
+    CHECK(read(ready[0], &byte, 1) == 1);
+    int how = 0;
+    CHECK(kill(child, SIGINT) == 0 && waitpid(child, &how, 0) == child);
+    CHECK(WIFSIGNALED(how) && WTERMSIG(how) == SIGINT, "status %x", (unsigned)how);
+}
+
 static iicp_runtime parent;
 static iicp_queue parent_queue;
 static iicp_client parent_client;
@@ -148,6 +169,7 @@ static void two_copies_work_beside_each_other(void) {
 int main(int argc, char **argv) {
     RUN(the_library_leaves_signals_alone);
     RUN(a_process_may_end_with_a_task_and_an_operation_pending);
+    RUN(a_signal_ends_a_process_that_waits);
     RUN(a_forked_child_is_told_and_may_begin_anew);
     RUN(two_copies_work_beside_each_other);
     return 0;

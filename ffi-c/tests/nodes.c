@@ -1,38 +1,8 @@
 /* Client, node and directory in one process: answers, refusals, late and wrong answers, and nodes that close. */
-#include "check.h"
-#include "testing.h"
+#include "mesh.h"
 
 static const char *const CHAT_OPTIONS = "{\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}]}";
-static const char *const TASK = "{\"intent\":\"" IICP_CHAT "\",\"timeout_ms\":20000}";
 static iicp_error *err;
-
-/* A small mesh: what the node and the client say comes out of queues of their own. */
-struct mesh {
-    iicp_runtime runtime;
-    iicp_queue serving, asking;
-    iicp_directory directory;
-    iicp_node node;
-    iicp_client client;
-    char url[128];
-};
-
-static struct mesh new_mesh(const char *node_options) {
-    struct mesh mesh;
-    memset(&mesh, 0, sizeof mesh);
-    mesh.runtime = new_runtime();
-    mesh.serving = new_queue(mesh.runtime);
-    mesh.asking = new_queue(mesh.runtime);
-    mesh.directory = new_directory(mesh.serving, mesh.url);
-    mesh.node = new_node(mesh.serving, mesh.url, node_options);
-    mesh.client = new_client(mesh.runtime, mesh.url);
-    return mesh;
-}
-
-static uint64_t submit(struct mesh *mesh, const char *payload, uint64_t tag) {
-    uint64_t op = 0;
-    OK(iicp_client_submit(mesh->client, mesh->asking, iicp_text(TASK), iicp_body(payload), tag, &op, NULL));
-    return op;
-}
 
 static void a_task_is_answered_with_what_the_handler_says(void) {
     struct mesh mesh = new_mesh("");
@@ -177,31 +147,38 @@ static void a_node_closed_mid_task_tells_both_sides_once(void) {
     OK(iicp_runtime_free(mesh.runtime));
 }
 
-/* Memory of this process, in KiB. */
-static long resident(void) {
-    long kib = 0;
-    char line[128];
-    FILE *status = fopen("/proc/self/status", "r");
-    while (status && fgets(line, sizeof line, status)) sscanf(line, "VmRSS: %ld", &kib);
-    if (status) fclose(status);
-    return kib;
+static void a_node_may_be_closed_by_who_serves_its_task(void) {
+    struct mesh mesh = new_mesh("");
+    submit(&mesh, "{}", 0);
+    iicp_event *task = take(mesh.serving, IICP_EVENT_TASK);
+    OK(iicp_node_close(mesh.node, mesh.serving, 20000, 8, NULL, &err));
+    FAILS(iicp_node_close(mesh.node, mesh.serving, 20000, 8, NULL, &err), IICP_STALE_ID);
+    OK(iicp_task_finish(iicp_event_id(task), NOTHING, iicp_body("{\"last\":true}"), &err));
+    OK(done(mesh.asking, NULL));
+    iicp_event *closed = take(mesh.serving, IICP_EVENT_DONE);
+    CHECK(strstr(iicp_event_json(closed).ptr, "\"in_time\":true"), "%s", iicp_event_json(closed).ptr);
+    iicp_event_free(closed);
+    iicp_event_free(task);
+    OK(iicp_runtime_free(mesh.runtime));
 }
 
-static void ten_thousand_cancels_take_no_memory(void) {
-    int storm = getenv("IICP_TEST_ROUNDS") ? 200 : 10000;
-    struct mesh mesh = new_mesh(",\"max_concurrent\":256");
-    long warm = 0;
-    for (int i = 0; i < storm; i += 100) {
-        uint64_t ops[100];
-        for (int k = 0; k < 100; k++) ops[k] = submit(&mesh, "{}", (uint64_t)k);
-        for (int k = 0; k < 100; k++) iicp_op_cancel(ops[k], NULL);
-        for (int k = 0; k < 100; k++) CODE(done(mesh.asking, NULL), IICP_CANCELLED);
-        iicp_event *event = NULL;
-        while (iicp_queue_next(mesh.serving, 0, &event, NULL) == IICP_OK) iicp_event_free(event);
-        if (i == storm / 5) warm = resident();
-    }
-    long grown = resident() - warm;
-    CHECK(storm < 10000 || grown < 8 * 1024, "grew by %ld KiB", grown);
+static void a_huge_answer_is_an_error_of_its_task_alone(void) {
+    enum { SIZE = 40 << 20 };
+    struct mesh mesh = new_mesh("");
+    char *huge = malloc(SIZE);
+    memset(huge, 'x', SIZE);
+    huge[0] = huge[SIZE - 1] = '"';
+    submit(&mesh, "{}", 0);
+    iicp_event *task = take(mesh.serving, IICP_EVENT_TASK);
+    OK(iicp_task_finish(iicp_event_id(task), NOTHING, (iicp_bytes){(const uint8_t *)huge, SIZE}, &err));
+    CODE(done(mesh.asking, NULL), IICP_RESPONSE_TOO_LARGE);
+    iicp_event_free(task);
+    free(huge);
+    submit(&mesh, "{}", 0);
+    task = take(mesh.serving, IICP_EVENT_TASK);
+    OK(iicp_task_finish(iicp_event_id(task), NOTHING, iicp_body("{}"), &err));
+    OK(done(mesh.asking, NULL));
+    iicp_event_free(task);
     OK(iicp_runtime_free(mesh.runtime));
 }
 
@@ -212,6 +189,7 @@ int main(int argc, char **argv) {
     RUN(a_cancelled_task_reaches_the_handler);
     RUN(a_handler_that_hangs_costs_its_task_and_not_its_slot);
     RUN(a_node_closed_mid_task_tells_both_sides_once);
-    RUN(ten_thousand_cancels_take_no_memory);
+    RUN(a_node_may_be_closed_by_who_serves_its_task);
+    RUN(a_huge_answer_is_an_error_of_its_task_alone);
     return 0;
 }
