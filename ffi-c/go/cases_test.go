@@ -29,9 +29,7 @@ type stage struct {
 }
 
 func (s *stage) call(command object) (object, error) {
-	if _, err := fmt.Fprintln(s.in, text(command)); err != nil {
-		return nil, err
-	}
+	fmt.Fprintln(s.in, text(command))
 	line, err := s.out.ReadBytes('\n')
 	if err != nil {
 		return nil, err
@@ -40,23 +38,20 @@ func (s *stage) call(command object) (object, error) {
 	if why, failed := answer["error"]; failed {
 		return nil, fmt.Errorf("the stage: %v", why)
 	}
-	ok, _ := answer["ok"].(object)
-	return ok, nil
+	return as[object](answer["ok"]), nil
 }
 
-func text(value any) string {
-	text, err := json.Marshal(value)
-	if err != nil {
-		panic(err)
-	}
-	return string(text)
-}
+func text(value any) string { return string(must(json.Marshal(value))(nil)) }
 
 func parse[T any](text []byte) (value T) {
-	if err := json.Unmarshal(text, &value); err != nil {
-		panic(err)
-	}
+	must(0, json.Unmarshal(text, &value))(nil)
 	return value
+}
+
+// as is a value of this type, or the type's zero.
+func as[T any](value any) T {
+	typed, _ := value.(T)
+	return typed
 }
 
 func TestEveryCaseKeepsItsPromise(t *testing.T) {
@@ -66,9 +61,7 @@ func TestEveryCaseKeepsItsPromise(t *testing.T) {
 	}
 	cmd := exec.Command(program)
 	in, out := must(cmd.StdinPipe())(t), must(cmd.StdoutPipe())(t)
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	must(0, cmd.Start())(t)
 	t.Cleanup(func() { in.Close(); cmd.Wait() })
 	runner := &stage{in, bufio.NewReader(out)}
 	files := must(filepath.Glob("../../tests/cases/*.json"))(t)
@@ -88,20 +81,16 @@ func TestEveryCaseKeepsItsPromise(t *testing.T) {
 
 // run does one case.
 func (s *stage) run(c object) error {
-	setup, _ := c["setup"].(object)
-	scene, err := s.call(object{"setup": over(object{}, setup)})
+	scene, err := s.call(object{"setup": over(object{}, as[object](c["setup"]))})
 	if err != nil {
 		return err
 	}
-	given, _ := c["client"].(object)
-	client, clientErr := newClient(given, scene)
-	defer func() { client.close() }()
+	subject, subjectErr := newSubject(as[object](c["client"]), scene)
+	defer func() { end(subject) }()
 	running := map[string]*calls{}
-	for number, each := range c["do"].([]any) {
-		step := each.(object)
-		begun, outcomes := time.Now(), []object(nil)
-		as, _ := step["as"].(string)
-		if command, ok := step["stage"].(object); ok {
+	for number, step := range parse[[]object]([]byte(text(c["do"]))) {
+		begun, outcomes, name := time.Now(), []object(nil), as[string](step["as"])
+		if command := as[object](step["stage"]); command != nil {
 			answer, err := s.call(command)
 			if err != nil {
 				return err
@@ -110,24 +99,23 @@ func (s *stage) run(c object) error {
 				scene = answer
 			}
 		} else if options, ok := step["client_new"].(object); ok {
-			client.close()
-			client, clientErr = newClient(options, scene)
-			outcomes = []object{outcome(object{}, clientErr)}
-		} else if name, ok := step["join"].(string); ok {
-			outcomes = running[name].wait()
-		} else if name, ok := step["cancel"].(string); ok {
-			running[name].cancel()
-			outcomes = running[name].wait()
-		} else if clientErr != nil {
-			return clientErr
-		} else if all := client.start(step, scene); as != "" {
-			running[as] = all
+			end(subject)
+			subject, subjectErr = newSubject(options, scene)
+			outcomes = []object{outcome(object{}, subjectErr)}
+		} else if join, cancel := as[string](step["join"]), as[string](step["cancel"]); join+cancel != "" {
+			if cancel != "" {
+				running[cancel].cancel()
+			}
+			outcomes = running[join+cancel].wait()
+		} else if subjectErr != nil {
+			return subjectErr
+		} else if all := start(subject, step, scene); name != "" {
+			running[name] = all
 		} else {
 			outcomes = all.wait()
 		}
-		expect, _ := step["expect"].(object)
 		for _, got := range outcomes {
-			if err := check(expect, got, time.Since(begun)); err != nil {
+			if err := check(as[object](step["expect"]), got, time.Since(begun)); err != nil {
 				return fmt.Errorf("step %d: %w", number+1, err)
 			}
 		}
@@ -149,23 +137,20 @@ func over(to, from object) object {
 	return to
 }
 
-// subject is the client that a case is about; it may be none.
-type subject struct{ *iicp.Client }
-
-func (c subject) close() {
-	if c.Client != nil {
-		c.Close()
-	}
-}
-
-func newClient(given, scene object) (subject, error) {
+// newSubject makes the client that a case is about.
+func newSubject(given, scene object) (*iicp.Client, error) {
 	url := scene["directory"].(string)
 	options := over(object{"directory": url}, given)
 	if named, ok := options["directory"].(string); ok {
 		options["directory"] = strings.ReplaceAll(named, "$directory", url)
 	}
-	client, err := iicp.NewClientJSON(text(options))
-	return subject{client}, err
+	return iicp.NewClientJSON(text(options))
+}
+
+func end(subject *iicp.Client) {
+	if subject != nil {
+		subject.Close()
+	}
 }
 
 // calls run at the same time.
@@ -174,14 +159,13 @@ type calls struct {
 	outcomes []chan object
 }
 
-func (c subject) start(step, scene object) *calls {
+func start(client *iicp.Client, step, scene object) *calls {
 	ctx, cancel := context.WithCancel(context.Background())
 	all := &calls{cancel: cancel}
-	parallel, _ := step["parallel"].(float64)
-	for range max(int(parallel), 1) {
+	for range max(int(as[float64](step["parallel"])), 1) {
 		each := make(chan object, 1)
 		all.outcomes = append(all.outcomes, each)
-		go func() { each <- outcome(c.attempt(ctx, step, scene)) }()
+		go func() { each <- outcome(attempt(ctx, client, step, scene)) }()
 	}
 	return all
 }
@@ -194,36 +178,35 @@ func (c *calls) wait() (outcomes []object) {
 	return outcomes
 }
 
-func (c subject) attempt(ctx context.Context, step, scene object) (object, error) {
+func attempt(ctx context.Context, client *iicp.Client, step, scene object) (object, error) {
 	place := func(id string) any {
-		nodes, _ := scene["nodes"].([]any)
-		if at := slices.IndexFunc(nodes, func(node any) bool { return node.(object)["node_id"] == id }); at >= 0 {
+		is := func(node any) bool { return as[object](node)["node_id"] == id }
+		if at := slices.IndexFunc(as[[]any](scene["nodes"]), is); at >= 0 {
 			return at
 		}
 		return nil
 	}
 	if options, ok := step["submit"]; ok {
-		payload := text(object{"text": "canary"})
-		if given, ok := step["payload"]; ok {
-			payload = text(given)
+		payload := step["payload"]
+		if size := as[float64](step["payload_bytes"]); size > 0 {
+			payload = object{"pad": strings.Repeat("x", int(size)-10)}
+		} else if _, given := step["payload"]; !given {
+			payload = object{"text": "canary"}
 		}
-		if size, ok := step["payload_bytes"].(float64); ok {
-			payload = text(object{"pad": strings.Repeat("x", int(size)-10)})
-		}
-		done, err := iicp.SubmitJSON(c.Client, ctx, text(options), []byte(payload))
+		done, err := iicp.SubmitJSON(client, ctx, text(options), []byte(text(payload)))
 		if err != nil {
 			return nil, err
 		}
 		return object{"result": done.Result, "node": place(done.NodeID), "attempts": done.Attempts}, nil
 	}
 	if options, ok := step["chat"]; ok {
-		reply, err := iicp.ChatJSON(c.Client, ctx, text(options))
+		reply, err := iicp.ChatJSON(client, ctx, text(options))
 		if err != nil {
 			return nil, err
 		}
 		return object{"text": reply.Text, "node": place(reply.NodeID), "model": reply.Model, "usage": reply.Usage}, nil
 	}
-	nodes, err := iicp.DiscoverJSON(c.Client, ctx, text(step["discover"]))
+	nodes, err := iicp.DiscoverJSON(client, ctx, text(step["discover"]))
 	places := []any{}
 	for _, node := range nodes {
 		places = append(places, place(node.NodeID))
@@ -249,7 +232,7 @@ func outcome(success object, err error) object {
 }
 
 func check(expect, got object, took time.Duration) error {
-	message, _ := got["message"].(string)
+	message := as[string](got["message"])
 	good := (expect["code"] == nil) == (got["code"] == nil) && !strings.Contains(message, "canary")
 	for name, value := range expect {
 		switch name {

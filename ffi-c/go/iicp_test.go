@@ -53,43 +53,6 @@ func TestDiscoverAndChat(t *testing.T) {
 	}
 }
 
-func TestErrorsMatchTheirCodeAndSayWhatToDo(t *testing.T) {
-	m := newMesh(t, iicp.NodeOptions{}, echo)
-	for _, c := range []struct {
-		task iicp.Task
-		code iicp.Code
-		says string
-	}{
-		{iicp.Task{Payload: json.RawMessage(`{}`)}, iicp.ErrIntentInvalid, "intent"},
-		{iicp.Task{Intent: iicp.IntentChat, Payload: json.RawMessage(`{]`)}, iicp.ErrPayloadInvalid, "JSON"},
-		{iicp.Task{Intent: iicp.IntentChat}, iicp.ErrPayloadInvalid, "JSON"},
-		{iicp.Task{Intent: iicp.IntentChat, TimeoutMs: 120_001}, iicp.ErrTimeoutTooLarge, "120000"},
-		{iicp.Task{Intent: iicp.IntentChat, Qos: "fastest"}, iicp.ErrConfigInvalid, "realtime"},
-		{iicp.Task{Intent: "urn:iicp:intent:other:v1", Payload: json.RawMessage(`{}`)}, iicp.ErrNoNodes, "other"},
-	} {
-		_, err := m.client.Submit(t.Context(), c.task)
-		var full *iicp.Error
-		if !errors.Is(err, c.code) || !errors.As(err, &full) || full.Code != c.code || !strings.Contains(full.Message, c.says) {
-			t.Errorf("%+v: got %v, not %v", c.task, err, c.code)
-		}
-		if errors.Is(err, iicp.ErrTimeout) {
-			t.Errorf("%v matches another code", err)
-		}
-	}
-	if _, err := iicp.NewClient(iicp.ClientOptions{MaxAttempts: 99}); !errors.Is(err, iicp.ErrConfigInvalid) {
-		t.Errorf("got %v", err)
-	}
-	if _, err := iicp.NewClient(iicp.ClientOptions{Directory: "http://example.com"}); !errors.Is(err, iicp.ErrConfidentialityRequired) {
-		t.Errorf("got %v", err)
-	}
-	if _, err := iicp.Serve(t.Context(), iicp.NodeOptions{}, nil); !errors.Is(err, iicp.ErrNullArg) {
-		t.Errorf("got %v", err)
-	}
-	if _, err := iicp.Serve(t.Context(), iicp.NodeOptions{}, iicp.HandlerFunc(echo)); !errors.Is(err, iicp.ErrConfigInvalid) {
-		t.Errorf("got %v", err)
-	}
-}
-
 func TestAContextThatEndsCancelsAtTheFarEnd(t *testing.T) {
 	running, gone := make(chan struct{}), make(chan struct{})
 	m := newMesh(t, iicp.NodeOptions{}, func(ctx context.Context, task *iicp.Inbound) (iicp.Reply, error) {
@@ -175,8 +138,8 @@ func TestWhatAHandlerDoesWrongCostsItsTaskOnly(t *testing.T) {
 		}
 	}
 	_, err := m.client.Submit(t.Context(), iicp.Task{Intent: iicp.IntentChat, TimeoutMs: 300, Payload: []byte(`{"do":"hang"}`)})
-	if err == nil {
-		t.Error("a handler that hangs was answered for")
+	if !errors.Is(err, iicp.ErrTimeout) && !errors.Is(err, iicp.ErrTaskTimeout) {
+		t.Errorf("a handler that hangs until its deadline: %v", err)
 	}
 	must(m.submit(t.Context(), `{"do":"echo"}`))(t)
 	mu.Lock()

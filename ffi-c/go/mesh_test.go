@@ -39,11 +39,14 @@ func (m *mesh) submit(ctx context.Context, payload string) (*iicp.TaskResult, er
 	return m.client.Submit(ctx, iicp.Task{Intent: iicp.IntentChat, Payload: json.RawMessage(payload)})
 }
 
-// must fails the test if a call did.
+// must fails the test if a call did; without a test it panics.
 func must[T any](value T, err error) func(testing.TB) T {
 	return func(t testing.TB) T {
-		t.Helper()
+		if err != nil && t == nil {
+			panic(err)
+		}
 		if err != nil {
+			t.Helper()
 			t.Fatal(err)
 		}
 		return value

@@ -263,6 +263,9 @@ func (n *Node) answer(ctx context.Context, id uint64, task *Inbound) {
 		err = taskFinish(id, reply)
 	case errors.As(err, &rejected):
 		err = taskFail(id, ErrTaskRejected, string(rejected))
+	case errors.Is(ctx.Err(), context.DeadlineExceeded) && n.base.Err() == nil:
+		// The library ends the task at its deadline, which is this very moment, and says to the caller that it did.
+		return
 	default:
 		if ctx.Err() == nil {
 			log().Warn("iicp: a handler failed", "task", task, "error", err)
