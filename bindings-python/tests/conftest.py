@@ -20,7 +20,7 @@ from iicp_core import CHAT
 class NoReaderLoop(asyncio.SelectorEventLoop):
     """A loop that cannot watch descriptors, like the one of Windows."""
 
-    def add_reader(self, *_: object) -> None:
+    def add_reader(self, *_: object) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         raise NotImplementedError
 
 
@@ -53,7 +53,7 @@ async def mesh(handler: iicp_core.Handler, **options: Any) -> AsyncIterator[tupl
     """A directory, a node and a client that knows them."""
     async with (
         iicp_core.Directory.loopback() as directory,
-        iicp_core.serve(handler, **{"intents": [CHAT], "directory": directory.url, **options}) as node,
+        iicp_core.serve(handler, intents=[CHAT], directory=directory.url, **options) as node,
         iicp_core.Client(directory=directory.url) as client,
     ):
         yield node, client

@@ -31,7 +31,8 @@ async def handle(task: Inbound) -> Any:
         case "wait":
             await sleep(60)
             raise Rejected("nobody cancelled")
-    raise Rejected("nobody told what to do")
+        case _:
+            raise Rejected("nobody told what to do")
 
 
 async def sleep(seconds: float) -> None:

@@ -111,10 +111,12 @@ def test_a_payload_that_holds_itself_is_refused() -> None:
     ],
 )
 def test_a_bad_option_is_refused_with_a_helpful_sentence(options: dict[str, Any], says: str) -> None:
+    task: dict[str, Any] = {"intent": CHAT, "payload": 1, **options}
+
     async def main() -> None:
         async with iicp_core.Client() as client:
             with pytest.raises(iicp_core.ConfigError, match=says):
-                await client.submit(**{"intent": CHAT, "payload": 1, **options})
+                await client.submit(**task)
 
     run_on("asyncio", main())
 

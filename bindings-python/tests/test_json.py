@@ -42,7 +42,7 @@ PLAIN = [
     1e300,
     1e-300,
     "",
-    "ü\U0001f600 \" \\ / \x00\x1f\x7f \u2028",
+    'ü\U0001f600 " \\ / \x00\x1f\x7f \u2028',
     [],
     {},
     (1, (2,)),
@@ -50,7 +50,7 @@ PLAIN = [
     nested(128),
 ]
 # Left to Python's own encoder, or decoder.
-OTHERS = [2**64, -(2**70), Number.ONE, Text("text"), {1: 2, None: 3, True: 4}, nested(129), [2**64, "x"]]
+OTHERS = [2**64, -(2**70), Number.ONE, Text("text"), {1: 2, None: 3, False: 4}, nested(129), [2**64, "x"]]
 
 
 @pytest.mark.parametrize("value", PLAIN + OTHERS, ids=lambda value: repr(value)[:20])
@@ -88,7 +88,9 @@ def test_what_is_no_json_is_an_error(text: str) -> None:
         from_json(text.encode("latin-1"))
 
 
-@pytest.mark.parametrize("value", [object(), float("nan"), float("inf"), "\ud800", {"\ud800": 1}, {(): 1}, {1, 2}, b"x"])
+@pytest.mark.parametrize(
+    "value", [object(), float("nan"), float("inf"), "\ud800", {"\ud800": 1}, {(): 1}, {1, 2}, b"x"]
+)
 def test_what_has_no_json_form_is_refused_without_being_shown(value: Any) -> None:
     with pytest.raises(IicpError) as caught:
         to_json({"canary": value}, Code.PAYLOAD_INVALID, "the payload")

@@ -45,7 +45,7 @@ class Directory:
         handle, self._handle = self._handle, 0
         if handle:
             queue = current()
-            await queue.call(lambda tag: queue.engine.directory_close(handle, queue.id, grace, tag))
+            await queue.call(queue.engine.directory_close, handle, queue.id, grace)
 
     def __repr__(self) -> str:
         return f"<iicp_core.Directory {self.url if self._handle else 'closed'}>"

@@ -75,7 +75,8 @@ def value(event: Event) -> Any:
 
 def read_nodes(event: Event) -> list[NodeInfo]:
     """What a discovery found."""
-    return [NodeInfo(**{**node, "models": tuple(node["models"])}) for node in from_json(event.json)]
+    found: list[dict[str, Any]] = from_json(event.json)
+    return [NodeInfo(models=tuple(node.pop("models")), **node) for node in found]
 
 
 def read_chat(event: Event) -> ChatReply:
@@ -97,8 +98,9 @@ def read_task(event: Event) -> TaskResult:
         result = value(event)
     except (ValueError, RecursionError) as e:
         # The engine found it to be JSON, but Python reads no number of more than 4300 digits.
-        why = f"node {from_json(event.json)['node_id']} answered with JSON that Python does not read ({type(e).__name__})"
-        raise error(Code.MALFORMED, f"{why}; ask its operator") from None
+        node = from_json(event.json)["node_id"]
+        why = f"node {node} answered with JSON that Python does not read ({type(e).__name__}); ask its operator"
+        raise error(Code.MALFORMED, why) from None
     fields, timings = event.finished(result)
     fields["timings"] = _made(Timings, timings)
     return _made(TaskResult, fields)

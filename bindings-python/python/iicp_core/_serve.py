@@ -117,7 +117,7 @@ class Node:
     async def _close(self, grace: float) -> bool:
         queue = self._queue
         try:
-            event = await queue.call(lambda tag: queue.engine.node_close(self._handle, queue.id, grace, tag))
+            event = await queue.call(queue.engine.node_close, self._handle, queue.id, grace)
         finally:
             queue.serving.pop(self._tag, None)
             self._server.stop()
@@ -234,7 +234,7 @@ class Coroutines(Server):
         """Cancels the coroutine."""
         if (found := self._running.get(task)) is not None:
             run, inbound = found
-            inbound._cancelled = True
+            inbound.cancelled = True
             self._late.add(task)
             # One that did not begin yet never gets to its own end.
             run.add_done_callback(lambda _: self._leave(inbound))
@@ -276,7 +276,7 @@ class Threads(Server):
     def withdraw(self, task: int) -> None:
         """Tells the function that nobody waits; whether it listens is up to it."""
         if (inbound := self._running.get(task)) is not None:
-            inbound._cancelled = True
+            inbound.cancelled = True
             self._late.add(task)
             if task not in self._running:
                 self._late.discard(task)

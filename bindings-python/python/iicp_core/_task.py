@@ -14,13 +14,14 @@ from ._native import Event
 class Inbound:
     """A task as the handler sees it. Nothing of it is parsed before it is looked at."""
 
-    __slots__ = ("_about", "_cancelled", "_event", "_payload", "_received", "id")
+    __slots__ = ("_about", "_event", "_payload", "_received", "cancelled", "id")
 
     def __init__(self, event: Event) -> None:
         self.id = event.id
         self._event = event
         self._received = time.monotonic()
-        self._cancelled = False
+        self.cancelled = False
+        """Whether nobody waits any more. A coroutine is cancelled then; a plain function looks here and returns."""
 
     @property
     def body(self) -> bytes:
@@ -85,11 +86,6 @@ class Inbound:
         """Seconds until the deadline, at least 0."""
         return max(self.deadline - time.monotonic(), 0.0)
 
-    @property
-    def cancelled(self) -> bool:
-        """Whether nobody waits any more. A coroutine is cancelled then; a plain function looks here and returns."""
-        return self._cancelled
-
     def __repr__(self) -> str:
         return f"<iicp_core.Inbound {self.task_id} {self.intent} {len(self.body)} bytes>"
 
@@ -122,7 +118,8 @@ class Reply:
         """What is said beside the body."""
         if self.tokens_used == 0:
             return b""
-        if not isinstance(self.tokens_used, int) or self.tokens_used < 0:
+        tokens: Any = self.tokens_used
+        if not isinstance(tokens, int) or tokens < 0:
             raise error(Code.HANDLER, "tokens_used of the reply must be a number of tokens")
         return b'{"tokens_used":%d}' % self.tokens_used
 

@@ -12,13 +12,18 @@ import threading
 from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from . import _directory, _forms, _loop, _serve
+from . import _forms, _loop
 from ._client import Handle
+from ._directory import CLOSE_SECONDS as DIRECTORY_CLOSE_SECONDS
+from ._directory import LOOPBACK
 from ._engine import engine, refused
 from ._errors import error
 from ._generated import Code
 from ._native import Engine, Event, Failure
 from ._open import Opening
+from ._serve import CLOSE_SECONDS, Handler
+from ._serve import Node as AsyncNode
+from ._serve import serve as serve_async
 from ._types import ChatReply, NodeInfo, NodeStatus, TaskResult
 
 if TYPE_CHECKING:
@@ -139,19 +144,19 @@ class Directory:
     @classmethod
     def loopback(cls, **options: Unpack[DirectoryOptions]) -> Directory:
         """A directory for development on this machine: nothing is probed, limited or gated."""
-        return cls(_forms.options({**_directory.LOOPBACK, **options}))
+        return cls(_forms.options({**LOOPBACK, **options}))
 
     @classmethod
     def bind(cls, **options: Unpack[DirectoryOptions]) -> Directory:
         """A directory as strict as its options say."""
         return cls(_forms.options(options))
 
-    def close(self, grace: float = _directory.CLOSE_SECONDS) -> None:
+    def close(self, grace: float = DIRECTORY_CLOSE_SECONDS) -> None:
         """Closes the directory; requests that it is answering have ``grace`` seconds to end."""
         directory, self._id = self._id, 0
         if directory:
             mailbox = _mailbox()
-            mailbox.call(lambda tag: self._engine.directory_close(directory, mailbox.id, grace, tag))
+            mailbox.call(self._engine.directory_close, directory, mailbox.id, grace)
 
     def __enter__(self) -> Self:
         return self
@@ -166,8 +171,8 @@ class Directory:
 class Node:
     """A node that serves on a thread of its own. Leave its ``with`` block, or call :meth:`close`, to stop it."""
 
-    def __init__(self, handler: _serve.Handler, options: NodeOptions) -> None:
-        opening = _serve.serve(handler, **options)
+    def __init__(self, handler: Handler, options: NodeOptions) -> None:
+        opening = serve_async(handler, **options)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._turn, name="iicp-serve", daemon=True)
         self._thread.start()
@@ -206,7 +211,7 @@ class Node:
         """How the node is just now."""
         return self._node.status()
 
-    def close(self, grace: float = _serve.CLOSE_SECONDS) -> bool:
+    def close(self, grace: float = CLOSE_SECONDS) -> bool:
         """Leaves the directory, takes no new task and gives the running ones ``grace`` seconds.
 
         True if all ended in time; the others are cancelled.
@@ -231,11 +236,11 @@ class Node:
         return repr(self._node).replace("iicp_core", "iicp_core.sync", 1)
 
 
-async def _opened(opening: Opening[_serve.Node]) -> _serve.Node:
+async def _opened(opening: Opening[AsyncNode]) -> AsyncNode:
     return await opening
 
 
-def serve(handler: _serve.Handler, **options: Unpack[NodeOptions]) -> Node:
+def serve(handler: Handler, **options: Unpack[NodeOptions]) -> Node:
     """Serves tasks with a handler, on threads that belong to the node.
 
     ``with serve(handler, intents=[CHAT], directory=url) as node:``. An exception of the handler is logged here and
