@@ -38,11 +38,37 @@ fn layers_stand_on_the_engine_alone_and_the_engine_on_none_of_ours() {
 #[test]
 fn no_crate_gets_around_the_workspaces_lints() {
     let read = |path: std::path::PathBuf| std::fs::read_to_string(path).unwrap();
-    assert!(read(root().join("Cargo.toml")).contains("unsafe_code = \"forbid\""));
+    let workspace = read(root().join("Cargo.toml"));
+    let lints: Vec<&str> = section(&workspace, "[workspace.lints.").collect();
+    assert!(lints.contains(&"unsafe_code = \"forbid\"") && lints.len() > 5, "{lints:?}");
     for package in packages() {
         let manifest = read(package.dir.join("Cargo.toml"));
-        assert!(manifest.contains("[lints]\nworkspace = true\n"), "{} has lints of its own", package.name);
+        // A manifest can't take over the workspace's lints and change one of them.
+        let own: &[&str] = match package.name.as_str() {
+            "iicp-ffi-c" => &["unsafe_code = \"allow\"", "undocumented_unsafe_blocks = \"warn\""],
+            "iicp-core-node" => &["unsafe_code = \"deny\""],
+            _ => {
+                assert!(manifest.contains("[lints]\nworkspace = true\n"), "{} has lints of its own", package.name);
+                continue;
+            }
+        };
+        let has: Vec<&str> = section(&manifest, "[lints.").collect();
+        let inherited = |lint: &&&str| !["unsafe_code", "unexpected_cfgs"].iter().any(|own| lint.starts_with(own));
+        let wanted = lints.iter().filter(inherited).chain(own);
+        let missing: Vec<_> = wanted.filter(|lint| !has.contains(lint)).collect();
+        assert!(missing.is_empty(), "{} lacks the lints {missing:?}", package.name);
     }
+}
+
+/// The settings below all headings that begin so.
+fn section<'a>(manifest: &'a str, heading: &'a str) -> impl Iterator<Item = &'a str> {
+    let mut inside = false;
+    manifest.lines().filter(move |line| {
+        if line.starts_with('[') {
+            inside = line.starts_with(heading);
+        }
+        inside && !line.starts_with(['[', '#']) && !line.is_empty()
+    })
 }
 
 struct Package {
