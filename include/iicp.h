@@ -11,7 +11,8 @@
  *
  * Codes. Every function that can fail returns an iicp_code. Results are written only on success. The last argument
  * takes the address of an iicp_error pointer, or NULL if the code is enough; the error is written only on failure, and
- * then is yours to free.
+ * then is yours to free. Beside the codes that a function lists, each can return IICP_NULL_ARG and IICP_INVALID_ARG for
+ * a pointer, a length or a text that cannot be right, and IICP_PANIC.
  *
  * Ownership. Arguments are only lent: what is needed of them is copied before the call returns. Handles (iicp_client
  * and so on) are numbers: one that was freed, is of another kind or never was is the code IICP_STALE_ID, never a fault
@@ -445,7 +446,8 @@ iicp_code iicp_queue_fd(iicp_queue queue,
 /**
  * Has `wake(data)` called when the queue has events, for loops that watch no descriptors. It is called once for any
  * number of events, again after a drain that leaves some, and never after it was replaced or the queue was closed.
- * `wake` may only wake its own loop: it must neither block nor call this library. NULL removes it.
+ * `wake` may only wake its own loop: it must not block, and what it calls of this library returns `IICP_INVALID_ARG`.
+ * NULL removes it.
  *
  * Ownership: `data` stays yours until `drop(data)` is called: once, after the last `wake`, also if this call fails.
  * `drop` may be NULL. Threads: any; `wake` and `drop` are called on any thread, and must not throw or jump out.

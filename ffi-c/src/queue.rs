@@ -154,7 +154,8 @@ impl Drop for Bell {
 
 /// Has `wake(data)` called when the queue has events, for loops that watch no descriptors. It is called once for any
 /// number of events, again after a drain that leaves some, and never after it was replaced or the queue was closed.
-/// `wake` may only wake its own loop: it must neither block nor call this library. NULL removes it.
+/// `wake` may only wake its own loop: it must not block, and what it calls of this library returns `IICP_INVALID_ARG`.
+/// NULL removes it.
 ///
 /// Ownership: `data` stays yours until `drop(data)` is called: once, after the last `wake`, also if this call fails.
 /// `drop` may be NULL. Threads: any; `wake` and `drop` are called on any thread, and must not throw or jump out.

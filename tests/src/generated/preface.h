@@ -11,7 +11,8 @@
  *
  * Codes. Every function that can fail returns an iicp_code. Results are written only on success. The last argument
  * takes the address of an iicp_error pointer, or NULL if the code is enough; the error is written only on failure, and
- * then is yours to free.
+ * then is yours to free. Beside the codes that a function lists, each can return IICP_NULL_ARG and IICP_INVALID_ARG for
+ * a pointer, a length or a text that cannot be right, and IICP_PANIC.
  *
  * Ownership. Arguments are only lent: what is needed of them is copied before the call returns. Handles (iicp_client
  * and so on) are numbers: one that was freed, is of another kind or never was is the code IICP_STALE_ID, never a fault
