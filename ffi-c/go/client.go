@@ -29,6 +29,8 @@ type NodeInfo struct {
 	Load *float64 `json:"load"`
 	// ReputationScore is 0 to 1; nil if the directory does not know.
 	ReputationScore *float64 `json:"reputation_score"`
+	// CxPublicKey is the key to seal tasks to, as the directory shows it: JSON, or nil.
+	CxPublicKey json.RawMessage `json:"cx_public_key"`
 }
 
 // TaskResult is what became of a task.
