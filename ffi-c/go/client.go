@@ -14,14 +14,23 @@ type Client struct {
 
 // NodeInfo is a node as the directory shows it.
 type NodeInfo struct {
-	NodeID          string   `json:"node_id"`
-	Endpoint        string   `json:"endpoint"`
-	Score           float64  `json:"score"`
-	Available       bool     `json:"available"`
-	Region          string   `json:"region"`
-	Models          []string `json:"models"`
-	Load            *float64 `json:"load"`
+	NodeID string `json:"node_id"`
+	// Endpoint is the node's base URL.
+	Endpoint string `json:"endpoint"`
+	// Score is the directory's, 0 to 1; 0 if it gave none.
+	Score float64 `json:"score"`
+	// Available tells whether the node takes tasks now.
+	Available bool `json:"available"`
+	// Region is where the node says it is, or empty.
+	Region string `json:"region"`
+	// Models are those that the node serves.
+	Models []string `json:"models"`
+	// Load is the share of its slots that are in use, 0 to 1; nil if the directory does not know.
+	Load *float64 `json:"load"`
+	// ReputationScore is 0 to 1; nil if the directory does not know.
 	ReputationScore *float64 `json:"reputation_score"`
+	// CxPublicKey is the key to seal tasks to, as the directory shows it: JSON, or nil.
+	CxPublicKey json.RawMessage `json:"cx_public_key"`
 }
 
 // TaskResult is what became of a task.
@@ -72,7 +81,7 @@ func taskResult(done event) TaskResult {
 	return result
 }
 
-// Usage is what a chat took, as the provider counted.
+// Usage is how many tokens a chat took, as the provider counted.
 type Usage struct {
 	PromptTokens     uint64 `json:"prompt_tokens"`
 	CompletionTokens uint64 `json:"completion_tokens"`

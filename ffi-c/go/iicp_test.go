@@ -87,6 +87,9 @@ func TestAContextThatRunsOutIsATimeout(t *testing.T) {
 }
 
 func TestWhatAHandlerDoesWrongCostsItsTaskOnly(t *testing.T) {
+	if !alone(t) {
+		return
+	}
 	var logged strings.Builder
 	var mu sync.Mutex
 	iicp.SetLogger(slog.New(slog.NewTextHandler(&locked{&mu, &logged}, nil)))
@@ -236,6 +239,9 @@ func TestANodeClosesWithItsContext(t *testing.T) {
 }
 
 func TestCallsAfterCloseAreACode(t *testing.T) {
+	if !alone(t) {
+		return
+	}
 	m := newMesh(t, iicp.NodeOptions{}, hang)
 	pending := make(chan error, 1)
 	go func() { _, err := m.submit(context.Background(), `{}`); pending <- err }()
@@ -244,14 +250,39 @@ func TestCallsAfterCloseAreACode(t *testing.T) {
 	if err := <-pending; !errors.Is(err, iicp.ErrClosed) {
 		t.Errorf("an operation of a client that was closed: %v", err)
 	}
-	m.client.Close()
-	if _, err := m.submit(t.Context(), `{}`); !errors.Is(err, iicp.ErrClosed) {
-		t.Errorf("got %v", err)
+	_, submitted := m.submit(t.Context(), `{}`)
+	_, chatted := m.client.Chat(t.Context(), iicp.UserChat("x"))
+	_, discovered := m.client.Discover(t.Context(), iicp.Discover{Intent: iicp.IntentChat})
+	m.node.Close()
+	_, status := m.node.Status()
+	for _, err := range []error{submitted, chatted, discovered, status} {
+		wrong(t, err, iicp.ErrClosed, "closed")
 	}
 	m.directory.Close()
-	if err := m.directory.Close(); err != nil {
-		t.Errorf("closed twice: %v", err)
+	for _, err := range []error{m.client.Close(), m.node.Close(), m.node.Shutdown(t.Context()), m.directory.Close()} {
+		if err != nil {
+			t.Errorf("closed twice: %v", err)
+		}
 	}
+}
+
+func TestAHugeAnswerIsAnsweredOrRefused(t *testing.T) {
+	if !alone(t) {
+		return
+	}
+	m := newMesh(t, iicp.NodeOptions{}, func(_ context.Context, task *iicp.Inbound) (iicp.Reply, error) {
+		var bytes int
+		if err := json.Unmarshal(task.Payload, &bytes); err != nil {
+			return iicp.Reply{}, err
+		}
+		return iicp.JSONReply(strings.Repeat("x", bytes))
+	})
+	if result := must(m.submit(t.Context(), "10000000"))(t); len(result.Result) != 10_000_002 {
+		t.Errorf("got %d bytes", len(result.Result))
+	}
+	_, err := m.submit(t.Context(), "100000000")
+	wrong(t, err, iicp.ErrResponseTooLarge, "max_response_bytes")
+	must(m.submit(t.Context(), "1"))(t)
 }
 
 func TestOptionsThatAreZeroCanBeGiven(t *testing.T) {

@@ -110,7 +110,7 @@ static result discover(uint64_t client, uint64_t queue, _GoString_ query, uint64
 	return r;
 }
 
-static result submit(uint64_t client, uint64_t queue, _GoString_ task, const void *body, size_t len, uint64_t tag) {
+static result submit(uint64_t client, uint64_t queue, _GoString_ task, const uint8_t *body, size_t len, uint64_t tag) {
 	result r = {0};
 	iicp_bytes view = {body, len};
 	r.code = iicp_client_submit((iicp_client){client}, (iicp_queue){queue}, str(task), view, tag, &r.id, &r.err);
@@ -142,7 +142,7 @@ static result node_close(uint64_t node, uint64_t queue, uint64_t tag) {
 	return r;
 }
 
-static result task_finish(uint64_t task, _GoString_ meta, const void *body, size_t len) {
+static result task_finish(uint64_t task, _GoString_ meta, const uint8_t *body, size_t len) {
 	result r = {0};
 	iicp_bytes view = {body, len};
 	r.code = iicp_task_finish(task, str(meta), view, &r.err);
@@ -248,8 +248,8 @@ func copyEvent(from *C.shown) event {
 }
 
 // bytesOf is where a body begins, and its length. The caller keeps the body alive during the call.
-func bytesOf(body []byte) (unsafe.Pointer, C.size_t) {
-	return unsafe.Pointer(unsafe.SliceData(body)), C.size_t(len(body))
+func bytesOf(body []byte) (*C.uint8_t, C.size_t) {
+	return (*C.uint8_t)(unsafe.SliceData(body)), C.size_t(len(body))
 }
 
 func runtimeNew() (uint64, error) {

@@ -1,24 +1,21 @@
 // Command mate is the Go half of a pair: a node and a client, told by lines of JSON what to do.
-//
-//	mate DIRECTORY_URL INTENT
 package main
 
 import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
+	"log"
 	"log/slog"
 	"os"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"iicp.network/go/iicp"
 )
 
-// object is an answer, one line of JSON.
+// object is a line of JSON that the mate says.
 type object = map[string]any
 
 // command is a line that the mate is told.
@@ -31,26 +28,12 @@ type command struct {
 	Status    bool            `json:"status"`
 }
 
-// mate has a client, and counts what its handler sees.
-type mate struct {
-	client          *iicp.Client
-	seen, cancelled atomic.Int64
+// seen and cancelled count tasks: those that the handler began, and those whose end it saw coming.
+var seen, cancelled atomic.Int64
 
-	mu      sync.Mutex
-	out     *json.Encoder
-	running map[uint64]context.CancelFunc
-}
-
-func (m *mate) say(line object) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	// Who no longer listens has closed our input as well.
-	_ = m.out.Encode(line)
-}
-
-// ServeTask does what the payload says.
-func (m *mate) ServeTask(ctx context.Context, task *iicp.Inbound) (iicp.Reply, error) {
-	m.seen.Add(1)
+// serve does what a payload says.
+func serve(ctx context.Context, task *iicp.Inbound) (iicp.Reply, error) {
+	seen.Add(1)
 	var told struct {
 		Do    string
 		Value json.RawMessage
@@ -66,89 +49,77 @@ func (m *mate) ServeTask(ctx context.Context, task *iicp.Inbound) (iicp.Reply, e
 		return iicp.Reply{}, iicp.Reject("the piano is out of tune")
 	case "throw":
 		panic("as told")
-	case "slow":
-		return m.sleep(ctx, time.Duration(told.Ms)*time.Millisecond, object{"slept": told.Ms})
 	case "wait":
-		return m.sleep(ctx, time.Minute, object{"waited": "in vain"})
+		told.Ms = 60_000
 	}
-	return iicp.Reply{}, iicp.Reject("nobody told what to do")
-}
-
-func (m *mate) sleep(ctx context.Context, long time.Duration, then object) (iicp.Reply, error) {
 	select {
-	case <-time.After(long):
-		return iicp.JSONReply(then)
+	case <-time.After(time.Duration(told.Ms) * time.Millisecond):
+		return iicp.JSONReply(object{"slept": told.Ms})
 	case <-ctx.Done():
-		m.cancelled.Add(1)
+		cancelled.Add(1)
 		return iicp.Reply{}, ctx.Err()
 	}
 }
 
-func (m *mate) submit(ctx context.Context, told command) {
+func submit(ctx context.Context, client *iicp.Client, told command) object {
 	task := iicp.Task{Intent: told.Intent, Payload: told.Payload, TimeoutMs: told.TimeoutMs}
-	result, err := m.client.Submit(ctx, task)
-	if full := new(iicp.Error); errors.As(err, &full) {
-		answer := object{"id": told.ID, "error": full.Code.Name(), "wire_code": nil}
-		if full.WireCode != "" {
-			answer["wire_code"] = full.WireCode
-		}
-		m.say(answer)
-		return
-	}
-	m.say(object{"id": told.ID, "payload": result.Result})
-}
-
-// obey does what a line says; a submit does not hold up the next line.
-func (m *mate) obey(ctx context.Context, told command) {
+	result, err := client.Submit(ctx, task)
+	full := new(iicp.Error)
 	switch {
-	case told.Cancel != 0:
-		if cancel := m.running[told.Cancel]; cancel != nil {
-			cancel()
-		}
-	case told.Status:
-		m.say(object{"id": told.ID, "seen": m.seen.Load(), "cancelled": m.cancelled.Load()})
+	case !errors.As(err, &full):
+		return object{"id": told.ID, "payload": result.Result}
+	case full.WireCode == "":
+		return object{"id": told.ID, "error": full.Code.Name(), "wire_code": nil}
 	default:
-		ctx, cancel := context.WithCancel(ctx)
-		m.running[told.ID] = cancel
-		go m.submit(ctx, told)
-	}
-}
-
-func run(directory, intent string) error {
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	// What it is told to do wrong, it need not report.
-	iicp.SetLogger(slog.New(slog.DiscardHandler))
-	m := &mate{out: json.NewEncoder(os.Stdout), running: map[uint64]context.CancelFunc{}}
-	options := iicp.NodeOptions{Intents: []string{intent}, Directory: directory, MaxConcurrent: 2}
-	node, err := iicp.Serve(ctx, options, m)
-	if err != nil {
-		return err
-	}
-	defer node.Close()
-	if m.client, err = iicp.NewClient(iicp.ClientOptions{Directory: directory}); err != nil {
-		return err
-	}
-	defer m.client.Close()
-	m.say(object{"ready": node.NodeID()})
-	for lines := json.NewDecoder(os.Stdin); ; {
-		var told command
-		if err := lines.Decode(&told); errors.Is(err, io.EOF) {
-			return nil
-		} else if err != nil {
-			return err
-		}
-		m.obey(ctx, told)
+		return object{"id": told.ID, "error": full.Code.Name(), "wire_code": full.WireCode}
 	}
 }
 
 func main() {
 	if len(os.Args) != 3 {
-		fmt.Fprintln(os.Stderr, "usage: mate DIRECTORY_URL INTENT")
-		os.Exit(2)
+		log.Fatal("usage: mate DIRECTORY_URL INTENT")
 	}
-	if err := run(os.Args[1], os.Args[2]); err != nil {
-		fmt.Fprintln(os.Stderr, "mate:", err)
-		os.Exit(1)
+	ctx, cancelAll := context.WithCancel(context.Background())
+	defer cancelAll()
+	// What it is told to do wrong, it need not report.
+	iicp.SetLogger(slog.New(slog.DiscardHandler))
+	options := iicp.NodeOptions{Directory: os.Args[1], Intents: []string{os.Args[2]}, MaxConcurrent: 2}
+	node, err := iicp.Serve(ctx, options, iicp.HandlerFunc(serve))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer node.Close()
+	client, err := iicp.NewClient(iicp.ClientOptions{Directory: os.Args[1]})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer client.Close()
+
+	lines := make(chan object)
+	go func() {
+		for out := json.NewEncoder(os.Stdout); ; {
+			if err := out.Encode(<-lines); err != nil {
+				log.Fatal(err)
+			}
+		}
+	}()
+	lines <- object{"ready": node.NodeID()}
+	running := map[uint64]context.CancelFunc{}
+	for in := json.NewDecoder(os.Stdin); ; {
+		var told command
+		if err := in.Decode(&told); errors.Is(err, io.EOF) {
+			return
+		} else if err != nil {
+			log.Fatal(err)
+		}
+		if cancel := running[told.Cancel]; cancel != nil {
+			cancel()
+		} else if told.Status {
+			lines <- object{"id": told.ID, "seen": seen.Load(), "cancelled": cancelled.Load()}
+		} else if told.Cancel == 0 {
+			ctx, cancel := context.WithCancel(ctx)
+			running[told.ID] = cancel
+			go func() { lines <- submit(ctx, client, told) }()
+		}
 	}
 }
