@@ -6,6 +6,7 @@
 mod engine;
 mod event;
 mod json;
+mod logs;
 
 use pyo3::prelude::*;
 

@@ -98,6 +98,7 @@ def test_closing_the_client_ends_a_call_of_another_thread() -> None:
 
 
 def test_a_node_that_cannot_be_made_leaves_no_thread() -> None:
+    sync.Client().close()
     before = threading.active_count()
     with pytest.raises(iicp_core.ConfigError):
         sync.serve(plain_echo, intents=[])
