@@ -281,7 +281,7 @@ def test_a_handler_may_close_its_own_node(run: Run) -> None:
                 assert await node.close()
                 with pytest.raises(IicpError) as caught:
                     node.status()
-                assert caught.value.code == Code.STALE_ID
+                assert caught.value.code == Code.CLOSED
                 with pytest.raises(IicpError):
                     await client.submit(intent=CHAT, payload=1, timeout=1)
 

@@ -30,30 +30,41 @@ def engine() -> Engine:
 
 
 def _start() -> Engine:
-    global _engine, _hooked, _teller  # noqa: PLW0603 - one per process is the point
+    global _engine, _hooked  # noqa: PLW0603 - one per process is the point
     with _lock:
-        if _engine is None:
-            made: SimpleQueue[Engine | None] = SimpleQueue()
-            _teller = threading.Thread(target=_tell, args=(made,), name="iicp-logs", daemon=True)
-            try:
-                _teller.start()
-            except RuntimeError as e:
-                raise error(Code.UNSUPPORTED, f"the engine needs threads ({e}); use the main interpreter") from None
-            try:
-                _engine = Engine(b"")
-            except Failure as failure:
-                raise refused(failure) from None
-            finally:
-                made.put(_engine)
-            if not _hooked:
-                _hooked = True
-                os.register_at_fork(after_in_child=_after_fork)
-                atexit.register(_stop)
-        return _engine
+        if _engine is not None:
+            return _engine
+        made = _engine = _make()
+        if not _hooked:
+            _hooked = True
+            os.register_at_fork(after_in_child=_after_fork)
+            atexit.register(_stop)
+        return made
+
+
+def _make() -> Engine:
+    global _teller  # noqa: PLW0603
+    made: SimpleQueue[Engine | None] = SimpleQueue()
+    teller = threading.Thread(target=_tell, args=(made,), name="iicp-logs", daemon=True)
+    try:
+        teller.start()
+    except RuntimeError as e:
+        raise error(Code.UNSUPPORTED, f"the engine needs threads ({e}); use the main interpreter") from None
+    try:
+        engine = Engine(b"")
+    except Failure as failure:
+        made.put(None)
+        raise refused(failure) from None
+    made.put(engine)
+    _teller = teller
+    return engine
 
 
 def refused(failure: Failure) -> IicpError:
     """The exception for a verb that the engine refused."""
+    if failure.args[0] == Code.STALE_ID:
+        # Its ids are nothing that Python shows.
+        return error(Code.CLOSED, "the client, node or directory was closed; make a new one")
     return error(*failure.args)
 
 

@@ -55,6 +55,13 @@ def _milliseconds(name: str, value: object) -> tuple[str, int | None]:
     raise error(Code.CONFIG_INVALID, f"option {name} must be a number of seconds, and not negative")
 
 
+def grace(value: object) -> float:
+    """Checks a time to end in."""
+    if isinstance(value, int | float) and value >= 0:
+        return min(float(value), 1e9)
+    raise error(Code.INVALID_ARG, "grace must be a number of seconds, and not negative")
+
+
 def payload(value: object) -> bytes:
     """Writes a payload; bytes are JSON text already."""
     return value if isinstance(value, bytes) else to_json(value, Code.PAYLOAD_INVALID, "the payload")

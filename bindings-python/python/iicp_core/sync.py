@@ -153,10 +153,11 @@ class Directory:
 
     def close(self, grace: float = DIRECTORY_CLOSE_SECONDS) -> None:
         """Closes the directory; requests that it is answering have ``grace`` seconds to end."""
+        seconds = _forms.grace(grace)
         directory, self._id = self._id, 0
         if directory:
             mailbox = _mailbox()
-            mailbox.call(self._engine.directory_close, directory, mailbox.id, grace)
+            mailbox.call(self._engine.directory_close, directory, mailbox.id, seconds)
 
     def __enter__(self) -> Self:
         return self
