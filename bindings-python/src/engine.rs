@@ -11,6 +11,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyTuple};
 
 use crate::event::{event_tuple, failure};
+use crate::json::with_text;
 use crate::logs::{Line, Logs};
 
 /// The engine of one process; see `iicp_core::bridge::Bridge` for what each verb promises.
@@ -93,8 +94,12 @@ impl Engine {
         text(query).and_then(|query| self.0.discover(client, queue, query, tag)).map_err(failure)
     }
 
-    fn submit(&self, client: u64, queue: u64, task: &[u8], body: &[u8], tag: u64) -> PyResult<u64> {
-        let body = Bytes::copy_from_slice(body);
+    /// The body is JSON text, or a plain value.
+    fn submit(&self, client: u64, queue: u64, task: &[u8], body: &Bound<'_, PyAny>, tag: u64) -> PyResult<u64> {
+        let body = match body.cast_exact::<PyBytes>() {
+            Ok(text) => Bytes::copy_from_slice(text.as_bytes()),
+            Err(_) => with_text(body, Bytes::copy_from_slice)?,
+        };
         text(task).and_then(|task| self.0.submit(client, queue, task, body, tag)).map_err(failure)
     }
 
