@@ -1,5 +1,6 @@
 //! The verbs. Options are JSON text and bodies too, both as bytes; everything else is a number.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,10 +11,12 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyTuple};
 
 use crate::event::{event_tuple, failure};
+use crate::json::with_text;
+use crate::logs::{Line, Logs};
 
 /// The engine of one process; see `iicp_core::bridge::Bridge` for what each verb promises.
 #[pyclass(frozen, module = "iicp_core._native")]
-pub(crate) struct Engine(Bridge);
+pub(crate) struct Engine(Bridge, Arc<Logs>);
 
 /// Seconds as Python has them. A negative or absurd number is no time at all, or for ever.
 fn seconds(time: f64) -> Duration {
@@ -29,11 +32,19 @@ fn text(json: &[u8]) -> Result<&str> {
 impl Engine {
     #[new]
     fn new(py: Python<'_>, options: &[u8]) -> PyResult<Self> {
-        py.detach(|| Bridge::new(from_json(text(options)?)?)).map(Engine).map_err(failure)
+        let logs = Logs::begin();
+        py.detach(|| Bridge::new(from_json(text(options)?)?)).map(|bridge| Engine(bridge, logs)).map_err(failure)
     }
 
     fn shutdown(&self, py: Python<'_>, deadline: f64) -> PyResult<bool> {
-        py.detach(|| self.0.shutdown(seconds(deadline))).map_err(failure)
+        let ended = py.detach(|| self.0.shutdown(seconds(deadline))).map_err(failure);
+        self.1.close();
+        ended
+    }
+
+    /// Waits for what the engine has to say: `(level, target, text)`. Empty when that was all.
+    fn logs(&self, py: Python<'_>) -> Vec<Line> {
+        py.detach(|| self.1.next())
     }
 
     fn queue_new(&self, options: &[u8]) -> PyResult<u64> {
@@ -83,8 +94,12 @@ impl Engine {
         text(query).and_then(|query| self.0.discover(client, queue, query, tag)).map_err(failure)
     }
 
-    fn submit(&self, client: u64, queue: u64, task: &[u8], body: &[u8], tag: u64) -> PyResult<u64> {
-        let body = Bytes::copy_from_slice(body);
+    /// The body is JSON text, or a plain value.
+    fn submit(&self, client: u64, queue: u64, task: &[u8], body: &Bound<'_, PyAny>, tag: u64) -> PyResult<u64> {
+        let body = match body.cast_exact::<PyBytes>() {
+            Ok(text) => Bytes::copy_from_slice(text.as_bytes()),
+            Err(_) => with_text(body, Bytes::copy_from_slice)?,
+        };
         text(task).and_then(|task| self.0.submit(client, queue, task, body, tag)).map_err(failure)
     }
 

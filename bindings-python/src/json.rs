@@ -18,20 +18,27 @@ const MOST_DEPTH: usize = 128;
 /// Bytes that a thread keeps to write the next text into.
 const MOST_ROOM: usize = 64 << 10;
 
+pyo3::create_exception!(iicp_core._native, NotPlain, PyValueError, "What Python's own json has to write or read.");
+
 /// JSON text of a plain value.
 #[pyfunction]
 pub(crate) fn dumps<'py>(py: Python<'py>, value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
+    with_text(value, |text| PyBytes::new(py, text))
+}
+
+/// Uses the JSON text of a plain value.
+pub(crate) fn with_text<T>(value: &Bound<'_, PyAny>, using: impl FnOnce(&[u8]) -> T) -> PyResult<T> {
     thread_local! {
-        // Room that is there already: bodies of a kilobyte are what malloc is slow at.
+        // Room that is there already: a kilobyte is where malloc becomes slow.
         static ROOM: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
     }
     let mut out = ROOM.take();
     out.clear();
-    let written = write(value, &mut out, 0).map(|()| PyBytes::new(py, &out));
+    let used = write(value, &mut out, 0).map(|()| using(&out));
     if out.capacity() <= MOST_ROOM {
         ROOM.set(out);
     }
-    written.ok_or_else(|| PyValueError::new_err("not a plain value"))
+    used.ok_or_else(|| NotPlain::new_err("not a plain value"))
 }
 
 /// A plain value from JSON text.
@@ -40,7 +47,7 @@ pub(crate) fn loads<'py>(py: Python<'py>, text: &[u8]) -> PyResult<Bound<'py, Py
     let mut reader = serde_json::Deserializer::from_slice(text);
     let read = Plain(py).deserialize(&mut reader).and_then(|value| reader.end().map(|()| value));
     // Without the reason, which may quote the text.
-    read.map_err(|_| PyValueError::new_err("not a plain value"))
+    read.map_err(|_| NotPlain::new_err("not a plain value"))
 }
 
 fn write(value: &Bound<'_, PyAny>, out: &mut Vec<u8>, depth: usize) -> Option<()> {

@@ -6,6 +6,7 @@
 mod engine;
 mod event;
 mod json;
+mod logs;
 
 use pyo3::prelude::*;
 
@@ -17,7 +18,7 @@ mod native {
     #[pymodule_export]
     use super::event::{Event, Failure};
     #[pymodule_export]
-    use super::json::{dumps, loads};
+    use super::json::{NotPlain, dumps, loads};
     use super::{Bound, PyModule, PyModuleMethods as _, PyResult};
 
     #[pymodule_init]

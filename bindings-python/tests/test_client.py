@@ -170,7 +170,7 @@ def test_a_call_that_the_client_closes_fails_and_is_not_cancelled(run: Run) -> N
             assert caught.value.code == Code.CLOSED
             with pytest.raises(IicpError) as caught:
                 await client.submit(intent=CHAT, payload=1)
-            assert caught.value.code == Code.STALE_ID
+            assert caught.value.code == Code.CLOSED
             assert repr(client) == "<iicp_core.Client closed>"
 
     run(main())

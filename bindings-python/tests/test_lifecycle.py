@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from conftest import child, mesh, run_on, until
@@ -348,9 +351,8 @@ def test_ten_thousand_cancels_leave_nothing_behind() -> None:
             await cancel(2_000)
             before = memory()
             await cancel(10_000)
-            await until(lambda: node.status().active_jobs == 0)
+            await until(lambda: node.status().active_jobs == node.status().overrunning == 0)
             assert memory() - before < 8 << 20
-            assert node.status().overrunning == 0
 
     run_on("asyncio", main())
 
@@ -371,11 +373,10 @@ try:
 except ImportError as e:
     assert "subinterpreter" in str(e), e
 else:
-    with sync.Client(directory={directory.url!r}) as client:
-        try:
-            client.discover(intent={CHAT!r})
-        except IicpError as e:
-            assert e.name == "NO_NODES", e
+    try:
+        sync.Client(directory={directory.url!r}).discover(intent={CHAT!r})
+    except IicpError as e:
+        assert e.name == "NO_NODES" or e.name == "UNSUPPORTED" and "main interpreter" in str(e), e
 '''
     failed = interpreters.run_string(inner, code)
     assert failed is None, failed
@@ -385,5 +386,54 @@ else:
     except Exception as e:
         assert e.name == "NO_NODES", e
 """
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_sixty_thousand_calls_and_tasks_leave_no_memory_behind() -> None:
+    async def echo(task: iicp_core.Inbound) -> object:
+        return task.payload
+
+    async def main() -> None:
+        # What a node remembers of its tasks is bounded; here that bound is reached at once.
+        async with mesh(echo, max_concurrent=256, replay_bytes=65_536, result_bytes=0) as (_, client):
+
+            async def lane(count: int) -> None:
+                for _ in range(count):
+                    await client.submit(intent=CHAT, payload={"text": "x" * 500})
+
+            async def calls(count: int) -> None:
+                await asyncio.gather(*(lane(count // 50) for _ in range(50)))
+
+            await calls(30_000)
+            gc.collect()
+            before, blocks = memory(), sys.getallocatedblocks()
+            await calls(30_000)
+            gc.collect()
+            assert (memory() - before) / 30_000 < 50
+            assert sys.getallocatedblocks() - blocks < 1_000
+
+    run_on("asyncio", main(), seconds=120)
+
+
+def test_two_copies_of_the_package_in_one_process_work_side_by_side(tmp_path: Path) -> None:
+    shutil.copytree(Path(iicp_core.__file__).parent, tmp_path / "iicp_core_copy")
+    done = child(
+        """
+import sys
+sys.path.append(sys.argv[1])
+import iicp_core.sync, iicp_core_copy.sync
+from iicp_core import CHAT
+
+with (
+    iicp_core.sync.Directory.loopback() as directory,
+    iicp_core_copy.sync.serve(lambda task: task.payload, intents=[CHAT], directory=directory.url),
+    iicp_core.sync.Client(directory=directory.url) as mine,
+    iicp_core_copy.sync.Client(directory=directory.url) as other,
+):
+    assert mine.submit(intent=CHAT, payload=1).result == 1
+    assert other.submit(intent=CHAT, payload=2).result == 2
+""",
+        str(tmp_path),
     )
     assert done.returncode == 0, done.stderr

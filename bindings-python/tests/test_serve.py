@@ -281,7 +281,7 @@ def test_a_handler_may_close_its_own_node(run: Run) -> None:
                 assert await node.close()
                 with pytest.raises(IicpError) as caught:
                     node.status()
-                assert caught.value.code == Code.STALE_ID
+                assert caught.value.code == Code.CLOSED
                 with pytest.raises(IicpError):
                     await client.submit(intent=CHAT, payload=1, timeout=1)
 
@@ -416,3 +416,16 @@ def test_a_serving_that_is_cancelled_before_it_began_leaves_no_node() -> None:
 
 async def _opened(directory: str) -> iicp_core.Node:
     return await iicp_core.serve(echo, intents=[CHAT], directory=directory)
+
+
+def test_what_the_engine_says_goes_to_logging(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        async with iicp_core.serve(echo, intents=[CHAT], directory="http://127.0.0.1:1") as node:
+            await until(lambda: any(node.node_id in record.getMessage() for record in caplog.records))
+            assert not node.status().registered
+
+    with caplog.at_level(logging.WARNING, "iicp_core"):
+        run_on("asyncio", main())
+    (record,) = [record for record in caplog.records if "not registered" in record.getMessage()]
+    assert (record.name, record.levelno) == ("iicp_core.node", logging.WARNING)
+    assert "DIRECTORY_UNREACHABLE" in record.getMessage()

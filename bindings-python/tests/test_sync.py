@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -69,7 +70,7 @@ def test_errors_are_those_of_the_async_client() -> None:
             client.submit(intent=CHAT, payload=1, colour="red")  # type: ignore[call-arg]
     with pytest.raises(IicpError) as caught:
         client.discover(intent=CHAT)
-    assert caught.value.code == Code.STALE_ID
+    assert caught.value.code == Code.CLOSED
 
 
 def test_closing_the_client_ends_a_call_of_another_thread() -> None:
@@ -98,6 +99,7 @@ def test_closing_the_client_ends_a_call_of_another_thread() -> None:
 
 
 def test_a_node_that_cannot_be_made_leaves_no_thread() -> None:
+    sync.Client().close()
     before = threading.active_count()
     with pytest.raises(iicp_core.ConfigError):
         sync.serve(plain_echo, intents=[])
@@ -155,3 +157,59 @@ def test_a_sync_call_inside_a_plain_handler_works() -> None:
             sync.Client(directory=outer.url) as client,
         ):
             assert client.submit(intent=CHAT, payload=1).result == ["through", 1]
+
+
+WRONG: list[tuple[Callable[[], object], Code, str]] = [
+    (lambda: sync.Client(directory=5), Code.CONFIG_INVALID, "options of a client"),  # type: ignore[arg-type]
+    (lambda: sync.Client(colour="red"), Code.CONFIG_INVALID, "colour"),  # type: ignore[call-arg]
+    (lambda: sync.Directory.loopback(port="x"), Code.CONFIG_INVALID, "options of a directory"),  # type: ignore[arg-type]
+    (lambda: sync.Directory.loopback(host=b"x"), Code.CONFIG_INVALID, "host"),  # type: ignore[arg-type]
+    (lambda: sync.serve(plain_echo), Code.CONFIG_INVALID, "intents"),  # type: ignore[call-arg]
+    (lambda: sync.serve(plain_echo, intents=CHAT), Code.CONFIG_INVALID, "options of a node"),
+    (lambda: sync.serve(plain_echo, intents=[CHAT], max_concurrent=True), Code.CONFIG_INVALID, "options of a node"),
+    (lambda: sync.Client().discover(), Code.INTENT_INVALID, "urn:iicp:intent"),  # type: ignore[call-arg]
+    (lambda: sync.Client().chat(123), Code.CONFIG_INVALID, "options of a chat"),  # type: ignore[arg-type]
+    (lambda: sync.Client().chat([1]), Code.CONFIG_INVALID, "options of a chat"),  # type: ignore[list-item]
+    (lambda: sync.Client().submit(intent=CHAT, payload={1, 2}), Code.PAYLOAD_INVALID, "set"),
+    (lambda: sync.Client().submit(intent=CHAT, payload=b"\xff"), Code.PAYLOAD_INVALID, "JSON"),
+    (lambda: sync.Client().submit(intent=CHAT, payload=1, timeout=10**400), Code.CONFIG_INVALID, "seconds"),
+]
+
+
+@pytest.mark.parametrize(("call", "code", "says"), WRONG)
+def test_what_is_wrong_has_a_code_and_a_helpful_sentence(call: Callable[[], object], code: Code, says: str) -> None:
+    with pytest.raises(IicpError, match=says) as caught:
+        call()
+    assert caught.value.code == code
+
+
+@pytest.mark.parametrize("grace", ["x", -1, float("nan"), None])
+def test_a_grace_that_is_no_time_is_refused_and_closes_nothing(grace: Any) -> None:
+    with (
+        sync.Directory.loopback() as directory,
+        sync.serve(plain_echo, intents=[CHAT], directory=directory.url) as node,
+        sync.Client(directory=directory.url) as client,
+    ):
+        for close in (node.close, directory.close):
+            with pytest.raises(iicp_core.ArgumentError, match="grace"):
+                close(grace=grace)
+        assert client.submit(intent=CHAT, payload=1).result == 1
+
+
+def test_what_is_closed_says_so() -> None:
+    directory = sync.Directory.loopback()
+    node = sync.serve(plain_echo, intents=[CHAT], directory=directory.url)
+    client = sync.Client(directory=directory.url)
+    for thing in (client, node, directory):
+        thing.close()
+        thing.close()
+    calls: list[Callable[[], object]] = [
+        node.status,
+        lambda: client.chat("Hello"),
+        lambda: client.discover(intent=CHAT),
+        lambda: client.submit(intent=CHAT, payload=1),
+    ]
+    for call in calls:
+        with pytest.raises(iicp_core.LibraryError, match="was closed; make a new one") as caught:
+            call()
+        assert caught.value.code == Code.CLOSED

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from . import _forms
 from ._engine import engine, refused
 from ._loop import current
-from ._native import Failure
+from ._native import Failure, NotPlain
 from ._types import ChatReply, NodeInfo, TaskResult
 
 if TYPE_CHECKING:
@@ -63,8 +63,12 @@ class Client:
 
         The payload is any JSON value, or JSON text as bytes.
         """
-        body = _forms.payload(payload)
-        return _forms.read_task(await self._call(self._handle.engine.submit, _forms.options(task), body))
+        submit, options = self._handle.engine.submit, _forms.options(task)
+        try:
+            event = await self._call(submit, options, payload)
+        except NotPlain:
+            event = await self._call(submit, options, _forms.payload(payload))
+        return _forms.read_task(event)
 
     async def chat(self, messages: str | Sequence[ChatMessage], /, **options: Unpack[Chat]) -> ChatReply:
         """Chats with a language model: one user's message, or a whole conversation."""

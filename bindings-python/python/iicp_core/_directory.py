@@ -42,10 +42,11 @@ class Directory:
 
     async def close(self, grace: float = CLOSE_SECONDS) -> None:
         """Closes the directory; requests that it is answering have ``grace`` seconds to end."""
+        seconds = _forms.grace(grace)
         handle, self._handle = self._handle, 0
         if handle:
             queue = current()
-            await queue.call(queue.engine.directory_close, handle, queue.id, grace)
+            await queue.call(queue.engine.directory_close, handle, queue.id, seconds)
 
     def __repr__(self) -> str:
         return f"<iicp_core.Directory {self.url if self._handle else 'closed'}>"

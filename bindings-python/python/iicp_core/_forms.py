@@ -7,17 +7,18 @@ from typing import Any, TypeVar
 
 from ._errors import error
 from ._generated import SECONDS, Code
-from ._native import Event, dumps, loads
+from ._native import Event, NotPlain, dumps, loads
 from ._types import ChatReply, NodeInfo, TaskResult, Timings, Usage
 
 T = TypeVar("T")
+_new, _set = object.__new__, object.__setattr__
 
 
 def to_json(value: object, code: Code, what: str) -> bytes:
     """Writes JSON, or says why a value has no such form; the value itself is not shown."""
     try:
         return dumps(value)
-    except ValueError:
+    except NotPlain:
         import json
     try:
         return json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
@@ -31,7 +32,7 @@ def from_json(text: bytes) -> Any:
     """Reads JSON."""
     try:
         return loads(text)
-    except ValueError:
+    except NotPlain:
         import json
     return json.loads(text)
 
@@ -55,9 +56,16 @@ def _milliseconds(name: str, value: object) -> tuple[str, int | None]:
     raise error(Code.CONFIG_INVALID, f"option {name} must be a number of seconds, and not negative")
 
 
+def grace(value: object) -> float:
+    """Checks a time to end in."""
+    if isinstance(value, int | float) and value >= 0:
+        return min(float(value), 1e9)
+    raise error(Code.INVALID_ARG, "grace must be a number of seconds, and not negative")
+
+
 def payload(value: object) -> bytes:
-    """Writes a payload; bytes are JSON text already."""
-    return value if isinstance(value, bytes) else to_json(value, Code.PAYLOAD_INVALID, "the payload")
+    """Writes a payload that is not plain."""
+    return to_json(value, Code.PAYLOAD_INVALID, "the payload")
 
 
 def messages(given: object) -> object:
@@ -69,7 +77,7 @@ def value(event: Event) -> Any:
     """What the body of an event says."""
     try:
         return event.value()
-    except ValueError:
+    except NotPlain:
         return from_json(event.body)
 
 
@@ -108,6 +116,6 @@ def read_task(event: Event) -> TaskResult:
 
 def _made(kind: type[T], fields: dict[str, Any]) -> T:
     """An instance of a frozen class, whose own ``__init__`` sets field by field and takes several times as long."""
-    made = object.__new__(kind)
-    object.__setattr__(made, "__dict__", fields)
+    made = _new(kind)
+    _set(made, "__dict__", fields)
     return made

@@ -106,8 +106,9 @@ class Node:
 
         True if all ended in time; the others are cancelled.
         """
+        seconds = _forms.grace(grace)
         if self._ending is None:
-            self._ending = asyncio.get_running_loop().create_task(self._close(grace))
+            self._ending = asyncio.get_running_loop().create_task(self._close(seconds))
         return await asyncio.shield(self._ending)
 
     async def closed(self) -> None:

@@ -19,7 +19,7 @@ from ._directory import LOOPBACK
 from ._engine import engine, refused
 from ._errors import error
 from ._generated import Code
-from ._native import Engine, Event, Failure
+from ._native import Engine, Event, Failure, NotPlain
 from ._open import Opening
 from ._serve import CLOSE_SECONDS, Handler
 from ._serve import Node as AsyncNode
@@ -104,8 +104,12 @@ class Client:
 
         The payload is any JSON value, or JSON text as bytes.
         """
-        body = _forms.payload(payload)
-        return _forms.read_task(self._call(self._handle.engine.submit, _forms.options(task), body))
+        submit, options = self._handle.engine.submit, _forms.options(task)
+        try:
+            event = self._call(submit, options, payload)
+        except NotPlain:
+            event = self._call(submit, options, _forms.payload(payload))
+        return _forms.read_task(event)
 
     def chat(self, messages: str | Sequence[ChatMessage], /, **options: Unpack[Chat]) -> ChatReply:
         """Chats with a language model: one user's message, or a whole conversation."""
@@ -153,10 +157,11 @@ class Directory:
 
     def close(self, grace: float = DIRECTORY_CLOSE_SECONDS) -> None:
         """Closes the directory; requests that it is answering have ``grace`` seconds to end."""
+        seconds = _forms.grace(grace)
         directory, self._id = self._id, 0
         if directory:
             mailbox = _mailbox()
-            mailbox.call(self._engine.directory_close, directory, mailbox.id, grace)
+            mailbox.call(self._engine.directory_close, directory, mailbox.id, seconds)
 
     def __enter__(self) -> Self:
         return self

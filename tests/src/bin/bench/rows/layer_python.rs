@@ -39,6 +39,28 @@ pub(super) const ROWS: &[Row] = &[
         what: "CPU of `import iicp_core` over that of the bare interpreter",
         measure: import,
     },
+    Row {
+        name: "python_httpx_vs_submit",
+        unit: "×",
+        target: Target::AtLeast(1.0),
+        what: "CPU of a bare POST with httpx over that of a submit by the package, to the same stub (100 in flight)",
+        measure: || posts("httpx"),
+    },
+    Row {
+        name: "python_aiohttp_vs_submit",
+        unit: "×",
+        target: Target::AtLeast(1.0),
+        what: "CPU of a bare POST with aiohttp over that of a submit by the package, to the same stub (100 in flight)",
+        measure: || posts("aiohttp"),
+    },
+    Row {
+        name: "python_published_vs_submit",
+        unit: "×",
+        target: Target::AtLeast(1.0),
+        what: "CPU of a submit by the published client over that of one by the package, to the same stub (no loop, one \
+               after the other)",
+        measure: published,
+    },
 ];
 
 fn script(name: &str, args: &[&str]) -> Result<Child> {
@@ -67,6 +89,22 @@ fn added(ours: &mut Child, theirs: &mut Child, rounds: usize, batch: u64) -> Res
     let rounds = Rounds::take(rounds, || batch_of(ours, batch), || batch_of(theirs, batch))?;
     let value = rounds.median_of(|ours, theirs| ours.cpu - theirs.cpu);
     Ok(Figure { value, seen: rounds.seen("a submit takes Python", "through the bridge") })
+}
+
+fn posts(how: &str) -> Result<Figure> {
+    let stub = Child::role("stub", &[])?;
+    let mut ours = script("python_client.py", &[stub.said("url")?, "100", &load::payload()])?;
+    let mut theirs = script("python_post.py", &[how, stub.said("url")?, "100", &load::payload()])?;
+    let rounds = Rounds::take(7, || batch_of(&mut ours, 5_000), || batch_of(&mut theirs, 1_000))?;
+    Ok(Figure { value: rounds.theirs_over_ours(), seen: rounds.seen("a submit takes", how) })
+}
+
+fn published() -> Result<Figure> {
+    let stub = Child::role("stub", &[])?;
+    let mut ours = script("python_client.py", &[stub.said("url")?, "1", &load::payload(), "sync"])?;
+    let mut theirs = super::published::client_on(&stub)?;
+    let rounds = Rounds::take(7, || batch_of(&mut ours, 2_000), || batch_of(&mut theirs, 5))?;
+    Ok(Figure { value: rounds.theirs_over_ours(), seen: rounds.seen("a submit takes ours", "theirs") })
 }
 
 fn handler() -> Result<Figure> {

@@ -37,13 +37,18 @@ fn published(name: &str, args: &[&str]) -> Result<Child> {
     Child::published(&python, &script(name), args)
 }
 
+/// The published client, about to ask a stub.
+pub(super) fn client_on(stub: &Child) -> Result<Child> {
+    published("published_client.py", &[stub.said("url")?, iicp_core::CHAT, &load::payload()])
+}
+
 fn client() -> Result<Figure> {
     const OURS: u64 = 2_000;
     const THEIRS: u64 = 5;
     let stub = Child::role("stub", &[])?;
     let directory = stub.said("url")?;
     let mut ours = Child::role("client", &[directory, "1"])?;
-    let mut theirs = published("published_client.py", &[directory, iicp_core::CHAT, &load::payload()])?;
+    let mut theirs = client_on(&stub)?;
     let rounds = Rounds::take(7, || Ok(Cost::of(ours.run(OURS)?, OURS)), || Ok(Cost::of(theirs.run(THEIRS)?, THEIRS)))?;
     Ok(Figure { value: rounds.theirs_over_ours(), seen: rounds.seen("a submit takes ours", "theirs") })
 }
