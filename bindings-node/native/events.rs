@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::cell::RefCell;
 use std::error::Error as _;
 use std::fmt::Write as _;
 
@@ -13,30 +14,42 @@ use iicp_core::bridge::{Event, EventKind};
 use iicp_core::{Code, Error};
 use serde_json::Value;
 
-/// A batch over this is cut into several texts.
+/// A batch over this is cut into several texts. So much memory is kept for the next ones.
 const ENOUGH: usize = 1 << 20;
 
 /// A JavaScript string holds a little under 2^29 characters.
 const MOST: usize = (1 << 29) - (1 << 16);
 
-/// Writes a batch as JSON texts, nearly always one.
-pub(crate) fn write(events: Vec<Event>) -> Vec<String> {
-    let mut texts = Vec::with_capacity(1);
-    let mut text = String::with_capacity(512 * events.len());
-    for event in events {
-        let fits = text.len() + event.json.len() + event.body.len() < ENOUGH;
-        if !fits && !text.is_empty() {
-            text.push(']');
-            texts.push(std::mem::take(&mut text));
+thread_local! {
+    /// The text that is being written: a new one for every batch would be the largest piece of memory by far.
+    static TEXT: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
+/// Writes a batch as JSON texts, nearly always one, each of which `take` copies.
+pub(crate) fn write<T>(events: &[Event], take: impl Fn(&str) -> napi::Result<T>) -> napi::Result<Vec<T>> {
+    let mut taken = Vec::with_capacity(1);
+    TEXT.with_borrow_mut(|text| {
+        for event in events {
+            let fits = text.len() + event.json.len() + event.body.len() < ENOUGH;
+            if !fits && !text.is_empty() {
+                taken.push(finish(text, &take)?);
+            }
+            text.push(if text.is_empty() { '[' } else { ',' });
+            push(text, event);
         }
-        text.push(if text.is_empty() { '[' } else { ',' });
-        push(&mut text, &event);
-    }
-    if !text.is_empty() {
-        text.push(']');
-        texts.push(text);
-    }
-    texts
+        if !text.is_empty() {
+            taken.push(finish(text, &take)?);
+        }
+        Ok(taken)
+    })
+}
+
+fn finish<T>(text: &mut String, take: impl Fn(&str) -> napi::Result<T>) -> napi::Result<T> {
+    text.push(']');
+    let taken = take(text);
+    text.clear();
+    text.shrink_to(ENOUGH);
+    taken
 }
 
 fn push(text: &mut String, event: &Event) {

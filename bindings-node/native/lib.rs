@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use iicp_core::{Code, Error};
+use napi::JsString;
 use napi::bindgen_prelude::{Either, Env, Function, Uint8Array};
 use napi_derive::napi;
 
@@ -71,9 +72,9 @@ pub fn open(env: Env, ring: Function<'_, (), ()>) -> napi::Result<String> {
 /// # Errors
 /// As `Bridge::queue_drain`.
 #[napi(catch_unwind)]
-pub fn drain(queue: String) -> napi::Result<Vec<String>> {
+pub fn drain(env: &Env, queue: String) -> napi::Result<Vec<JsString<'_>>> {
     let taken = bridge()?.queue_drain(id(&queue)?, BATCH).map_err(|e| thrown(&e))?;
-    Ok(events::write(taken))
+    events::write(&taken, |text| env.create_string(text))
 }
 
 /// Ends the queue before its environment: called when the process exits without ending its environments.

@@ -95,8 +95,8 @@ export function noteCallSite(site: CallSite, entry: Function): void {
   Error.captureStackTrace(site, entry);
 }
 
-/** The public error of one that the core wrote, with the stack of the call that failed. */
-export function fromCore(core: CoreError, site?: CallSite): IicpError {
+/** The public error of one that the core wrote, with the stack of the call that failed; see `standAt`. */
+export function fromCore(core: CoreError, site?: CallSite, entry?: Function): IicpError {
   const error = new IicpError({
     code: core.code,
     message: core.message,
@@ -106,14 +106,14 @@ export function fromCore(core: CoreError, site?: CallSite): IicpError {
     wireCode: core.wire_code,
     cause: core.cause === undefined ? undefined : new Error(core.cause),
   });
-  if (site !== undefined) standAt(error, site);
+  if (site !== undefined) standAt(error, site, entry);
   return error;
 }
 
 /** The public error of what the addon or the facade threw. */
-export function fromThrown(thrown: unknown, site?: CallSite): unknown {
+export function fromThrown(thrown: unknown, site?: CallSite, entry?: Function): unknown {
   if (thrown instanceof IicpError) {
-    if (site !== undefined) standAt(thrown, site);
+    if (site !== undefined) standAt(thrown, site, entry);
     return thrown;
   }
   if (!(thrown instanceof Error)) return thrown;
@@ -122,10 +122,11 @@ export function fromThrown(thrown: unknown, site?: CallSite): unknown {
     core = JSON.parse(thrown.message) as CoreError;
   } catch {
     // Thrown by the layer between: a value of the wrong type, or a panic that was caught.
-    const wrongType = (thrown as NodeJS.ErrnoException).code === "InvalidArg" || /Expected$/.test((thrown as NodeJS.ErrnoException).code ?? "");
+    const { code = "" } = thrown as NodeJS.ErrnoException;
+    const wrongType = code === "InvalidArg" || code.endsWith("Expected");
     core = { code: wrongType ? Code.INVALID_ARG : Code.PANIC, message: thrown.message, retryable: false };
   }
-  return fromCore(core, site);
+  return fromCore(core, site, entry);
 }
 
 /** An error that is made where the call is made. */
@@ -133,7 +134,9 @@ export function failure(code: number, message: string, cause?: unknown): IicpErr
   return new IicpError({ code, message, cause });
 }
 
-function standAt(error: Error, site: CallSite): void {
+/** Gives an error the stack of its call: the noted one, else that of now, without `entry` and what it called. */
+function standAt(error: Error, site: CallSite, entry?: Function): void {
+  if (site.stack === undefined && entry !== undefined) noteCallSite(site, entry);
   const { stack } = site;
   // A program may have its own idea of stacks (`Error.prepareStackTrace`).
   if (typeof stack !== "string") return;

@@ -11,16 +11,14 @@ import { type Native, native } from "./native.js";
 /** `[kind, tag, id, json, body, error]`, as the addon writes it. */
 type Event = [kind: number, tag: number, id: string, json: unknown, body: unknown, error: CoreError | null];
 
-/** An operation that has not ended. It is its own call site. */
-interface Pending extends CallSite {
-  resolve(value: unknown): void;
-  reject(reason: unknown): void;
-  read(json: never, body: unknown, id: string): unknown;
+/** An operation that has not ended. */
+interface Pending {
+  done(event: Event): void;
   /** Kept alive until the operation has ended. */
   owner: object | undefined;
   signal: AbortSignal | undefined;
   operation: string;
-  /** Called when the operation is over, however it ended. */
+  /** Called when the promise is settled. */
   over: (() => void) | undefined;
 }
 
@@ -51,6 +49,9 @@ export interface Verb<T> {
 /** Longest time of a timer. It never has anything to do; it only holds the process. */
 const FOR_EVER = 0x7fff_ffff;
 
+/** So many calls under way are few. */
+const FEW = 16;
+
 const pending = new Map<number, Pending>();
 const servers = new Map<number, Server>();
 /** The operations that a signal cancels: one listener for all of them, as Node warns of more than ten. */
@@ -76,44 +77,50 @@ export function engine(): { native: Native; queue: string } {
   return { native: addon, queue };
 }
 
-/** Starts an operation. Nothing is thrown: what is wrong rejects the promise. */
-export function start<T>(verb: Verb<T>, call?: CallOptions): Promise<T> {
-  return new Promise<T>((resolve, reject) => {
-    const entry: Pending = {
-      resolve: resolve as (value: unknown) => void,
-      reject,
-      read: verb.read,
-      owner: verb.owner,
-      signal: undefined,
-      operation: "",
-      over: undefined,
-    };
-    noteCallSite(entry, verb.entry);
-    const tag = verb.tag ?? ++lastTag;
-    try {
-      const signal = call === undefined ? undefined : signalOf(call);
-      if (signal?.aborted) {
-        reject(signal.reason);
-        return;
-      }
-      const { native, queue } = engine();
-      entry.operation = verb.start(native, queue, tag);
-      entry.signal = signal;
-    } catch (thrown) {
-      reject(fromThrown(thrown, entry));
-      return;
-    }
-    pending.set(tag, entry);
-    hold();
-    if (entry.signal !== undefined) watch(entry.signal, entry.operation);
-  });
+/**
+ * Runs an operation. What goes wrong rejects the promise, with the stack of the call.
+ *
+ * To note that stack costs more than all else here. While few operations run it is noted at once, for whatever the caller
+ * does with the promise. When many do, it is left to the engine of JavaScript: that knows who awaits this function, if
+ * the error is made inside it.
+ */
+export async function start<T>(verb: Verb<T>, call?: CallOptions): Promise<T> {
+  const site: CallSite = {};
+  if (pending.size < FEW) noteCallSite(site, verb.entry);
+  const signal = call === undefined ? undefined : signalOf(call, site, verb.entry);
+  if (signal?.aborted) throw signal.reason;
+  const tag = verb.tag ?? ++lastTag;
+  const entry: Pending = { done: nobody, owner: verb.owner, signal, operation: "", over: undefined };
+  try {
+    const { native, queue } = engine();
+    entry.operation = verb.start(native, queue, tag);
+  } catch (thrown) {
+    throw fromThrown(thrown, site, verb.entry);
+  }
+  pending.set(tag, entry);
+  hold();
+  if (signal !== undefined) watch(signal, entry.operation);
+  try {
+    const [, , id, json, body, error] = await new Promise<Event>((resolve) => (entry.done = resolve));
+    if (error === null) return verb.read(json as never, body, id);
+    if (error.code === Code.CANCELLED && signal?.aborted) throw signal.reason;
+    throw fromCore(error, site, start);
+  } finally {
+    entry.over?.();
+  }
 }
 
-function signalOf(call: CallOptions): AbortSignal | undefined {
-  onlyKnown("the options of a call", call, "signal");
-  const { signal } = call;
-  if (signal === undefined || typeof signal?.addEventListener === "function") return signal;
-  throw failure(Code.INVALID_ARG, "option signal of a call must be an AbortSignal");
+function nobody(): void {}
+
+function signalOf(call: CallOptions, site: CallSite, entry: Function): AbortSignal | undefined {
+  try {
+    onlyKnown("the options of a call", call, "signal");
+    const { signal } = call;
+    if (signal === undefined || typeof signal?.addEventListener === "function") return signal;
+    throw failure(Code.INVALID_ARG, "option signal of a call must be an AbortSignal");
+  } catch (thrown) {
+    throw fromThrown(thrown, site, entry);
+  }
 }
 
 /** Cancels an operation when the signal fires. The promise is rejected by the last event, when it really is over. */
@@ -183,10 +190,11 @@ function drain(): void {
   }
 }
 
-function dispatch([kind, tag, id, json, body, error]: Event): void {
+function dispatch(event: Event): void {
+  const [kind, tag, id, json, body, error] = event;
   switch (kind) {
     case EventKind.DONE:
-      finish(tag, id, json, body, error);
+      finish(tag, event);
       break;
     case EventKind.TASK:
       serve(tag, id, json, body, error);
@@ -197,28 +205,13 @@ function dispatch([kind, tag, id, json, body, error]: Event): void {
   }
 }
 
-function finish(tag: number, id: string, json: unknown, body: unknown, error: CoreError | null): void {
+function finish(tag: number, event: Event): void {
   const entry = pending.get(tag);
   if (entry === undefined) return;
   pending.delete(tag);
   release();
   if (entry.signal !== undefined) unwatch(entry.signal, entry.operation);
-  if (error === null) {
-    resolve(entry, json, body, id);
-  } else if (error.code === Code.CANCELLED && entry.signal?.aborted) {
-    entry.reject(entry.signal.reason);
-  } else {
-    entry.reject(fromCore(error, entry));
-  }
-  entry.over?.();
-}
-
-function resolve(entry: Pending, json: unknown, body: unknown, id: string): void {
-  try {
-    entry.resolve(entry.read(json as never, body, id));
-  } catch (error) {
-    entry.reject(error);
-  }
+  entry.done(event);
 }
 
 function serve(tag: number, id: string, json: unknown, payload: unknown, error: CoreError | null): void {

@@ -97,6 +97,25 @@ test("an error keeps the stack of the call that failed, and says all that is kno
   await client.close();
 });
 
+test("among many calls, whoever awaits one is in its error's stack as well", async (t) => {
+  const { client } = await mesh(t, () => new Promise(() => {}), { node: { maxConcurrent: 128 }, client: { timeoutMs: 30_000 } });
+  const others = Array.from({ length: 50 }, () => rejection(client.submit({ intent: ECHO, payload: 1 })));
+  const nobody = "urn:iicp:intent:x.test:nobody:v1";
+  async function whoAwaits(call) {
+    return await call();
+  }
+  const failed = await rejection(whoAwaits(() => client.submit({ intent: nobody, payload: 1 })));
+  assert.equal(failed.codeName, "NO_NODES");
+  const refused = await rejection(whoAwaits(() => client.submit({ intent: nobody, payload: NaN })));
+  assert.equal(refused.codeName, "PAYLOAD_INVALID");
+  for (const { stack } of [failed, refused]) {
+    assert.match(stack, /^IicpError: .*\n(.*\n)*\s+at .*whoAwaits/);
+    assert.ok(!stack.includes("dist/"), stack);
+  }
+  await client.close();
+  await Promise.all(others);
+});
+
 test("an error of another copy of the package is an IicpError, and nothing else is", () => {
   const other = Object.create({ [Symbol.for("@iicp/core.IicpError")]: true });
   assert.ok(other instanceof IicpError);
