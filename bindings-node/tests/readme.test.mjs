@@ -1,17 +1,27 @@
-// The README's quickstart runs as it stands there.
+// The READMEs' programs run as they stand there.
 
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
 
-test("the README's quickstart runs and prints what it promises", () => {
-  const readme = readFileSync(new URL("../README.md", import.meta.url), "utf8");
-  const [, program] = /^## Quickstart$[^]*?^```js\n([^]*?)^```$/m.exec(readme);
-  const out = execFileSync(process.execPath, ["--input-type=module", "--eval", program], {
+function output(page, heading) {
+  const readme = readFileSync(new URL(page, import.meta.url), "utf8");
+  const [, program] = /^```js\n([^]*?)^```$/m.exec(readme.slice(readme.indexOf(`\n## ${heading}\n`)));
+  return execFileSync(process.execPath, ["--input-type=module", "--eval", program], {
     cwd: new URL("..", import.meta.url),
     encoding: "utf8",
     timeout: 60_000,
   });
-  assert.equal(out, "1 node serves urn:iicp:intent:llm:chat:v1\nYou said: Are you there?\nYou said: Hello, mesh.\n");
+}
+
+test("the README's quickstart runs and prints what it promises", () => {
+  assert.equal(
+    output("../README.md", "Quickstart"),
+    "1 node serves urn:iicp:intent:llm:chat:v1\nYou said: Are you there?\nYou said: Hello, mesh.\n",
+  );
+});
+
+test("the project's README runs", () => {
+  assert.equal(output("../../README.md", "Write it"), "Hello!\n");
 });

@@ -1,4 +1,4 @@
-"""Runs the programs of a README with nothing but what is installed: ``quickstart.py README.md``."""
+"""Runs the programs of READMEs with nothing but what is installed: ``quickstart.py README.md...``."""
 
 from __future__ import annotations
 
@@ -13,5 +13,5 @@ def programs(readme: Path) -> list[str]:
 
 
 if __name__ == "__main__":
-    for program in programs(Path(sys.argv[1])):
+    for program in [program for page in sys.argv[1:] for program in programs(Path(page))]:
         subprocess.run([sys.executable, "-I", "-W", "error", "-c", program], check=True, timeout=60)

@@ -8,11 +8,12 @@ import pytest
 from conftest import child
 from quickstart import programs
 
-PROGRAMS = programs(Path(__file__).parents[1] / "README.md")
+PROGRAMS = [program for folder in (1, 2) for program in programs(Path(__file__).parents[folder] / "README.md")]
 PRINTED = [
     "True\nYou said: Hello, mesh.\nYou said: Hi 1\n",
     "Hello!\n",
     "DIRECTORY_UNREACHABLE True\n",
+    "Hello!\n",
 ]
 
 

@@ -10,7 +10,16 @@ import (
 
 // As a user does it: in a module of its own, with what the documents say.
 func TestTheReadmesQuickstartRuns(t *testing.T) {
-	_, rest, _ := strings.Cut(string(must(os.ReadFile("README.md"))(t)), "```go\n")
+	runFirstProgram(t, "README.md", "Hello from Go! says ")
+}
+
+func TestTheProjectsReadmeRuns(t *testing.T) {
+	runFirstProgram(t, "../../README.md", "Hello!\n")
+}
+
+func runFirstProgram(t *testing.T, page, prints string) {
+	t.Helper()
+	_, rest, _ := strings.Cut(string(must(os.ReadFile(page))(t)), "```go\n")
 	program, _, _ := strings.Cut(rest, "```\n")
 	files := map[string]string{
 		"main.go": program,
@@ -24,7 +33,7 @@ func TestTheReadmesQuickstartRuns(t *testing.T) {
 	cmd := exec.Command("go", "run", ".")
 	cmd.Dir = folder
 	output, err := cmd.CombinedOutput()
-	if err != nil || !strings.HasPrefix(string(output), "Hello from Go! says ") {
+	if err != nil || !strings.HasPrefix(string(output), prints) {
 		t.Errorf("%v: %s", err, output)
 	}
 	if lines := strings.Count(program, "\n"); lines > 50 {
