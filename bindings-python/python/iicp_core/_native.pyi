@@ -2,6 +2,7 @@
 
 from typing import Any, final
 
+__all__ = ["Engine", "Event", "Failure", "NotPlain", "__version__", "dumps", "loads"]
 __version__: str
 
 class Failure(Exception): ...
