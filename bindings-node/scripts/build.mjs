@@ -47,5 +47,7 @@ function buildAddon(profile) {
   renameSync(`${addon}.new`, addon);
 }
 
+// npm packs a licence that lies beside the package.json.
+copyFileSync(join(root, "../LICENSE"), join(root, "LICENSE"));
 buildFacade();
 if (!values["no-native"]) buildAddon(values.profile);

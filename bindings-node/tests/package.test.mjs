@@ -22,6 +22,7 @@ before(() => {
   tarball = join(folder, packed[0].filename);
   const files = packed[0].files.map(({ path }) => path);
   assert.ok(files.some((path) => /^iicp-core\..*\.node$/.test(path)), files.join(" "));
+  assert.ok(files.includes("LICENSE") && files.includes("README.md"), files.join(" "));
   assert.ok(!files.some((path) => /^(native|src|tests|scripts)\//.test(path)), files.join(" "));
 });
 
