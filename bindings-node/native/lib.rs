@@ -67,7 +67,7 @@ pub fn open(env: Env, ring: Function<'_, (), ()>) -> napi::Result<String> {
     engine::open(env, ring).map(text)
 }
 
-/// Takes up to 256 events; see [`events`] for their form. What is left rings again.
+/// Takes up to 256 events; in the form that `events.rs` tells. What is left rings again.
 ///
 /// # Errors
 /// As `Bridge::queue_drain`.
