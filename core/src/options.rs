@@ -30,20 +30,34 @@ pub fn from_json<T: DeserializeOwned + Default + Validate>(json: &str) -> Result
         None => T::default(),
         // Else a list would be taken for the values without their names.
         Some('[') => return Err(refused("a list, and not an object of names and values")),
-        Some(_) => serde_json::from_str(json).map_err(|e| refused(&reason(&e)))?,
+        Some(_) => serde_json::from_str(json).map_err(|e| refused(&reason::<T>(json, &e)))?,
     };
     options.validate()?;
     Ok(options)
 }
 
 /// What is wrong with options, without a value that was given: messages of a chat are options too.
-fn reason(error: &serde_json::Error) -> String {
+fn reason<T: DeserializeOwned>(json: &str, error: &serde_json::Error) -> String {
     let said = error.to_string();
     // serde writes: what was there, then what was expected. Names of fields are no values.
     match said.rsplit_once(", expected ") {
-        Some((found, expected)) if !found.starts_with("unknown field") => format!("expected {expected}"),
+        Some((found, expected)) if !found.starts_with("unknown field") => match misfit::<T>(json) {
+            // Where it stands in a text that the caller never saw tells nothing.
+            Some(name) => format!("{name}: expected {}", expected.split(" at line ").next().unwrap_or(expected)),
+            None => format!("expected {expected}"),
+        },
         _ => said,
     }
+}
+
+/// The name of the option whose value does not fit. Asked only when it is known that one does not.
+fn misfit<T: DeserializeOwned>(json: &str) -> Option<String> {
+    let options: serde_json::Map<String, serde_json::Value> = serde_json::from_str(json).ok()?;
+    let alone = |(name, value): (String, serde_json::Value)| {
+        let option = serde_json::Value::Object([(name.clone(), value)].into_iter().collect());
+        T::deserialize(option).is_err().then_some(name)
+    };
+    options.into_iter().find_map(alone)
 }
 
 /// The checks that a type cannot express, made before any network is touched.
