@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -23,6 +24,8 @@ EXIT_SECONDS = 6
 
 PREAMBLE = """
 import asyncio, atexit, os, signal, sys, threading, time
+# What was started in the background inherits that it is ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 import iicp_core
 from iicp_core import CHAT, Code, IicpError, sync
 
@@ -274,6 +277,10 @@ say("cancelled")
 """
     )
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
+        # So that a wait that nothing ends is a failure and no hang.
+        watchdog = threading.Timer(60, process.kill)
+        watchdog.daemon = True
+        watchdog.start()
         assert process.stdout is not None
         assert process.stdout.readline() == "waiting\n"
         process.send_signal(signal.SIGINT)

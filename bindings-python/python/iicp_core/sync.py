@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import threading
 from collections.abc import Callable, Coroutine, Sequence
+from concurrent import futures
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import _forms, _loop
@@ -207,6 +208,9 @@ class Node:
             raise error(Code.INVALID_ARG, "a coroutine of the handler would wait for itself; use a plain function")
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
+            # A signal that comes just before a lock is waited for does not end that wait.
+            while not futures.wait((future,), _SLICE).done:
+                pass
             return future.result()
         except BaseException:
             future.cancel()
