@@ -46,23 +46,19 @@ pub(super) async fn serve(state: &Arc<State>, conn: &Conn, headers: &HeaderMap, 
         Err(refusal) => return *refusal,
     };
     loop {
-        let permit = match state.gate.enter() {
-            Ok(permit) => permit,
-            Err(refusal) => match state.replay.look(task.id, task.content) {
-                Seen::New => return refused(state, refusal, task.qos),
-                seen => match settled(seen).await {
-                    Some(answer) => return answer,
-                    None => continue,
-                },
-            },
+        let (over, mut permit) = (CancellationToken::new(), None);
+        let let_in = || {
+            permit = Some(state.gate.enter()?);
+            Ok(over.clone())
         };
-        let over = CancellationToken::new();
-        let seen = state.replay.begin(task.id, task.content, state.seconds(), || over.clone());
-        if matches!(seen, Seen::New) {
+        let seen = match state.replay.begin(task.id, task.content, state.seconds(), let_in) {
+            Ok(seen) => seen,
+            Err(refusal) => return refused(state, refusal, task.qos),
+        };
+        if let Some(permit) = permit {
             let attempt = Attempt::new(state.clone(), &task, permit, over.clone(), received);
             return run(attempt, task, conn, headers, over).await;
         }
-        drop(permit);
         if let Some(answer) = settled(seen).await {
             return answer;
         }

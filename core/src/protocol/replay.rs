@@ -113,28 +113,34 @@ impl<W: Clone> ReplayMemory<W> {
         self.shards[index].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Looks a task up, without noting anything.
-    pub(crate) fn look(&self, id: u128, content: u128) -> Seen<W> {
-        self.shard(id).look(id, content)
-    }
-
-    /// Looks a task up and, if it is new, notes that it runs now.
-    pub(crate) fn begin(&self, id: u128, content: u128, now_s: u64, waiter: impl FnOnce() -> W) -> Seen<W> {
+    /// Looks a task up and, if it is new and may be let in, notes that it runs now. Whoever brings the same id meanwhile
+    /// waits for the note, so that it never finds a task let in and not noted.
+    ///
+    /// # Errors
+    /// Why it was not let in; nothing is noted then.
+    pub(crate) fn begin<E>(
+        &self,
+        id: u128,
+        content: u128,
+        now_s: u64,
+        let_in: impl FnOnce() -> Result<W, E>,
+    ) -> Result<Seen<W>, E> {
         let mut shard = self.shard(id);
         shard.expire(now_s);
         let seen = shard.look(id, content);
         if !matches!(seen, Seen::New) {
-            return seen;
+            return Ok(seen);
         }
+        let waiter = let_in()?;
         if shard.ids.len() >= self.most_ids {
             self.forgotten.fetch_add(1, Relaxed);
             shard.forget_oldest();
         }
         let came_s = seconds(now_s);
         shard.ids.push_back((id, came_s));
-        let entry = Entry { content: brief(content), came_s, overdue: false, state: State::Running(waiter()) };
+        let entry = Entry { content: brief(content), came_s, overdue: false, state: State::Running(waiter) };
         shard.entries.insert(id, entry);
-        Seen::New
+        Ok(Seen::New)
     }
 
     /// Keeps the answer of a finished task.
@@ -220,6 +226,20 @@ fn seconds(now_s: u64) -> u32 {
 mod tests {
     use super::*;
 
+    fn begin<W: Clone>(memory: &ReplayMemory<W>, id: u128, content: u128, now_s: u64, waiter: W) -> Seen<W> {
+        let seen: Result<_, std::convert::Infallible> = memory.begin(id, content, now_s, || Ok(waiter));
+        let Ok(seen) = seen;
+        seen
+    }
+
+    #[test]
+    fn what_was_not_let_in_leaves_no_note() {
+        let memory = ReplayMemory::new(16, 1 << 10);
+        assert_eq!(memory.begin(id(1), 7, 0, || Err("full")), Err("full"));
+        assert_eq!(begin(&memory, id(1), 8, 0, "w"), Seen::New);
+        assert_eq!(memory.begin(id(1), 8, 0, || Err("full")), Ok(Seen::Running("w")), "asked only of what is new");
+    }
+
     fn id(n: u128) -> u128 {
         n << 64 | n
     }
@@ -227,35 +247,35 @@ mod tests {
     #[test]
     fn a_task_runs_once_and_its_answer_is_given_again() {
         let memory = ReplayMemory::new(1 << 20, 1 << 20);
-        assert_eq!(memory.begin(id(1), 7, 0, || "w"), Seen::New);
-        assert_eq!(memory.begin(id(1), 7, 0, || "x"), Seen::Running("w"));
-        assert_eq!(memory.begin(id(1), 8, 0, || "x"), Seen::Conflict);
+        assert_eq!(begin(&memory, id(1), 7, 0, "w"), Seen::New);
+        assert_eq!(begin(&memory, id(1), 7, 0, "x"), Seen::Running("w"));
+        assert_eq!(begin(&memory, id(1), 8, 0, "x"), Seen::Conflict);
         memory.finish(id(1), &Bytes::from_static(b"answer"));
-        assert_eq!(memory.begin(id(1), 7, 0, || "x"), Seen::Done(Bytes::from_static(b"answer")));
-        assert_eq!(memory.begin(id(1), 8, 0, || "x"), Seen::Conflict);
-        assert_eq!(memory.begin(id(1), 8, WINDOW_S + 1, || "y"), Seen::New);
+        assert_eq!(begin(&memory, id(1), 7, 0, "x"), Seen::Done(Bytes::from_static(b"answer")));
+        assert_eq!(begin(&memory, id(1), 8, 0, "x"), Seen::Conflict);
+        assert_eq!(begin(&memory, id(1), 8, WINDOW_S + 1, "y"), Seen::New);
     }
 
     #[test]
     fn a_task_that_did_not_run_may_come_again() {
         let memory = ReplayMemory::new(1 << 20, 1 << 20);
-        assert_eq!(memory.begin(id(1), 7, 0, || ()), Seen::New);
+        assert_eq!(begin(&memory, id(1), 7, 0, ()), Seen::New);
         memory.forget(id(1));
-        assert_eq!(memory.begin(id(1), 8, 1, || ()), Seen::New);
+        assert_eq!(begin(&memory, id(1), 8, 1, ()), Seen::New);
     }
 
     #[test]
     fn answers_leave_by_their_budget_and_ids_stay() {
         let memory = ReplayMemory::new(1 << 20, (100 + HELD_BYTES) * SHARDS);
         for n in [1, 2] {
-            assert_eq!(memory.begin(id(n * 16), 7, 0, || ()), Seen::New);
+            assert_eq!(begin(&memory, id(n * 16), 7, 0, ()), Seen::New);
             memory.finish(id(n * 16), &Bytes::from(vec![0; 60]));
         }
-        assert_eq!(memory.begin(id(16), 7, 0, || ()), Seen::Conflict, "its answer made room");
-        assert_eq!(memory.begin(id(32), 7, 0, || ()), Seen::Done(Bytes::from(vec![0; 60])));
-        assert_eq!(memory.begin(id(48), 7, 0, || ()), Seen::New);
+        assert_eq!(begin(&memory, id(16), 7, 0, ()), Seen::Conflict, "its answer made room");
+        assert_eq!(begin(&memory, id(32), 7, 0, ()), Seen::Done(Bytes::from(vec![0; 60])));
+        assert_eq!(begin(&memory, id(48), 7, 0, ()), Seen::New);
         memory.finish(id(48), &Bytes::from(vec![0; 101]));
-        assert_eq!(memory.begin(id(48), 7, 0, || ()), Seen::Conflict, "too large to hold");
+        assert_eq!(begin(&memory, id(48), 7, 0, ()), Seen::Conflict, "too large to hold");
     }
 
     #[test]
@@ -263,7 +283,7 @@ mod tests {
         let memory = ReplayMemory::new(1 << 20, 1 << 20);
         for n in 0..200_000_u128 {
             let id = id(n.wrapping_mul(0x9E37_79B9_7F4A_7C15));
-            assert_eq!(memory.begin(id, 7, 0, || ()), Seen::New);
+            assert_eq!(begin(&memory, id, 7, 0, ()), Seen::New);
             memory.finish(id, &Bytes::from_static(b"ok"));
         }
         let kept: usize = memory.shards.iter().map(|shard| shard.lock().unwrap().entries.len()).sum();
@@ -276,10 +296,10 @@ mod tests {
     #[test]
     fn a_task_that_runs_longer_than_the_window_is_not_forgotten() {
         let memory = ReplayMemory::new(1 << 20, 1 << 20);
-        assert_eq!(memory.begin(id(1), 7, 0, || ()), Seen::New);
-        assert_eq!(memory.begin(id(17), 7, WINDOW_S + 1, || ()), Seen::New);
-        assert_eq!(memory.begin(id(1), 7, WINDOW_S + 1, || ()), Seen::Running(()));
+        assert_eq!(begin(&memory, id(1), 7, 0, ()), Seen::New);
+        assert_eq!(begin(&memory, id(17), 7, WINDOW_S + 1, ()), Seen::New);
+        assert_eq!(begin(&memory, id(1), 7, WINDOW_S + 1, ()), Seen::Running(()));
         memory.finish(id(1), &Bytes::from_static(b"late"));
-        assert_eq!(memory.begin(id(1), 7, WINDOW_S + 1, || ()), Seen::New, "it left when it ended");
+        assert_eq!(begin(&memory, id(1), 7, WINDOW_S + 1, ()), Seen::New, "it left when it ended");
     }
 }
