@@ -75,6 +75,9 @@ codes! {
     ConfidentialityRequired = 2006, "CONFIDENTIALITY_REQUIRED", false, "The prompt would leave this machine unsealed.";
     PayloadInvalid = 2007, "PAYLOAD_INVALID", false, "The payload is not valid JSON.";
     PayloadTooLarge = 2008, "PAYLOAD_TOO_LARGE", false, "The payload is over the size limit.";
+    ConsumerAuthRequired = 2009, "CONSUMER_AUTH_REQUIRED", true, "The client wants a consumer token for the provider, and the directory gave none.";
+    RankerRefused = 2010, "RANKER_REFUSED", false, "The application's ranker failed, or chose what is no candidate.";
+    ProfileUnsupported = 2011, "PROFILE_UNSUPPORTED", false, "The directory does not support the profile that the call requires.";
     // 3xxx: the directory
     DirectoryUnreachable = 3001, "DIRECTORY_UNREACHABLE", true, "The directory could not be reached, or could not answer.";
     DirectoryRejected = 3002, "DIRECTORY_REJECTED", false, "The directory refused the request.";
@@ -82,12 +85,15 @@ codes! {
     DirectoryUnauthorized = 3004, "DIRECTORY_UNAUTHORIZED", false, "The directory did not accept the credential.";
     DirectoryRateLimited = 3005, "DIRECTORY_RATE_LIMITED", true, "The directory asks for a pause.";
     DirectoryMalformed = 3006, "DIRECTORY_MALFORMED", true, "The directory's answer is not one of this protocol.";
+    TicketRefused = 3007, "TICKET_REFUSED", false, "The directory's dispatch ticket could not be verified.";
+    TicketsUnavailable = 3008, "TICKETS_UNAVAILABLE", false, "The directory has no dispatch tickets, and the client accepts nothing else.";
     // 4xxx: the transport to a node
     Connect = 4001, "CONNECT", true, "No connection to the node; the task was not sent.";
     Tls = 4002, "TLS", false, "The TLS handshake failed; the task was not sent.";
     Lost = 4003, "LOST", true, "The connection broke after the task was sent; it may have run.";
     Malformed = 4004, "MALFORMED", true, "The node's answer is not one of this protocol; the task may have run.";
     ResponseTooLarge = 4005, "RESPONSE_TOO_LARGE", false, "The node's answer is over the size limit; the task may have run.";
+    ReplyUnsealed = 4006, "REPLY_UNSEALED", false, "The node's answer is not sealed as agreed, or does not open.";
     // 5xxx: the task, as the provider judged it
     TaskRejected = 5001, "TASK_REJECTED", false, "The provider refused the task.";
     Capacity = 5002, "CAPACITY", true, "Every provider that was asked is at capacity or draining.";
@@ -95,10 +101,11 @@ codes! {
     Backend = 5004, "BACKEND", true, "The provider's handler or backend failed.";
     Duplicate = 5005, "DUPLICATE", false, "The provider has seen this task id with other content, or no longer holds its result.";
     UnknownIntent = 5006, "UNKNOWN_INTENT", false, "The provider does not serve the intent.";
+    NoConsensus = 5007, "NO_CONSENSUS", true, "Not enough providers gave the same answer.";
     // 6xxx: serving
     Handler = 6001, "HANDLER", false, "The handler returned something that is not a reply.";
     Bind = 6002, "BIND", false, "The address to serve on could not be bound.";
-    // last added: UnknownIntent = 5006. 7xxx is kept for relay and NAT.
+    // last added: NoConsensus = 5007. 7xxx is kept for relay and NAT.
 }
 
 impl Code {

@@ -24,4 +24,4 @@ pub use client::{Client, Task};
 pub use directory::Directory;
 pub use error::{Code, Error, Result};
 pub use node::{Caller, Handler, Inbound, LiveNode, Node, Reply};
-pub use types::CHAT;
+pub use types::{CHAT, COMPLETION, EMBEDDING, MODERATION, SPEECH, TRANSCRIPTION};

@@ -14,8 +14,20 @@ use crate::error::{Code, Error, Result};
 use crate::types::Intent;
 
 mod calls;
+mod client;
+mod inference;
+mod policy;
 
-pub use calls::{Chat, ChatMessage, Discover, TaskOptions};
+pub use calls::{Discover, TaskOptions};
+pub use client::ClientOptions;
+pub use inference::{
+    Chat, ChatMessage, Completion, Content, ContentPart, Embedding, ImageUrl, InputAudio, Moderation, Speech,
+    Transcription,
+};
+pub use policy::{
+    Consensus, ConsumerAuth, IdentityLevel, PolicyProfile, ProfileRequest, RouteConstraints, RouteDiscovery,
+    RoutingPolicy, RoutingStrategy, RuntimeIdentity,
+};
 
 /// The longest time a task may ask for, in milliseconds (specification: SDK-04).
 pub const MAX_TIMEOUT_MS: u64 = 120_000;
@@ -144,58 +156,6 @@ impl Validate for QueueOptions {
     fn validate(&self) -> Result<()> {
         in_range(Self::WHAT, "max_events", self.max_events, 2, 1 << 24)?;
         in_range(Self::WHAT, "max_bytes", self.max_bytes, 1 << 10, 1 << 40)
-    }
-}
-
-/// How a client finds nodes and how long it waits for them.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-#[non_exhaustive]
-pub struct ClientOptions {
-    /// Base URL of the directory; `/v1/...` is appended. An `/api` at the end belongs to it.
-    pub directory: String,
-    /// Time for one whole submit, all attempts included, in milliseconds; at most 120,000.
-    pub timeout_ms: u64,
-    /// Preferred region of the nodes, unless a call names one.
-    pub region: Option<String>,
-    /// Times a task may be sent to the same node, where sending again is allowed at all.
-    pub max_attempts: u32,
-    /// How long a list of nodes is used before the directory is asked again, in milliseconds.
-    pub route_ttl_ms: u64,
-    /// The largest answer that is read from a node, in bytes.
-    pub max_response_bytes: usize,
-    /// The largest task that is sent, in bytes.
-    pub max_request_bytes: usize,
-    /// Longest silence between two pieces of an answer that has begun, in milliseconds.
-    pub idle_timeout_ms: u64,
-}
-
-impl Default for ClientOptions {
-    fn default() -> Self {
-        ClientOptions {
-            directory: "http://127.0.0.1:9480".into(),
-            timeout_ms: 30_000,
-            region: None,
-            max_attempts: 3,
-            route_ttl_ms: 30_000,
-            max_response_bytes: 32 << 20,
-            max_request_bytes: 16 << 20,
-            idle_timeout_ms: 10_000,
-        }
-    }
-}
-
-impl Validate for ClientOptions {
-    const WHAT: &'static str = "a client";
-
-    fn validate(&self) -> Result<()> {
-        check_timeout(self.timeout_ms)?;
-        check_routing(Self::WHAT, self.region.as_deref(), None, None)?;
-        in_range(Self::WHAT, "max_attempts", self.max_attempts, 1, 10)?;
-        in_range(Self::WHAT, "route_ttl_ms", self.route_ttl_ms, 0, 3_600_000)?;
-        in_range(Self::WHAT, "max_response_bytes", self.max_response_bytes, 1 << 10, 1 << 30)?;
-        in_range(Self::WHAT, "max_request_bytes", self.max_request_bytes, 1 << 10, 1 << 30)?;
-        in_range(Self::WHAT, "idle_timeout_ms", self.idle_timeout_ms, 10, MAX_TIMEOUT_MS)
     }
 }
 

@@ -8,12 +8,29 @@ use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use subtle::ConstantTimeEq as _;
 use uuid::Uuid;
+use zeroize::Zeroizing;
 
 use crate::error::{Code, Error, Result};
 
 /// The intent of a chat with a language model.
 pub const CHAT: &str = "urn:iicp:intent:llm:chat:v1";
+
+/// The intent of a text completion.
+pub const COMPLETION: &str = "urn:iicp:intent:llm:completion:v1";
+
+/// The intent of turning texts into vectors.
+pub const EMBEDDING: &str = "urn:iicp:intent:llm:embedding:v1";
+
+/// The intent of writing down speech.
+pub const TRANSCRIPTION: &str = "urn:iicp:intent:audio:transcribe:v1";
+
+/// The intent of speaking a text.
+pub const SPEECH: &str = "urn:iicp:intent:audio:speech:v1";
+
+/// The intent of judging a text.
+pub const MODERATION: &str = "urn:iicp:intent:safety:moderate:v1";
 
 /// Deepest nesting of JSON that is accepted from anyone.
 pub const MAX_JSON_DEPTH: usize = 128;
@@ -291,6 +308,70 @@ pub(crate) fn check_depth(json: &[u8]) -> Result<(), usize> {
     Ok(())
 }
 
+/// A credential. `Debug` and JSON show only that there is one; the memory is wiped when it is dropped.
+#[derive(Clone, Deserialize)]
+#[serde(from = "String")]
+pub struct Secret(Zeroizing<String>);
+
+impl JsonSchema for Secret {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Secret".into()
+    }
+
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        String::json_schema(generator)
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+}
+
+impl Secret {
+    /// The credential itself; not for logs.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether it may stand in a header.
+    pub(crate) fn is_header_text(&self) -> bool {
+        (1..=4096).contains(&self.0.len()) && self.0.bytes().all(|b| b.is_ascii_graphic())
+    }
+}
+
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Secret(Zeroizing::new(text))
+    }
+}
+
+impl From<&str> for Secret {
+    fn from(text: &str) -> Self {
+        text.to_owned().into()
+    }
+}
+
+impl PartialEq for Secret {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.as_bytes().ct_eq(other.0.as_bytes()).into()
+    }
+}
+
+impl Eq for Secret {}
+
+impl Serialize for Secret {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str("<secret>")
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(<secret>)")
+    }
+}
+
 /// A provider as the directory describes it. Everything but id and endpoint may be missing.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
@@ -313,6 +394,14 @@ pub struct NodeInfo {
     pub reputation_score: Option<f64>,
     /// The key to seal tasks to, as the directory shows it.
     pub cx_public_key: Option<serde_json::Value>,
+    /// How well the node is, in the directory's words.
+    pub health_label: Option<String>,
+    /// Whether the directory has reached the node itself.
+    pub directory_observed_reachable: Option<bool>,
+    /// Whether a browser can call the node.
+    pub browser_usable: Option<bool>,
+    /// What the node promises about the tasks it is given, and how firmly, as the directory states it.
+    pub node_policy_manifest: Option<serde_json::Value>,
 }
 
 /// Tokens that a chat used, as the provider counted them.
@@ -334,8 +423,36 @@ pub struct Usage {
 pub struct Timings {
     /// Asking the directory; zero if a known route was used.
     pub discover: Duration,
-    /// From the first byte of the submit to its result.
+    /// Choosing among the candidates, the application's ranker included.
+    pub select: Duration,
+    /// Connecting to the node that answered; zero if a connection was there.
+    pub connect: Duration,
+    /// From sending the task to the first byte of the answer, connecting included.
+    pub first_byte: Duration,
+    /// The engine's own work: what is left of the total after waiting for directory, ranker, nodes and pauses.
+    pub overhead: Duration,
+    /// From the call of the submit to its result.
     pub total: Duration,
+}
+
+/// How the node of a task was chosen, without anything that is private: no prompt, answer, endpoint or token.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct RoutingReceipt {
+    /// Always `iicp-routing-receipt-v1`.
+    pub receipt_version: String,
+    /// What chose: a strategy, `directory_ticket_v1/<strategy>`, or `external_ranker/<policy>/<mode>`.
+    pub selection_profile: String,
+    /// Nodes that the task could have been sent to.
+    pub eligible_candidate_count: usize,
+    /// The first eight characters of the node's id.
+    pub selected_node_id_prefix: String,
+    /// The first twelve characters of the ticket's id, if the route came with a ticket.
+    pub dispatch_ticket_id_prefix: Option<String>,
+    /// What the directory said about the profile that was asked for: `compatible` or `unsupported`.
+    pub profile_negotiation: Option<String>,
+    /// What was left out: always `prompt_response_endpoint_token_excluded`.
+    pub redaction: String,
 }
 
 /// A finished task.
@@ -354,6 +471,10 @@ pub struct TaskResult {
     pub traceparent: String,
     /// Where the time went.
     pub timings: Timings,
+    /// How the node was chosen.
+    pub receipt: RoutingReceipt,
+    /// Whether task and answer were sealed.
+    pub sealed: bool,
 }
 
 /// The answer to a chat.

@@ -23,7 +23,7 @@ use crate::protocol::retry::{Outcome, Plan, Step};
 use crate::runtime::TaskGroup;
 use crate::telemetry;
 use crate::transport::http_client::{Call, HttpClient};
-use crate::types::{CHAT, ChatReply, NodeInfo, Payload, TaskResult, Timings, Traceparent};
+use crate::types::{ChatReply, NodeInfo, Payload, TaskResult, Timings, Traceparent};
 use crate::wire::task::write_request;
 use attempt::Failed;
 
@@ -103,29 +103,8 @@ impl fmt::Debug for Client {
 
 fn chat_task(chat: Chat) -> Result<Task> {
     chat.validate()?;
-    let mut payload = serde_json::json!({ "messages": chat.messages });
-    // Providers look for these beside the messages.
-    if let Some(model) = &chat.model {
-        payload["model"] = model.as_str().into();
-    }
-    if let Some(max_tokens) = chat.max_tokens {
-        payload["max_tokens"] = max_tokens.into();
-    }
-    if let Some(temperature) = chat.temperature {
-        payload["temperature"] = temperature.into();
-    }
-    let options = TaskOptions {
-        intent: CHAT.into(),
-        timeout_ms: chat.timeout_ms,
-        idempotent: chat.idempotent,
-        region: chat.region,
-        qos: chat.qos,
-        model: chat.model,
-        min_reputation: chat.min_reputation,
-        traceparent: chat.traceparent,
-        ..TaskOptions::default()
-    };
-    Ok(Task { options, payload: payload.into() })
+    let (options, payload) = chat.into_task();
+    Ok(Task { options, payload: serde_json::Value::Object(payload).into() })
 }
 
 fn out_of_time(timeout: Duration) -> Error {
@@ -257,7 +236,9 @@ impl<'a> Submit<'a> {
             result,
             attempts: self.attempts,
             traceparent: self.trace.as_str().to_owned(),
-            timings: Timings { discover: self.discover, total: self.started.elapsed() },
+            timings: Timings { discover: self.discover, total: self.started.elapsed(), ..Timings::default() },
+            receipt: crate::types::RoutingReceipt::default(),
+            sealed: false,
         })
     }
 }

@@ -1,12 +1,12 @@
 //! What one call of a client may say.
 
-use std::fmt;
-use std::time::Duration;
-
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Validate, check_node_id, check_routing, check_task_id, check_timeout, in_range, millis};
+use super::{
+    Consensus, ProfileRequest, RouteConstraints, RoutingPolicy, Validate, check_node_id, check_routing, check_task_id,
+    check_timeout, in_range,
+};
 use crate::error::{Code, Error, Result};
 use crate::types::{Intent, Qos, Traceparent};
 
@@ -27,11 +27,24 @@ pub struct Discover {
     pub min_reputation: Option<f64>,
     /// Most nodes to return, 1 to 50.
     pub limit: u32,
+    /// Whether only nodes that a browser can call are returned.
+    pub browser_usable_only: bool,
+    /// A profile that the directory is to take into account.
+    pub profile_request: Option<ProfileRequest>,
 }
 
 impl Default for Discover {
     fn default() -> Self {
-        Discover { intent: String::new(), region: None, qos: None, model: None, min_reputation: None, limit: 10 }
+        Discover {
+            intent: String::new(),
+            region: None,
+            qos: None,
+            model: None,
+            min_reputation: None,
+            limit: 10,
+            browser_usable_only: false,
+            profile_request: None,
+        }
     }
 }
 
@@ -84,6 +97,7 @@ impl Validate for Discover {
     fn validate(&self) -> Result<()> {
         Intent::parse(&self.intent)?;
         in_range(Self::WHAT, "limit", self.limit, 1, 50)?;
+        self.profile_request.as_ref().map_or(Ok(()), ProfileRequest::validate)?;
         check_routing(Self::WHAT, self.region.as_deref(), self.model.as_deref(), self.min_reputation)
     }
 }
@@ -113,6 +127,12 @@ pub struct TaskOptions {
     pub traceparent: Option<String>,
     /// Id of the node on whose behalf the task is sent, if there is one.
     pub source_node_id: Option<String>,
+    /// Who may be sent the task; by default as the client says.
+    pub routing_policy: Option<RoutingPolicy>,
+    /// What is asked of the route and never told to a provider; what it does not give is taken from the task.
+    pub route: Option<RouteConstraints>,
+    /// How many nodes run the task and must agree; by default one, whose result counts.
+    pub consensus: Option<Consensus>,
 }
 
 impl Validate for TaskOptions {
@@ -137,158 +157,8 @@ impl Validate for TaskOptions {
                 "option traceparent of a task must be 00-<32 hex>-<16 hex>-<2 hex>",
             ));
         }
-        check_routing(Self::WHAT, self.region.as_deref(), self.model.as_deref(), self.min_reputation)
-    }
-}
-
-/// One message of a chat.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct ChatMessage {
-    /// `system`, `user`, `assistant` or `tool`.
-    pub role: String,
-    /// The text.
-    pub content: String,
-}
-
-impl fmt::Debug for ChatMessage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ChatMessage {{ role: {:?}, content: <{} bytes> }}", self.role, self.content.len())
-    }
-}
-
-/// A chat task: messages and the usual knobs of inference.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-#[non_exhaustive]
-pub struct Chat {
-    /// The conversation, oldest first.
-    pub messages: Vec<ChatMessage>,
-    /// The model that must answer.
-    pub model: Option<String>,
-    /// Most tokens of the answer.
-    pub max_tokens: Option<u32>,
-    /// Sampling temperature, 0 to 2.
-    pub temperature: Option<f64>,
-    /// Time for the whole call, in milliseconds, at most 120,000; by default the client's.
-    pub timeout_ms: Option<u64>,
-    /// Whether the chat may be sent again when it may have run already; it harms no one, so by default yes.
-    pub idempotent: bool,
-    /// Preferred region, by default the client's.
-    pub region: Option<String>,
-    /// Quality of service.
-    pub qos: Option<Qos>,
-    /// Least reputation of the node, 0 to 1.
-    pub min_reputation: Option<f64>,
-    /// W3C trace context of the caller; by default a fresh one.
-    pub traceparent: Option<String>,
-}
-
-impl Default for Chat {
-    fn default() -> Self {
-        Chat {
-            messages: Vec::new(),
-            model: None,
-            max_tokens: None,
-            temperature: None,
-            timeout_ms: None,
-            idempotent: true,
-            region: None,
-            qos: None,
-            min_reputation: None,
-            traceparent: None,
-        }
-    }
-}
-
-impl Chat {
-    /// A chat that begins with a user's message.
-    #[must_use]
-    pub fn user(content: impl Into<String>) -> Self {
-        Chat::default().message("user", content)
-    }
-
-    /// A chat that begins with a system message.
-    #[must_use]
-    pub fn system(content: impl Into<String>) -> Self {
-        Chat::default().message("system", content)
-    }
-
-    /// Adds a message.
-    #[must_use]
-    pub fn message(mut self, role: impl Into<String>, content: impl Into<String>) -> Self {
-        self.messages.push(ChatMessage { role: role.into(), content: content.into() });
-        self
-    }
-
-    /// Asks for a model.
-    #[must_use]
-    pub fn model(mut self, model: impl Into<String>) -> Self {
-        self.model = Some(model.into());
-        self
-    }
-
-    /// Limits the tokens of the answer.
-    #[must_use]
-    pub fn max_tokens(mut self, most: u32) -> Self {
-        self.max_tokens = Some(most);
-        self
-    }
-
-    /// Sets the sampling temperature, 0 to 2.
-    #[must_use]
-    pub fn temperature(mut self, temperature: f64) -> Self {
-        self.temperature = Some(temperature);
-        self
-    }
-
-    /// Sets the time for the whole call, at most 120 s.
-    #[must_use]
-    pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout_ms = Some(millis(timeout));
-        self
-    }
-}
-
-impl From<&str> for Chat {
-    fn from(content: &str) -> Self {
-        Chat::user(content)
-    }
-}
-
-impl From<String> for Chat {
-    fn from(content: String) -> Self {
-        Chat::user(content)
-    }
-}
-
-impl Validate for Chat {
-    const WHAT: &'static str = "a chat";
-
-    fn validate(&self) -> Result<()> {
-        if self.messages.is_empty() {
-            return Err(Error::new(
-                Code::ConfigInvalid,
-                "option messages of a chat is empty; give at least one message",
-            ));
-        }
-        for message in &self.messages {
-            if !matches!(message.role.as_str(), "system" | "developer" | "user" | "assistant" | "tool") {
-                return Err(Error::new(
-                    Code::ConfigInvalid,
-                    "a message's role must be system, developer, user, assistant or tool",
-                ));
-            }
-        }
-        if let Some(temperature) = self.temperature {
-            in_range(Self::WHAT, "temperature", temperature, 0.0, 2.0)?;
-        }
-        if let Some(max_tokens) = self.max_tokens {
-            in_range(Self::WHAT, "max_tokens", max_tokens, 1, u32::MAX)?;
-        }
-        if let Some(timeout_ms) = self.timeout_ms {
-            check_timeout(timeout_ms)?;
-        }
+        self.routing_policy.as_ref().map_or(Ok(()), RoutingPolicy::validate)?;
+        self.route.as_ref().map_or(Ok(()), RouteConstraints::validate)?;
         check_routing(Self::WHAT, self.region.as_deref(), self.model.as_deref(), self.min_reputation)
     }
 }

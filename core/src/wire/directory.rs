@@ -120,6 +120,14 @@ struct NodeEntry {
     /// The old name of the key, still sent by one directory; only an object is the sealing key.
     #[serde(default)]
     public_key: Option<Value>,
+    #[serde(default)]
+    health_label: Option<String>,
+    #[serde(default)]
+    directory_observed_reachable: Option<bool>,
+    #[serde(default)]
+    browser_usable: Option<bool>,
+    #[serde(default)]
+    node_policy_manifest: Option<Value>,
 }
 
 /// Reads the nodes of a discovery. An entry that cannot be read is skipped, never the whole list.
@@ -146,6 +154,10 @@ fn read_node(entry: &str) -> Option<NodeInfo> {
         load: entry.load,
         reputation_score: entry.reputation_score,
         cx_public_key: entry.cx_public_key.or(entry.public_key).filter(Value::is_object),
+        health_label: entry.health_label,
+        directory_observed_reachable: entry.directory_observed_reachable,
+        browser_usable: entry.browser_usable,
+        node_policy_manifest: entry.node_policy_manifest.filter(Value::is_object),
     })
 }
 
