@@ -20,7 +20,7 @@ mod node;
 mod directory;
 pub mod bridge;
 
-pub use client::{Client, Task};
+pub use client::{CandidateEvidence, CandidateRanker, Client, RankChoice, RankMode, RankRequest, Task};
 pub use directory::Directory;
 pub use error::{Code, Error, Result};
 pub use node::{Caller, Handler, Inbound, LiveNode, Node, Reply};

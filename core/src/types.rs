@@ -1,7 +1,6 @@
 //! The nouns of the protocol, named as the specification names them.
 
 use std::fmt;
-use std::time::Duration;
 
 use bytes::Bytes;
 use schemars::JsonSchema;
@@ -13,6 +12,13 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use crate::error::{Code, Error, Result};
+
+mod replies;
+
+pub use replies::{
+    ChatReply, CompletionReply, EmbeddingReply, Judgement, ModerationReply, RoutingReceipt, SpeechReply, TaskResult,
+    Timings, TranscriptionReply, Usage,
+};
 
 /// The intent of a chat with a language model.
 pub const CHAT: &str = "urn:iicp:intent:llm:chat:v1";
@@ -402,154 +408,6 @@ pub struct NodeInfo {
     pub browser_usable: Option<bool>,
     /// What the node promises about the tasks it is given, and how firmly, as the directory states it.
     pub node_policy_manifest: Option<serde_json::Value>,
-}
-
-/// Tokens that a chat used, as the provider counted them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-#[non_exhaustive]
-pub struct Usage {
-    /// Tokens of the messages.
-    pub prompt_tokens: u64,
-    /// Tokens of the answer.
-    pub completion_tokens: u64,
-    /// Both together.
-    pub total_tokens: u64,
-}
-
-/// Where the time of a submit went.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Timings {
-    /// Asking the directory; zero if a known route was used.
-    pub discover: Duration,
-    /// Choosing among the candidates, the application's ranker included.
-    pub select: Duration,
-    /// Connecting to the node that answered; zero if a connection was there.
-    pub connect: Duration,
-    /// From sending the task to the first byte of the answer, connecting included.
-    pub first_byte: Duration,
-    /// The engine's own work: what is left of the total after waiting for directory, ranker, nodes and pauses.
-    pub overhead: Duration,
-    /// From the call of the submit to its result.
-    pub total: Duration,
-}
-
-/// How the node of a task was chosen, without anything that is private: no prompt, answer, endpoint or token.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
-pub struct RoutingReceipt {
-    /// Always `iicp-routing-receipt-v1`.
-    pub receipt_version: String,
-    /// What chose: a strategy, `directory_ticket_v1/<strategy>`, or `external_ranker/<policy>/<mode>`.
-    pub selection_profile: String,
-    /// Nodes that the task could have been sent to.
-    pub eligible_candidate_count: usize,
-    /// The first eight characters of the node's id.
-    pub selected_node_id_prefix: String,
-    /// The first twelve characters of the ticket's id, if the route came with a ticket.
-    pub dispatch_ticket_id_prefix: Option<String>,
-    /// What the directory said about the profile that was asked for: `compatible` or `unsupported`.
-    pub profile_negotiation: Option<String>,
-    /// What was left out: always `prompt_response_endpoint_token_excluded`.
-    pub redaction: String,
-}
-
-/// A finished task.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct TaskResult {
-    /// Id of the task.
-    pub task_id: String,
-    /// Id of the node that ran it.
-    pub node_id: String,
-    /// What the handler returned.
-    pub result: Payload,
-    /// How often the task was sent, at least once.
-    pub attempts: u32,
-    /// The trace that all calls of this submit carried.
-    pub traceparent: String,
-    /// Where the time went.
-    pub timings: Timings,
-    /// How the node was chosen.
-    pub receipt: RoutingReceipt,
-    /// Whether task and answer were sealed.
-    pub sealed: bool,
-}
-
-/// The answer to a chat.
-#[derive(Clone)]
-#[non_exhaustive]
-pub struct ChatReply {
-    text: String,
-    /// Tokens used, if the provider counted them.
-    pub usage: Option<Usage>,
-    /// The model that answered, if the provider says.
-    pub model: Option<String>,
-    /// Id of the node that answered.
-    pub node_id: String,
-    /// The finished task; its result is the provider's whole reply.
-    pub task: TaskResult,
-}
-
-impl ChatReply {
-    /// Reads the first choice of a chat completion; a handler that returned bare text or `{"text": …}` is read too.
-    ///
-    /// # Errors
-    /// `MALFORMED` if there is no text in the result.
-    pub(crate) fn read(task: TaskResult) -> Result<Self> {
-        #[derive(Deserialize)]
-        struct Message {
-            content: Option<String>,
-        }
-        #[derive(Deserialize)]
-        struct Choice {
-            message: Message,
-        }
-        #[derive(Deserialize)]
-        struct Completion {
-            #[serde(default)]
-            choices: Vec<Choice>,
-            text: Option<String>,
-            usage: Option<Usage>,
-            model: Option<String>,
-        }
-        if let Ok(text) = task.result.json::<String>() {
-            return Ok(ChatReply { text, usage: None, model: None, node_id: task.node_id.clone(), task });
-        }
-        let malformed = || {
-            Error::new(
-                Code::Malformed,
-                format!(
-                    "node {} answered the chat with a result that holds no message; ask its operator",
-                    task.node_id
-                ),
-            )
-        };
-        let completion: Completion = task.result.json().map_err(|_| malformed())?;
-        let text = match completion.choices.into_iter().next() {
-            Some(choice) => choice.message.content.unwrap_or_default(),
-            None => completion.text.ok_or_else(malformed)?,
-        };
-        Ok(ChatReply { text, usage: completion.usage, model: completion.model, node_id: task.node_id.clone(), task })
-    }
-
-    /// The text of the answer.
-    #[must_use]
-    pub fn text(&self) -> &str {
-        &self.text
-    }
-}
-
-impl fmt::Debug for ChatReply {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ChatReply")
-            .field("text", &format_args!("<{} bytes>", self.text.len()))
-            .field("usage", &self.usage)
-            .field("model", &self.model)
-            .field("node_id", &self.node_id)
-            .finish_non_exhaustive()
-    }
 }
 
 #[cfg(test)]

@@ -46,6 +46,7 @@ event_kinds! {
     Chunk = 2, "CHUNK", "A part of an operation's result; more events of the operation follow.";
     Task = 3, "TASK", "An inbound task that waits for an answer.";
     TaskCancel = 4, "TASK_CANCEL", "An inbound task needs no answer any more: its caller left, its deadline passed or its node closed.";
+    Rank = 5, "RANK", "An operation asks the application which candidate goes first; it waits for an answer.";
 }
 
 impl EventKind {

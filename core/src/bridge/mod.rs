@@ -18,6 +18,7 @@
 
 mod event;
 mod ids;
+mod inference;
 mod ops;
 mod queue;
 #[cfg(any(test, feature = "testing"))]
@@ -35,6 +36,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 
 pub use event::{Event, EventKind};
+pub use inference::Inference;
 pub use wake::Doorbell;
 
 use ids::{Kind, Table};

@@ -2,18 +2,20 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicI32, Ordering::AcqRel, Ordering::Acquire};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use pin_project_lite::pin_project;
+use tokio::sync::oneshot;
 
 use super::Tables;
 use super::event::{Event, EventKind};
 use super::queue::{Queue, Seat};
 use crate::error::{Code, Error, Result};
+use crate::client::RankChoice;
 
 /// What a verb hands to its `DONE`.
 #[derive(Default)]
@@ -33,6 +35,8 @@ pub(super) struct Op {
     /// The number of the code to stop with, 0 while nobody asked to.
     stop: AtomicI32,
     waker: AtomicWaker,
+    /// Who waits for the host's ranking.
+    ranking: Mutex<Option<oneshot::Sender<Result<Option<RankChoice>>>>>,
 }
 
 impl Op {
@@ -57,6 +61,22 @@ impl Op {
 
     pub(super) fn ends_in(&self, queue: &Arc<Queue>) -> bool {
         Arc::ptr_eq(self.seat.queue(), queue)
+    }
+
+    /// Asks the host which candidate goes first, and waits for [`Op::ranked`].
+    pub(super) async fn rank(&self, json: String) -> Result<Option<RankChoice>> {
+        let (answer, answered) = oneshot::channel();
+        *self.ranking.lock().unwrap_or_else(PoisonError::into_inner) = Some(answer);
+        self.seat.push(Event { json, ..Event::new(EventKind::Rank, self.id, self.tag) }).await?;
+        answered.await.unwrap_or_else(|_| Err(Error::new(Code::Closed, "the ranker was not heard")))
+    }
+
+    /// Answers the question of [`Op::rank`].
+    pub(super) fn ranked(&self, choice: Result<Option<RankChoice>>) -> Result<()> {
+        let asked = self.ranking.lock().unwrap_or_else(PoisonError::into_inner).take();
+        asked.and_then(|asked| asked.send(choice).ok()).ok_or_else(|| {
+            Error::new(Code::StaleId, format!("operation {:#018x} does not ask for a ranking, or no longer", self.id))
+        })
     }
 
     /// Pushes a part of the result when the queue has room for it.
@@ -100,7 +120,7 @@ impl Tables {
     {
         let mut made = None;
         let id = self.operations.insert(|id| {
-            let op = Op { id, tag, owner, seat, stop: AtomicI32::new(0), waker: AtomicWaker::new() };
+            let op = Op { id, tag, owner, seat, stop: AtomicI32::new(0), waker: AtomicWaker::new(), ranking: Mutex::default() };
             made.insert(Arc::new(op)).clone()
         })?;
         let op = made.ok_or_else(|| Error::new(Code::Internal, "an operation was not registered"))?;

@@ -8,6 +8,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::ids::Table;
+use super::inference::ranker;
 use super::ops::Outcome;
 use super::queue::Queue;
 use super::serve::{ForeignHandler, to_json};
@@ -17,7 +18,7 @@ use crate::directory::Directory;
 use crate::error::{Code, Error, Result};
 use crate::node::{LiveNode, Node};
 use crate::options::{Chat, ClientOptions, DirectoryOptions, Discover, NodeOptions, TaskOptions, from_json};
-use crate::types::{Payload, TaskResult, Usage};
+use crate::types::{Payload, RoutingReceipt, TaskResult, Usage};
 
 /// A node that serves with the host's code.
 pub(super) struct Serving {
@@ -36,23 +37,31 @@ impl Serving {
 }
 
 #[derive(Serialize)]
-struct Finished<'a> {
+pub(super) struct Finished<'a> {
     task_id: &'a str,
     node_id: &'a str,
     attempts: u32,
     traceparent: &'a str,
     timings_ms: TimingsMs,
+    receipt: &'a RoutingReceipt,
+    sealed: bool,
 }
 
 #[derive(Serialize)]
 struct TimingsMs {
     discover: f64,
+    select: f64,
+    connect: f64,
+    first_byte: f64,
+    overhead: f64,
     total: f64,
 }
 
 #[derive(Serialize)]
 struct Chatted<'a> {
     text: &'a str,
+    tool_calls: &'a [serde_json::Map<String, serde_json::Value>],
+    finish_reason: Option<&'a str>,
     usage: Option<Usage>,
     model: Option<&'a str>,
     #[serde(flatten)]
@@ -84,7 +93,16 @@ impl<'a> From<&'a TaskResult> for Finished<'a> {
             node_id: &task.node_id,
             attempts: task.attempts,
             traceparent: &task.traceparent,
-            timings_ms: TimingsMs { discover: ms(task.timings.discover), total: ms(task.timings.total) },
+            timings_ms: TimingsMs {
+                discover: ms(task.timings.discover),
+                select: ms(task.timings.select),
+                connect: ms(task.timings.connect),
+                first_byte: ms(task.timings.first_byte),
+                overhead: ms(task.timings.overhead),
+                total: ms(task.timings.total),
+            },
+            receipt: &task.receipt,
+            sealed: task.sealed,
         }
     }
 }
@@ -160,7 +178,13 @@ impl Bridge {
     }
 
     /// Submits a task; `body` is its payload, a JSON text. `DONE.body` is the result, `DONE.json` is `{"task_id",
-    /// "node_id", "attempts", "traceparent", "timings_ms": {"discover", "total"}}`.
+    /// "node_id", "attempts", "traceparent", "timings_ms": {"discover", "select", "connect", "first_byte", "overhead",
+    /// "total"}, "receipt": {"receipt_version", "selection_profile", "eligible_candidate_count",
+    /// "selected_node_id_prefix", "dispatch_ticket_id_prefix", "profile_negotiation", "redaction"}, "sealed"}`.
+    ///
+    /// If the client was made with `external_ranker`, a `RANK` event with the operation's `id` and `tag` comes before:
+    /// its `json` is `{"request_ref", "intent", "candidates": [{"candidate_ref", "models", "directory_score", "load",
+    /// "health_label", "directory_observed_reachable", "schema_version"}]}`; answer it with [`Bridge::rank_finish`].
     ///
     /// # Errors
     /// 2xxx for the options and the payload; `QUEUE_FULL`, `STALE_ID`, `CLOSED`, `FORKED`.
@@ -170,15 +194,18 @@ impl Bridge {
         let options: TaskOptions = from_json(task_json)?;
         let task = Task { options, payload: Payload::from_json(body)? };
         let seat = tables.queues.get(queue)?.promise()?;
-        self.launch(seat, tag, client, |_| async move {
-            let done = caller.submit(task).await?;
-            let json = to_json(&Finished::from(&done))?;
-            Ok(Outcome { json, body: done.result.into_bytes(), ..Outcome::default() })
+        self.launch(seat, tag, client, |op| {
+            let ranker = ranker(&caller, op);
+            async move {
+                let done = caller.submit_ranked(task, ranker).await?;
+                let json = to_json(&Finished::from(&done))?;
+                Ok(Outcome { json, body: done.result.into_bytes(), ..Outcome::default() })
+            }
         })
     }
 
-    /// Chats. `DONE.json` is that of [`Bridge::submit`] with `text`, `usage` and `model` (null if unknown) besides,
-    /// `DONE.body` the provider's whole reply.
+    /// Chats. `DONE.json` is that of [`Bridge::submit`] with `text`, `tool_calls`, `finish_reason`, `usage` and `model`
+    /// (null if unknown) besides, `DONE.body` the provider's whole reply.
     ///
     /// # Errors
     /// 2xxx for the options; `QUEUE_FULL`, `STALE_ID`, `CLOSED`, `FORKED`.
@@ -187,16 +214,21 @@ impl Bridge {
         let caller = tables.clients.get(client)?;
         let chat: Chat = from_json(chat_json)?;
         let seat = tables.queues.get(queue)?.promise()?;
-        self.launch(seat, tag, client, |_| async move {
-            let reply = caller.chat(chat).await?;
-            let chatted = Chatted {
-                text: reply.text(),
-                usage: reply.usage,
-                model: reply.model.as_deref(),
-                task: Finished::from(&reply.task),
-            };
-            let json = to_json(&chatted)?;
-            Ok(Outcome { json, body: reply.task.result.into_bytes(), ..Outcome::default() })
+        self.launch(seat, tag, client, |op| {
+            let ranker = ranker(&caller, op);
+            async move {
+                let reply = caller.chat_ranked(chat, ranker).await?;
+                let chatted = Chatted {
+                    text: reply.text(),
+                    tool_calls: &reply.tool_calls,
+                    finish_reason: reply.finish_reason.as_deref(),
+                    usage: reply.usage,
+                    model: reply.model.as_deref(),
+                    task: Finished::from(&reply.task),
+                };
+                let json = to_json(&chatted)?;
+                Ok(Outcome { json, body: reply.task.result.into_bytes(), ..Outcome::default() })
+            }
         })
     }
 

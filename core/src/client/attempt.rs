@@ -1,37 +1,201 @@
 //! One sending of a task to one node, and what its answer means.
 
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use bytes::Bytes;
+use http::Method;
+use tokio::time::Instant;
+
+use super::Inner;
+use super::submit::Submit;
+use crate::crypto::cx::ReplyKey;
+use crate::discovery::routes::Route;
 use crate::error::{Code, Error, Result};
 use crate::protocol::retry::Outcome;
-use crate::transport::http_client::{NoReply, Reply};
-use crate::types::Payload;
+use crate::protocol::sealed::open_reply;
+use crate::telemetry;
+use crate::transport::http_client::{Call, NoReply, Redirects, Reply};
+use crate::types::{Payload, Secret};
 use crate::wire::failure::Failure;
-use crate::wire::task::read_reply;
+use crate::protocol::breaker::Admission;
+use crate::wire::task::{TaskBody, write_request};
+
+/// What one attempt brought.
+pub(super) struct Sent {
+    pub(super) result: Payload,
+    pub(super) sealed: bool,
+    pub(super) connect: Duration,
+    pub(super) first_byte: Duration,
+    /// Time that passed at others: the directory for a token, the node for an answer.
+    pub(super) waited: Duration,
+}
 
 /// Why an attempt brought no result, and whether the task may be sent again.
 #[derive(Debug)]
 pub(super) struct Failed {
     pub(super) error: Error,
     pub(super) outcome: Outcome,
+    pub(super) waited: Duration,
 }
 
 impl Failed {
     fn new(code: Code, message: String, outcome: Outcome) -> Self {
-        Failed { error: Error::new(code, message), outcome }
+        Failed { error: Error::new(code, message), outcome, waited: Duration::ZERO }
+    }
+
+    fn elsewhere(error: Error) -> Self {
+        Failed { error, outcome: Outcome::Elsewhere, waited: Duration::ZERO }
+    }
+}
+
+/// The right to try a node: its circuit learns how it went, also when the attempt is dropped half-way.
+struct Passage<'a> {
+    client: &'a Inner,
+    node_id: &'a str,
+    /// Whether this is the one task that tries whether the node is well again, and has not said so yet.
+    probe: bool,
+}
+
+impl<'a> Passage<'a> {
+    fn admit(client: &'a Inner, node_id: &'a str) -> Result<Self, Failed> {
+        match client.breakers().admit(node_id, client.started.elapsed()) {
+            Admission::Closed => Ok(Passage { client, node_id, probe: false }),
+            Admission::Probe => Ok(Passage { client, node_id, probe: true }),
+            Admission::Open { .. } => {
+                let why = format!("node {node_id} failed too often and is left alone for a while");
+                Err(Failed::new(Code::Connect, why, Outcome::Elsewhere))
+            }
+        }
+    }
+
+    fn report(mut self, went_well: bool) {
+        self.probe = false;
+        self.client.breakers().report(self.node_id, went_well, self.client.started.elapsed());
+    }
+}
+
+impl Drop for Passage<'_> {
+    fn drop(&mut self) {
+        if self.probe {
+            self.client.breakers().release(self.node_id);
+        }
+    }
+}
+
+impl Submit<'_> {
+    /// Sends the task to the candidate at this place.
+    pub(super) async fn send(&self, route: &Arc<Route>, at: usize) -> Result<Sent, Failed> {
+        let result = self.try_to_send(route, at).await;
+        if let Err(failed) = &result {
+            self.note_failure(route, failed);
+        }
+        result
+    }
+
+    async fn try_to_send(&self, route: &Route, at: usize) -> Result<Sent, Failed> {
+        let node_id = route.node.node_id.as_str();
+        let passage = Passage::admit(self.client, node_id)?;
+        let begun = Instant::now();
+        let tokens = &self.client.tokens;
+        let token = tokens.get(&self.client.routes, node_id, &self.options.intent, self.deadline()).await;
+        let token = token.map_err(Failed::elsewhere)?;
+        let asked = begun.elapsed();
+        let (body, reply_key) = self.sealed(route, at)?;
+        self.attempts.fetch_add(1, Ordering::Relaxed);
+        let sent = Instant::now();
+        let answer = self.client.http.call(self.call(route, body.clone(), token.as_deref())).await;
+        let waited = asked + sent.elapsed();
+        let (connect, first_byte) = answer.as_ref().map_or_else(|_| Default::default(), |r| (r.connect, r.first_byte));
+        let sealed = reply_key.is_some();
+        match read(node_id, &self.task_id, reply_key.as_ref(), answer) {
+            Ok(result) => {
+                passage.report(true);
+                Ok(Sent { result, sealed, connect, first_byte, waited })
+            }
+            Err(failed) => {
+                passage.report(is_alive(&failed));
+                Err(Failed { waited, ..failed })
+            }
+        }
+    }
+
+    fn call<'c>(&'c self, route: &Route, body: Bytes, token: Option<&'c Secret>) -> Call<'c> {
+        let options = &self.client.options;
+        Call {
+            method: Method::POST,
+            url: route.task_url.clone(),
+            traceparent: Some(&self.trace),
+            bearer: None,
+            consumer_token: token.map(Secret::expose),
+            node_id: None,
+            body: Some(body),
+            deadline: self.deadline(),
+            idle: Duration::from_millis(options.idle_timeout_ms),
+            most_bytes: options.max_response_bytes,
+            reach: route.reach,
+            redirects: Redirects::SameOrigin,
+        }
+    }
+
+    /// The task's envelope for one node, sealed if the node has a key.
+    fn sealed(&self, route: &Route, at: usize) -> Result<(Bytes, Option<ReplyKey>), Failed> {
+        let payload = self.payload(route, at).map_err(|error| Failed { outcome: Outcome::Final, ..Failed::elsewhere(error) })?;
+        let left = self.deadline().saturating_duration_since(Instant::now());
+        // The provider gets a little less, so that its own word on a timeout arrives before our deadline.
+        let budget = left.saturating_sub((left / 10).min(Duration::from_millis(200)));
+        let budget_ms = crate::options::millis(budget).max(1);
+        let write = |body: TaskBody<'_>| Bytes::from(write_request(&self.options, &self.task_id, body, budget_ms));
+        let key = match &route.key {
+            Some(Ok(key)) => key,
+            _ if self.requires_encryption() => {
+                let why = format!("node {} has no key to seal the task to; nothing was sent", route.node.node_id);
+                return Err(Failed::new(Code::ConfidentialityRequired, why, Outcome::Elsewhere));
+            }
+            _ => {
+                tracing::warn!(
+                    target: telemetry::CLIENT, node_id = %route.node.node_id,
+                    "the task goes out unsealed, as the routing policy allows"
+                );
+                return Ok((write(TaskBody::Plain(&payload)), None));
+            }
+        };
+        let (envelope, reply_key) =
+            key.seal(&self.task_id, &self.options.intent, payload.bytes()).map_err(Failed::elsewhere)?;
+        let sealed_reply = key.sealed_replies();
+        let body = write(TaskBody::Sealed { envelope: &envelope, sealed_reply });
+        Ok((body, sealed_reply.then_some(reply_key)))
+    }
+}
+
+/// Whether the node itself is well, whatever became of the task: what its circuit is told.
+fn is_alive(failed: &Failed) -> bool {
+    match failed.outcome {
+        Outcome::Busy { .. } => true,
+        _ => matches!(
+            failed.error.code(),
+            Code::TaskRejected | Code::Duplicate | Code::UnknownIntent | Code::PayloadTooLarge | Code::ResponseTooLarge
+        ),
     }
 }
 
 /// Reads what came back from a node.
-pub(super) fn read(node_id: &str, task_id: &str, answer: Result<Reply, NoReply>) -> Result<Payload, Failed> {
+fn read(
+    node_id: &str,
+    task_id: &str,
+    reply_key: Option<&ReplyKey>,
+    answer: Result<Reply, NoReply>,
+) -> Result<Payload, Failed> {
     let reply = answer.map_err(|no_reply| unanswered(node_id, no_reply))?;
     if reply.status != 200 {
         return Err(refused(node_id, &reply));
     }
-    read_reply(task_id, &reply.body).map_err(|error| {
-        // A sealed answer will not open the second time either.
-        let sealed = error.code() == Code::ConfidentialityRequired;
-        Failed { error, outcome: if sealed { Outcome::Final } else { Outcome::MayHaveRun } }
+    open_reply(task_id, &reply.body, reply_key).map_err(|error| {
+        // What does not open will not open the second time either.
+        let sealed = matches!(error.code(), Code::ReplyUnsealed | Code::ConfidentialityRequired);
+        let outcome = if sealed { Outcome::Final } else { Outcome::MayHaveRun };
+        Failed { error, outcome, waited: Duration::ZERO }
     })
 }
 
@@ -39,6 +203,11 @@ fn unanswered(node_id: &str, no_reply: NoReply) -> Failed {
     let (code, why, outcome) = match no_reply {
         NoReply::Connect => (Code::Connect, "cannot be reached", Outcome::Elsewhere),
         NoReply::Tls => (Code::Tls, "failed the TLS handshake", Outcome::Elsewhere),
+        NoReply::Refused => {
+            let why = format!("node {node_id} is at an address that may not be called; nothing was sent");
+            let error = Error::new(Code::EndpointRefused, why).with_wire_code("IICP-ENDPOINT-REFUSED");
+            return Failed::elsewhere(error);
+        }
         NoReply::Deadline => (Code::Timeout, "did not answer in time", Outcome::Final),
         NoReply::Lost => {
             (Code::Lost, "broke the connection or fell silent before its answer was whole", Outcome::MayHaveRun)
@@ -70,7 +239,7 @@ fn refused(node_id: &str, reply: &Reply) -> Failed {
     if let Some(pause) = retry_after {
         error = error.with_retry_after(pause);
     }
-    Failed { error, outcome }
+    Failed { error, outcome, waited: Duration::ZERO }
 }
 
 /// Whether a 503 is a page instead of a refusal: published nodes answer so after a handler failed in certain words.

@@ -1,18 +1,25 @@
 //! Calls to a directory.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::Method;
 use serde::Serialize;
 use tokio::time::Instant;
+use url::Url;
 
+use crate::crypto::token::unhex;
 use crate::error::{Code, Error, Result};
 use crate::options::Discover;
 use crate::transport::endpoint::Endpoint;
 use crate::transport::http_client::{Call, HttpClient, NoReply, Reply};
-use crate::types::{NodeInfo, Traceparent};
-use crate::wire::directory::{HeartbeatReply, HeartbeatRequest, RegisterReply, RegisterRequest, read, read_nodes};
+use crate::types::{Qos, Secret, Traceparent};
+use crate::wire::directory::{
+    ConsumerTokenReply, DirectoryKeyReply, HeartbeatReply, HeartbeatRequest, Listed, RegisterReply, RegisterRequest,
+    Ticketed, read, read_nodes, read_ticket,
+};
 use crate::wire::failure::Failure;
 
 /// Largest answer that is read from a directory.
@@ -20,16 +27,46 @@ const MOST_BYTES: usize = 4 << 20;
 /// Longest silence inside an answer that has begun.
 const IDLE: Duration = Duration::from_secs(5);
 
+/// Clocks that differ by no more show the same time: the rest is what the answer took.
+const SAME_TIME_S: i64 = 5;
+
 /// A directory's address and the pool to reach it with.
 #[derive(Clone, Debug)]
 pub(crate) struct DirectoryClient {
     http: HttpClient,
     base: Endpoint,
+    /// By how many seconds the directory's clock is ahead of ours.
+    ahead_s: Arc<AtomicI64>,
+}
+
+/// What a request for a ticket was answered with.
+pub(crate) enum TicketAnswer {
+    Route(Box<Ticketed>),
+    /// No node is left that is eligible and not excluded.
+    NoRoute,
+    /// This directory has no tickets to give.
+    NoTickets,
+}
+
+#[derive(Serialize)]
+struct TicketRequest<'a> {
+    intent: &'a str,
+    limit: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    region: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    model: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    qos: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    min_reputation: Option<f64>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    exclude_node_id_prefixes: &'a [&'a str],
 }
 
 impl DirectoryClient {
     pub(crate) fn new(http: HttpClient, url: &str) -> Result<Self> {
-        Ok(DirectoryClient { http, base: Endpoint::parse("the directory", url)? })
+        Ok(DirectoryClient { http, base: Endpoint::parse("the directory", url)?, ahead_s: Arc::default() })
     }
 
     pub(crate) async fn discover(
@@ -37,7 +74,7 @@ impl DirectoryClient {
         query: &Discover,
         trace: Option<&Traceparent>,
         deadline: Instant,
-    ) -> Result<Vec<NodeInfo>> {
+    ) -> Result<Listed> {
         let mut url = self.base.join("/v1/discover")?;
         {
             let mut pairs = url.query_pairs_mut();
@@ -54,10 +91,105 @@ impl DirectoryClient {
             if let Some(least) = query.min_reputation {
                 pairs.append_pair("min_reputation", &least.to_string());
             }
+            if let Some(profile) = &query.profile_request {
+                pairs.append_pair("profile_id", &profile.profile_id);
+                pairs.append_pair("profile_version", &profile.profile_version);
+                pairs.append_pair("profile_fixture_sha256", &profile.profile_fixture_sha256);
+                pairs.append_pair("profile_required", if profile.required { "true" } else { "false" });
+            }
         }
         let call = Call { traceparent: trace, ..call(Method::GET, url, deadline) };
         let reply = self.send("discover", call).await?;
         read_nodes(&reply.body, usize::try_from(query.limit).unwrap_or(usize::MAX))
+    }
+
+    /// Asks for one route with a ticket. `exclude` are ids, or the beginnings of ids, that are not wanted.
+    pub(crate) async fn ticket(
+        &self,
+        query: &Discover,
+        exclude: &[&str],
+        trace: Option<&Traceparent>,
+        deadline: Instant,
+    ) -> Result<TicketAnswer> {
+        let url = self.base.join("/v1/dispatch/ticket")?;
+        let wish = TicketRequest {
+            intent: &query.intent,
+            limit: query.limit.min(50),
+            region: query.region.as_deref(),
+            model: query.model.as_deref(),
+            qos: query.qos.map(Qos::as_str),
+            min_reputation: query.min_reputation,
+            exclude_node_id_prefixes: exclude,
+        };
+        let call = Call { traceparent: trace, body: Some(body(&wish)?), ..call(Method::POST, url, deadline) };
+        let reply = self.exchange("dispatch/ticket", call).await?;
+        self.note_time(&reply);
+        let failure = Failure::read(&reply.body);
+        match (reply.status, failure.code.as_deref()) {
+            (200..300, _) => read_ticket(&reply.body).map(|ticketed| TicketAnswer::Route(Box::new(ticketed))),
+            (404, Some("no_route_available")) => Ok(TicketAnswer::NoRoute),
+            (404 | 405 | 501, _) | (503, Some("not_configured")) => Ok(TicketAnswer::NoTickets),
+            (409, Some("ambiguous_node_prefix")) => Ok(TicketAnswer::NoRoute),
+            _ => Err(refused("dispatch/ticket", &reply)),
+        }
+    }
+
+    /// The key that tickets and tokens are verified with.
+    pub(crate) async fn key(&self, deadline: Instant) -> Result<[u8; 32]> {
+        let reply = self.send("directory-key", call(Method::GET, self.base.join("/v1/directory-key")?, deadline)).await?;
+        let key: DirectoryKeyReply = read("directory-key", &reply.body)?;
+        unhex(&key.public_key).ok_or_else(|| {
+            Error::new(Code::DirectoryMalformed, "the directory's key is not 64 hex digits; ask its operator")
+        })
+    }
+
+    /// Asks for a token that names the caller to one provider. The credential goes to the directory only.
+    pub(crate) async fn consumer_token(
+        &self,
+        credential: &Secret,
+        own_id: Option<&str>,
+        target: &str,
+        intent: &str,
+        deadline: Instant,
+    ) -> Result<ConsumerTokenReply> {
+        let url = Url::parse(&format!("{}/api/v1/consumer-token", self.issuer()))
+            .map_err(|e| Error::new(Code::ConfigInvalid, format!("the directory's URL cannot be extended: {e}")))?;
+        let wish = body(&serde_json::json!({ "target_node_id": target, "intent": intent }))?;
+        let call = Call {
+            bearer: Some(credential.expose()),
+            node_id: own_id,
+            body: Some(wish),
+            ..call(Method::POST, url, deadline)
+        };
+        let reply = self.send("consumer-token", call).await?;
+        if reply.status != 201 {
+            return Err(Error::new(Code::DirectoryMalformed, "the directory gave no consumer token"));
+        }
+        read("consumer-token", &reply.body)
+    }
+
+    /// Who signs as this directory: its URL without a final `/api`.
+    pub(crate) fn issuer(&self) -> &str {
+        let base = self.base.as_str();
+        base.strip_suffix("/api").unwrap_or(base)
+    }
+
+    /// Whether the directory is on this machine, so that it may name nodes on this machine.
+    pub(crate) fn is_loopback(&self) -> bool {
+        self.base.is_loopback()
+    }
+
+    /// The time by the directory's clock, which is what its tickets are dated with, in seconds since 1970.
+    pub(crate) fn now_unix_s(&self) -> u64 {
+        let own = i64::try_from(unix_now()).unwrap_or(i64::MAX);
+        u64::try_from(own.saturating_add(self.ahead_s.load(Ordering::Relaxed))).unwrap_or(0)
+    }
+
+    /// Notes how far the directory's clock is ahead of ours. Seconds of difference are delay, not drift.
+    fn note_time(&self, reply: &Reply) {
+        let Some(theirs) = reply.date else { return };
+        let ahead = i64::try_from(theirs).unwrap_or(0).saturating_sub(i64::try_from(unix_now()).unwrap_or(0));
+        self.ahead_s.store(if ahead.abs() <= SAME_TIME_S { 0 } else { ahead }, Ordering::Relaxed);
     }
 
     pub(crate) async fn register(&self, request: &RegisterRequest<'_>, deadline: Instant) -> Result<RegisterReply> {
@@ -88,8 +220,12 @@ impl DirectoryClient {
         }
     }
 
+    async fn exchange(&self, what: &str, call: Call<'_>) -> Result<Reply> {
+        self.http.call(call).await.map_err(|no_reply| self.no_reply(what, no_reply))
+    }
+
     async fn send(&self, what: &str, call: Call<'_>) -> Result<Reply> {
-        let reply = self.http.call(call).await.map_err(|no_reply| self.no_reply(what, no_reply))?;
+        let reply = self.exchange(what, call).await?;
         if (200..300).contains(&reply.status) {
             return Ok(reply);
         }
@@ -108,6 +244,10 @@ impl DirectoryClient {
         };
         Error::new(code, format!("{what} at the directory {at} failed: {why}"))
     }
+}
+
+fn unix_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 fn call<'a>(method: Method, url: url::Url, deadline: Instant) -> Call<'a> {

@@ -1,4 +1,6 @@
 //! The directory as seen by clients and nodes, and the routes that a client holds.
 
+pub(crate) mod consumer_tokens;
 pub(crate) mod directory_client;
 pub(crate) mod routes;
+mod tickets;

@@ -1,104 +1,204 @@
 //! Routes that a client holds: asked for once, used by many submits, renewed in the background.
+//!
+//! A question (intent, region, model, …) has a slot. Where the directory gives tickets, a slot is filled lazily: one
+//! ticket for the first submit, up to [`WANTED`] in the background, another when those that are held failed. Where it
+//! gives none, a slot holds the list that discovery answered.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 use url::Url;
 
 use super::directory_client::DirectoryClient;
+use super::tickets::{Disclosed, Tickets, Waiting};
+use crate::crypto::cx::{KeyFault, SealingKey};
+use crate::crypto::ticket::ConsumerClaims;
 use crate::error::{Code, Error, Result};
-use crate::options::Discover;
+use crate::options::{Discover, ProfileRequest, RouteDiscovery};
 use crate::runtime::TaskGroup;
 use crate::telemetry;
 use crate::transport::endpoint::Endpoint;
+use crate::transport::guard::Reach;
 use crate::types::{NodeInfo, Traceparent};
 
 /// Longest wait for the directory, within the submit's own deadline.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long routes outlive a directory that is away.
 const STALE_FOR: Duration = Duration::from_secs(600);
+/// A ticketed route is not used in its last seconds.
+const SPARE: Duration = Duration::from_secs(10);
+/// Ticketed routes that are held for one question.
+const WANTED: usize = 3;
+/// How long it is remembered that the directory has no further node for a question.
+const EXHAUSTED_FOR: Duration = Duration::from_secs(30);
 /// Different questions whose answers are held.
 const MOST_HELD: usize = 1_024;
+/// Most ids that a directory lets one exclude, and the shortest that it takes.
+const MOST_EXCLUDED: usize = 10;
+const SHORTEST_EXCLUDED: usize = 4;
 
 /// A node that may be sent tasks.
-#[derive(Debug)]
 pub(crate) struct Route {
-    pub(crate) node_id: String,
+    pub(crate) node: NodeInfo,
     pub(crate) task_url: Url,
+    pub(crate) reach: Reach,
+    /// What tasks are sealed to; none if the node shows no key, a fault if what it shows is none.
+    pub(crate) key: Option<Result<SealingKey, KeyFault>>,
+    /// The beginning of the id of the ticket that disclosed the route.
+    pub(crate) ticket: Option<String>,
+    since: Instant,
+    /// Until when a ticketed route is used.
+    until: Option<Instant>,
+}
+
+impl Route {
+    fn is_live(&self, now: Instant) -> bool {
+        self.until.is_none_or(|until| until > now)
+    }
+
+    /// Less than half of its time is over: it needs no successor yet.
+    fn is_young(&self, now: Instant) -> bool {
+        self.until.is_none_or(|until| until > now && now - self.since < until - now)
+    }
 }
 
 /// What a submit gets.
 pub(crate) struct Found {
-    pub(crate) routes: Arc<[Route]>,
+    pub(crate) routes: Vec<Arc<Route>>,
     /// Whether the directory was asked for this submit.
     pub(crate) fresh: bool,
+    /// What the directory said about the profile that was asked for.
+    pub(crate) profile: Option<String>,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash)]
-struct Key {
+struct Question {
     intent: String,
     region: Option<String>,
     qos: Option<&'static str>,
     model: Option<String>,
     min_reputation: Option<u64>,
+    limit: u32,
+    browser_usable_only: bool,
+    profile_request: Option<ProfileRequest>,
 }
 
-impl Key {
+impl Question {
     fn new(query: &Discover) -> Self {
-        Key {
+        Question {
             intent: query.intent.clone(),
             region: query.region.clone(),
             qos: query.qos.map(crate::types::Qos::as_str),
             model: query.model.clone(),
             min_reputation: query.min_reputation.map(f64::to_bits),
+            limit: query.limit,
+            browser_usable_only: query.browser_usable_only,
+            profile_request: query.profile_request.clone(),
         }
     }
 }
 
-#[derive(Clone)]
+#[derive(Clone, Default)]
 struct Held {
-    routes: Arc<[Route]>,
-    since: Instant,
+    routes: Vec<Arc<Route>>,
+    /// When the list was answered, or the last ticket.
+    since: Option<Instant>,
+    /// Until when no further ticket is asked for: the directory has no other node.
+    exhausted: Option<Instant>,
+    profile: Option<String>,
 }
 
 /// One question: its answer, and the right to ask it.
 #[derive(Default)]
 struct Slot {
-    held: Mutex<Option<Held>>,
+    held: Mutex<Held>,
     asking: tokio::sync::Mutex<()>,
 }
 
 impl Slot {
-    fn held(&self) -> Option<Held> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn hold(&self, held: Option<Held>) {
-        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = held;
+    fn live(&self, now: Instant) -> Vec<Arc<Route>> {
+        self.held().routes.iter().filter(|route| route.is_live(now)).cloned().collect()
+    }
+
+    /// Takes in a ticketed route, in the place of an older one to the same node.
+    fn take_in(&self, route: &Arc<Route>, now: Instant) {
+        let mut held = self.held();
+        held.routes.retain(|old| {
+            old.node.node_id != route.node.node_id && old.until.is_none_or(|until| now < until + STALE_FOR)
+        });
+        held.routes.push(route.clone());
+        // As the directory would list them.
+        held.routes.sort_by(|a, b| b.node.score.total_cmp(&a.node.score));
+        held.since = Some(now);
     }
 }
 
 /// Every route that a client holds.
 pub(crate) struct Routes {
     directory: DirectoryClient,
+    tickets: Tickets,
+    mode: RouteDiscovery,
+    reach: Reach,
     ttl: Duration,
-    slots: Mutex<HashMap<Key, Arc<Slot>>>,
+    slots: Mutex<HashMap<Question, Arc<Slot>>>,
     group: TaskGroup,
 }
 
 impl Routes {
-    pub(crate) fn new(directory: DirectoryClient, ttl: Duration, group: TaskGroup) -> Arc<Self> {
-        Arc::new(Routes { directory, ttl, slots: Mutex::default(), group })
+    pub(crate) fn new(
+        directory: DirectoryClient,
+        mode: RouteDiscovery,
+        private: bool,
+        ttl: Duration,
+        group: TaskGroup,
+    ) -> Arc<Self> {
+        let reach = match (private, directory.is_loopback()) {
+            (true, _) => Reach::Private,
+            // What runs on this machine may name what runs on this machine.
+            (false, true) => Reach::Loopback,
+            (false, false) => Reach::Public,
+        };
+        let tickets = Tickets::new(directory.clone());
+        Arc::new(Routes { directory, tickets, mode, reach, ttl, slots: Mutex::default(), group })
     }
 
     pub(crate) fn directory(&self) -> &DirectoryClient {
         &self.directory
     }
 
-    /// Routes for a question. Within their time they cost nothing; for as long again they are used while they are
-    /// renewed in the background; after that, and when they were [`Routes::doubt`]ed, the directory is asked first.
+    /// Checks a consumer token with the directory's key.
+    pub(super) async fn verify_consumer_token(
+        &self,
+        token: &str,
+        caller: Option<&str>,
+        target: &str,
+        intent: &str,
+        deadline: Instant,
+    ) -> Result<ConsumerClaims> {
+        let checked = self.tickets.verify_consumer_token(token, caller, target, intent, deadline).await?;
+        checked.map_err(|fault| {
+            let why = format!("the directory's consumer token was refused: {}", fault.text());
+            Error::new(Code::ConsumerAuthRequired, why)
+        })
+    }
+
+    fn asks_for_tickets(&self, query: &Discover) -> bool {
+        match self.mode {
+            // A profile is negotiated by discovery only.
+            _ if query.profile_request.is_some() => false,
+            RouteDiscovery::Legacy => false,
+            RouteDiscovery::Ticketed => true,
+            RouteDiscovery::Auto => !self.tickets.are_unavailable(),
+        }
+    }
+
+    /// Routes for a question. Within their time they cost nothing and are renewed in the background.
     pub(crate) async fn find(
         self: &Arc<Self>,
         query: &Discover,
@@ -106,46 +206,213 @@ impl Routes {
         deadline: Instant,
     ) -> Result<Found> {
         let slot = self.slot(query);
-        if let Some(held) = slot.held() {
-            let age = held.since.elapsed();
-            if age >= self.ttl && age < self.ttl * 2 {
-                self.renew(&slot, query);
+        let patience = deadline.min(Instant::now() + PATIENCE);
+        if self.asks_for_tickets(query) {
+            let live = slot.live(Instant::now());
+            if !live.is_empty() {
+                self.want_more(&slot, query);
+                return Ok(Found { routes: live, fresh: false, profile: None });
             }
-            if age < self.ttl * 2 {
-                return Ok(Found { routes: held.routes, fresh: false });
+            let asked = self.first_ticket(&slot, query, trace, patience).await;
+            match asked {
+                Err(error) if error.code() == Code::TicketsUnavailable && self.mode == RouteDiscovery::Auto => {}
+                Err(error) => return self.stale(&slot, error),
+                Ok(found) => {
+                    self.want_more(&slot, query);
+                    return Ok(found);
+                }
             }
         }
-        self.ask(&slot, query, Some(trace), deadline.min(Instant::now() + PATIENCE)).await
+        if let Some(found) = self.listed(&slot, query) {
+            return Ok(found);
+        }
+        self.list(&slot, query, Some(trace), patience).await
     }
 
-    /// Drops what is held for a question: its nodes could not be reached.
-    pub(crate) fn doubt(&self, query: &Discover) {
-        self.slot(query).hold(None);
+    /// Further routes for a submit whose `tried` ones did not serve it: those that came in meanwhile, else one more
+    /// ticket, or the list anew unless it was asked for just now.
+    pub(crate) async fn more(
+        self: &Arc<Self>,
+        query: &Discover,
+        tried: &[Arc<Route>],
+        fresh: bool,
+        trace: &Traceparent,
+        deadline: Instant,
+    ) -> Vec<Arc<Route>> {
+        let is_new = |route: &Arc<Route>| {
+            !tried.iter().any(|old| old.node.node_id == route.node.node_id && old.task_url == route.task_url)
+        };
+        let slot = self.slot(query);
+        let patience = deadline.min(Instant::now() + PATIENCE);
+        let mut found: Vec<Arc<Route>> = slot.live(Instant::now()).into_iter().filter(|route| is_new(route)).collect();
+        if !found.is_empty() {
+            return found;
+        }
+        if !self.asks_for_tickets(query) {
+            if !fresh {
+                slot.held().since = None;
+                found = self.list(&slot, query, Some(trace), patience).await.map_or_else(|_| Vec::new(), |f| f.routes);
+                found.retain(is_new);
+            }
+            return found;
+        }
+        if let Ok(_turn) = tokio::time::timeout_at(patience, slot.asking.lock()).await {
+            let exclude: Vec<String> = tried.iter().map(|route| route.node.node_id.clone()).collect();
+            if let Ok(Some(route)) = self.ticket(&slot, query, exclude, Waiting::Submit, Some(trace), patience).await {
+                found.extend(is_new(&route).then_some(route));
+            }
+        }
+        found
     }
 
     fn slot(&self, query: &Discover) -> Arc<Slot> {
-        let key = Key::new(query);
+        let question = Question::new(query);
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        if slots.len() >= MOST_HELD && !slots.contains_key(&key) {
+        if slots.len() >= MOST_HELD && !slots.contains_key(&question) {
             // Rare enough that asking everything anew costs less than keeping an order.
             slots.clear();
         }
-        slots.entry(key).or_default().clone()
+        slots.entry(question).or_default().clone()
     }
 
-    fn renew(self: &Arc<Self>, slot: &Arc<Slot>, query: &Discover) {
-        if slot.asking.try_lock().is_err() || self.group.is_closing() {
+    /// What is held, after the directory did not answer: the mesh goes on without it for a while.
+    fn stale(&self, slot: &Slot, error: Error) -> Result<Found> {
+        let held = slot.held().clone();
+        let kept = held.since.is_some_and(|since| since.elapsed() < STALE_FOR) && !held.routes.is_empty();
+        if !kept || !error.retryable() || error.code() == Code::NoNodes {
+            return Err(error);
+        }
+        tracing::warn!(target: telemetry::CLIENT, code = %error.code(), "using older routes: the directory is away");
+        Ok(Found { routes: held.routes, fresh: true, profile: held.profile })
+    }
+
+    // --- tickets ---
+
+    async fn first_ticket(
+        &self,
+        slot: &Slot,
+        query: &Discover,
+        trace: &Traceparent,
+        deadline: Instant,
+    ) -> Result<Found> {
+        let _turn = turn(slot, deadline).await?;
+        // Who waited takes what the other was told.
+        let live = slot.live(Instant::now());
+        if !live.is_empty() {
+            return Ok(Found { routes: live, fresh: true, profile: None });
+        }
+        let mut unusable: Vec<String> = Vec::new();
+        loop {
+            match self.ticket(slot, query, unusable.clone(), Waiting::Submit, Some(trace), deadline).await {
+                Ok(Some(route)) => return Ok(Found { routes: vec![route], fresh: true, profile: None }),
+                Ok(None) => return Err(no_nodes(&query.intent, "none is registered that fits")),
+                // A node that may not be called is not the only one: the next ticket is for another.
+                Err(Unusable::Node(node_id, error)) => {
+                    if unusable.len() + 1 >= WANTED || node_id.len() < SHORTEST_EXCLUDED {
+                        return Err(error);
+                    }
+                    unusable.push(node_id);
+                }
+                Err(Unusable::Answer(error)) => return Err(error),
+            }
+        }
+    }
+
+    /// Asks for one ticket for another node than those excluded and those that are held and young.
+    async fn ticket(
+        &self,
+        slot: &Slot,
+        query: &Discover,
+        mut exclude: Vec<String>,
+        waiting: Waiting,
+        trace: Option<&Traceparent>,
+        deadline: Instant,
+    ) -> Result<Option<Arc<Route>>, Unusable> {
+        let now = Instant::now();
+        let young = slot.held().routes.iter().filter(|route| route.is_young(now)).cloned().collect::<Vec<_>>();
+        exclude.extend(young.iter().map(|route| route.node.node_id.clone()));
+        exclude.sort_unstable();
+        exclude.dedup();
+        if exclude.len() > MOST_EXCLUDED || exclude.iter().any(|id| id.len() < SHORTEST_EXCLUDED) {
+            return Ok(None);
+        }
+        // Whole ids: the first eight characters, as the published clients send, would exclude siblings too.
+        let asked: Vec<&str> = exclude.iter().map(String::as_str).collect();
+        let mut disclosed = self.tickets.ask(query, &asked, waiting, trace, deadline).await?;
+        if disclosed.as_ref().is_some_and(|new| exclude.contains(&new.node.node_id)) {
+            // A directory that compares nothing but prefixes of eight.
+            let asked: Vec<&str> = exclude.iter().map(|id| id.get(..8).unwrap_or(id)).collect();
+            disclosed = self.tickets.ask(query, &asked, waiting, trace, deadline).await?;
+        }
+        let Some(Disclosed { node, id_prefix, lasts }) = disclosed.filter(|new| !exclude.contains(&new.node.node_id))
+        else {
+            slot.held().exhausted = Some(Instant::now() + EXHAUSTED_FOR);
+            return Ok(None);
+        };
+        let now = Instant::now();
+        let node_id = node.node_id.clone();
+        let judged = self.judge(node, query);
+        let judged = judged.and_then(|route| route.ok_or_else(|| no_nodes(&query.intent, "the one named is no use")));
+        let mut route = judged.map_err(|error| Unusable::Node(node_id, error))?;
+        route.ticket = Some(id_prefix);
+        route.until = Some(now + lasts.saturating_sub(SPARE));
+        let route = Arc::new(route);
+        slot.take_in(&route, now);
+        Ok(Some(route))
+    }
+
+    /// Sees to it that enough young routes are held, in the background.
+    fn want_more(self: &Arc<Self>, slot: &Arc<Slot>, query: &Discover) {
+        let now = Instant::now();
+        let enough = {
+            let held = slot.held();
+            held.exhausted.is_some_and(|until| until > now)
+                || held.routes.iter().filter(|route| route.is_young(now)).count() >= WANTED
+        };
+        if enough || slot.asking.try_lock().is_err() || self.group.is_closing() {
             return;
         }
         let (routes, slot, query) = (self.clone(), slot.clone(), query.clone());
-        self.group.spawn("renew routes", async move {
-            // A failure costs nothing now: the next submit asks, and says what it was told.
-            let _ = routes.ask(&slot, &query, None, Instant::now() + PATIENCE).await;
+        self.group.spawn("further routes", async move {
+            let deadline = Instant::now() + PATIENCE;
+            let Ok(_turn) = turn(&slot, deadline).await else { return };
+            let mut skip: Vec<String> = Vec::new();
+            for _ in 0..WANTED {
+                let young = { slot.held().routes.iter().filter(|route| route.is_young(Instant::now())).count() };
+                if young >= WANTED {
+                    break;
+                }
+                // A failure costs nothing now: the next submit that needs a route says what it was told.
+                match routes.ticket(&slot, &query, skip.clone(), Waiting::Nobody, None, deadline).await {
+                    Ok(Some(_)) => {}
+                    Err(Unusable::Node(node_id, _)) => skip.push(node_id),
+                    Ok(None) => break,
+                    Err(Unusable::Answer(_)) => {
+                        slot.held().exhausted = Some(Instant::now() + PATIENCE);
+                        break;
+                    }
+                }
+            }
         });
     }
 
-    /// Asks the directory, one caller at a time; who waited takes what the other was told.
-    async fn ask(
+    // --- lists ---
+
+    /// The list that is held: within its time as it is, for as long again while it is renewed in the background.
+    fn listed(self: &Arc<Self>, slot: &Arc<Slot>, query: &Discover) -> Option<Found> {
+        let held = slot.held().clone();
+        let age = held.since?.elapsed();
+        if age >= self.ttl && age < self.ttl * 2 && slot.asking.try_lock().is_ok() && !self.group.is_closing() {
+            let (routes, slot, query) = (self.clone(), slot.clone(), query.clone());
+            self.group.spawn("renew routes", async move {
+                let _ = routes.list(&slot, &query, None, Instant::now() + PATIENCE).await;
+            });
+        }
+        (age < self.ttl * 2).then_some(Found { routes: held.routes, fresh: false, profile: held.profile })
+    }
+
+    /// Asks for the list, one caller at a time; who waited takes what the other was told.
+    async fn list(
         &self,
         slot: &Slot,
         query: &Discover,
@@ -153,54 +420,89 @@ impl Routes {
         deadline: Instant,
     ) -> Result<Found> {
         let begun = Instant::now();
-        let _turn = slot.asking.lock().await;
-        if let Some(held) = slot.held().filter(|held| held.since >= begun) {
-            return Ok(Found { routes: held.routes, fresh: true });
+        let _turn = turn(slot, deadline).await?;
+        {
+            let held = slot.held();
+            if held.since.is_some_and(|since| since >= begun) {
+                return Ok(Found { routes: held.routes.clone(), fresh: true, profile: held.profile.clone() });
+            }
         }
-        let answer = self.directory.discover(query, trace, deadline).await;
-        match answer {
-            Ok(nodes) => {
-                let routes: Arc<[Route]> = usable(nodes, &query.intent)?.into();
-                slot.hold(Some(Held { routes: routes.clone(), since: Instant::now() }));
-                Ok(Found { routes, fresh: true })
+        let listed = match self.directory.discover(query, trace, deadline).await {
+            Ok(listed) => listed,
+            Err(error) => return self.stale(slot, error),
+        };
+        let required = query.profile_request.as_ref().is_some_and(|profile| profile.required);
+        let compatible = |p: &crate::wire::directory::ProfileNegotiation| p.status == "compatible" && p.dispatch_allowed;
+        if required && !listed.profile.as_ref().is_some_and(compatible) {
+            let why = "the directory does not support the profile that is required; no task was sent";
+            return Err(Error::new(Code::ProfileUnsupported, why).with_wire_code("unsupported_pre_normative_profile"));
+        }
+        let routes = self.usable(listed.nodes, query)?;
+        let profile = listed.profile.map(|profile| profile.status);
+        let held = Held { routes, since: Some(Instant::now()), exhausted: None, profile };
+        slot.held().clone_from(&held);
+        Ok(Found { routes: held.routes, fresh: true, profile: held.profile })
+    }
+
+    fn usable(&self, nodes: Vec<NodeInfo>, query: &Discover) -> Result<Vec<Arc<Route>>> {
+        let listed = nodes.len();
+        let mut refused = None;
+        let mut routes = Vec::with_capacity(listed);
+        for node in nodes {
+            let node_id = node.node_id.clone();
+            match self.judge(node, query) {
+                Ok(Some(route)) => routes.push(Arc::new(route)),
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::debug!(target: telemetry::CLIENT, node_id = %node_id, code = %error.code(), "node skipped");
+                    refused.get_or_insert(error);
+                }
             }
-            Err(error) => {
-                // The mesh goes on without its directory for a while.
-                let kept = slot.held().filter(|held| error.retryable() && held.since.elapsed() < STALE_FOR);
-                let Some(held) = kept else { return Err(error) };
-                tracing::warn!(target: telemetry::CLIENT, code = %error.code(), "using older routes: the directory is away");
-                Ok(Found { routes: held.routes, fresh: true })
-            }
+        }
+        match (routes.is_empty(), refused, listed) {
+            (false, _, _) => Ok(routes),
+            (true, Some(error), _) => Err(error),
+            (true, None, 0) => Err(no_nodes(&query.intent, "none is registered")),
+            (true, None, _) => Err(no_nodes(&query.intent, "none of those listed is available")),
         }
     }
 }
 
-fn usable(nodes: Vec<NodeInfo>, intent: &str) -> Result<Vec<Route>> {
-    let listed = nodes.len();
-    let mut unsealable = None;
-    let mut routes = Vec::with_capacity(listed);
-    for node in nodes.into_iter().filter(|node| node.available) {
-        match Endpoint::parse("the node", &node.endpoint).and_then(|endpoint| endpoint.join("/v1/task")) {
-            Ok(task_url) => routes.push(Route { node_id: node.node_id, task_url }),
-            Err(error) => {
-                tracing::debug!(target: telemetry::CLIENT, node_id = %node.node_id, code = %error.code(), "node skipped");
-                if error.code() == Code::ConfidentialityRequired {
-                    unsealable = Some(node.node_id);
-                }
-            }
+impl Routes {
+    /// Makes a route of a node that is available and may be called; none if it is not wanted.
+    fn judge(&self, node: NodeInfo, query: &Discover) -> Result<Option<Route>> {
+        let endpoint = Endpoint::parse("the node", &node.endpoint)?;
+        let browser_usable = node.browser_usable.unwrap_or_else(|| endpoint.is_https() || endpoint.is_loopback());
+        if !node.available || (query.browser_usable_only && !browser_usable) {
+            return Ok(None);
         }
+        endpoint.judge(self.reach)?;
+        let task_url = endpoint.join("/v1/task")?;
+        let key = node.cx_public_key.as_ref().map(|key| SealingKey::read(key, self.directory.now_unix_s()));
+        Ok(Some(Route { node, task_url, reach: self.reach, key, ticket: None, since: Instant::now(), until: None }))
     }
-    match (routes.is_empty(), unsealable) {
-        (false, _) => Ok(routes),
-        (true, Some(node_id)) => Err(Error::new(
-            Code::ConfidentialityRequired,
-            format!(
-                "the nodes that serve {intent} (such as {node_id}) are not on this machine, and tasks cannot be sealed yet"
-            ),
-        )),
-        (true, None) => {
-            let why = if listed == 0 { "none is registered" } else { "none of those listed is available" };
-            Err(Error::new(Code::NoNodes, format!("no node serves {intent} now: {why}; start one, or ask again later")))
-        }
+}
+
+/// Why a ticket brought no route.
+enum Unusable {
+    /// The node that it names may not be called.
+    Node(String, Error),
+    /// The directory gave none.
+    Answer(Error),
+}
+
+impl From<Error> for Unusable {
+    fn from(error: Error) -> Self {
+        Unusable::Answer(error)
     }
+}
+
+async fn turn(slot: &Slot, deadline: Instant) -> Result<tokio::sync::MutexGuard<'_, ()>> {
+    tokio::time::timeout_at(deadline, slot.asking.lock())
+        .await
+        .map_err(|_| Error::new(Code::DirectoryUnreachable, "the directory did not answer in time"))
+}
+
+fn no_nodes(intent: &str, why: &str) -> Error {
+    Error::new(Code::NoNodes, format!("no node serves {intent} now: {why}; start one, or ask again later"))
 }

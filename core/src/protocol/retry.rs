@@ -52,6 +52,16 @@ impl Plan {
         Plan { idempotent, rounds, candidates: vec![Candidate::default(); candidates], spent: false }
     }
 
+    /// Brings the number of candidates to this many.
+    pub(crate) fn add(&mut self, candidates: usize) {
+        self.candidates.resize(candidates.max(self.candidates.len()), Candidate::default());
+    }
+
+    /// Whether no candidate, also none that would be added, may be sent the task any more.
+    pub(crate) fn is_spent(&self) -> bool {
+        self.spent
+    }
+
     /// The next step at `now`, when `left` remains of the deadline. Candidates are tried in order; one that is free now
     /// goes before one that asked for a pause.
     pub(crate) fn next(&self, now: Duration, left: Duration) -> Step {

@@ -97,6 +97,8 @@ pub(crate) fn read<'a, T: Deserialize<'a>>(what: &str, body: &'a [u8]) -> Result
 struct NodeList<'a> {
     #[serde(borrow, default)]
     nodes: Option<Vec<&'a RawValue>>,
+    #[serde(default)]
+    profile_negotiation: Option<ProfileNegotiation>,
 }
 
 #[derive(Deserialize)]
@@ -130,13 +132,66 @@ struct NodeEntry {
     node_policy_manifest: Option<Value>,
 }
 
+/// What the directory said about the profile that was asked for.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+pub(crate) struct ProfileNegotiation {
+    #[serde(default)]
+    pub(crate) status: String,
+    #[serde(default)]
+    pub(crate) dispatch_allowed: bool,
+}
+
+/// The nodes of a discovery, and what was said beside them.
+#[derive(Debug)]
+pub(crate) struct Listed {
+    pub(crate) nodes: Vec<NodeInfo>,
+    pub(crate) profile: Option<ProfileNegotiation>,
+}
+
+/// One disclosed route. No `Debug`: a ticket is good for whoever holds it.
+pub(crate) struct Ticketed {
+    pub(crate) ticket: String,
+    pub(crate) node: NodeInfo,
+}
+
+#[derive(Deserialize)]
+struct TicketReply<'a> {
+    ticket: String,
+    node_id: String,
+    #[serde(borrow)]
+    route: &'a RawValue,
+}
+
+/// Reads the answer to a request for a ticket. What the ticket is worth is not judged here.
+pub(crate) fn read_ticket(body: &[u8]) -> Result<Ticketed> {
+    let what = "dispatch/ticket";
+    let reply: TicketReply<'_> = read(what, body)?;
+    let node = read_node(reply.route.get()).filter(|node| node.node_id == reply.node_id).ok_or_else(|| {
+        Error::new(Code::DirectoryMalformed, format!("the directory's answer to {what} discloses no usable route"))
+    })?;
+    Ok(Ticketed { ticket: reply.ticket, node })
+}
+
+/// The answer to a request for a consumer token. No `Debug`.
+#[derive(Deserialize)]
+pub(crate) struct ConsumerTokenReply {
+    pub(crate) token: String,
+}
+
+/// The key that a directory signs with.
+#[derive(Deserialize)]
+pub(crate) struct DirectoryKeyReply {
+    pub(crate) public_key: String,
+}
+
 /// Reads the nodes of a discovery. An entry that cannot be read is skipped, never the whole list.
-pub(crate) fn read_nodes(body: &[u8], most: usize) -> Result<Vec<NodeInfo>> {
+pub(crate) fn read_nodes(body: &[u8], most: usize) -> Result<Listed> {
     let list: NodeList<'_> = read("discover", body)?;
     let Some(entries) = list.nodes else {
         return Err(Error::new(Code::DirectoryMalformed, "the directory's answer to discover has no list of nodes"));
     };
-    Ok(entries.into_iter().filter_map(|entry| read_node(entry.get())).take(most).collect())
+    let nodes = entries.into_iter().filter_map(|entry| read_node(entry.get())).take(most).collect();
+    Ok(Listed { nodes, profile: list.profile_negotiation })
 }
 
 fn read_node(entry: &str) -> Option<NodeInfo> {
@@ -174,7 +229,8 @@ mod tests {
                 {"node_id":"b","endpoint":"http://127.0.0.1:2","score":0.5}],"count":null}"#,
             10,
         )
-        .unwrap();
+        .unwrap()
+        .nodes;
         let ids: Vec<&str> = nodes.iter().map(|node| node.node_id.as_str()).collect();
         assert_eq!(ids, ["a", "b"]);
         assert!(nodes[0].available && nodes[0].cx_public_key.is_none());

@@ -40,43 +40,33 @@ fn option_struct(out: &mut String, options: &Struct) {
     for option in &options.options {
         let _ = writeln!(out, "\t// {}{}", option.about, default(option));
         let tag = format!("`json:\"{},omitempty\"`", option.name);
-        let _ = writeln!(out, "\t{} {} {tag}", camel(&option.name), go_type(name, option));
+        let _ = writeln!(out, "\t{} {} {tag}", camel(&option.name), go_type(option));
     }
     if name == "Task" {
         out.push_str("\t// What the node's handler gets: JSON.\n\tPayload json.RawMessage `json:\"-\"`\n");
     }
     out.push_str("}\n\n");
-    for option in &options.options {
-        if let Kind::List(of) = &option.kind
-            && let Kind::Object(fields) = &**of
-        {
-            let item = item(name, option);
-            let _ = write!(out, "// {item} is one of the {} of a {name}.\ntype {item} struct {{\n", option.name);
-            let width = fields.iter().map(String::len).max().unwrap_or_default();
-            for field in fields {
-                let _ = writeln!(out, "\t{:width$} string `json:\"{field}\"`", camel(field));
-            }
-            out.push_str("}\n\n");
-        }
-    }
 }
 
 /// Go has no missing value: 0 and "" mean the default, and where 0 means something else there is a pointer.
-fn go_type(of: &str, option: &OptionField) -> String {
+fn go_type(option: &OptionField) -> String {
     let pointer = if option.zero_is_a_value { "*" } else { "" };
     match &option.kind {
+        Kind::Boolean if option.optional => "*bool".into(),
         Kind::Boolean => format!("{pointer}bool"),
         Kind::Integer => format!("{pointer}int64"),
         Kind::Number => format!("{pointer}float64"),
         Kind::String | Kind::Enum(_) => "string".into(),
-        Kind::List(kind) if matches!(**kind, Kind::Object(_)) => format!("[]{}", item(of, option)),
-        Kind::List(_) => "[]string".into(),
-        Kind::Object(_) => "map[string]string".into(),
+        Kind::Struct(name) => format!("*{name}"),
+        // A string, or []ContentPart.
+        Kind::Content | Kind::Json => "any".into(),
+        Kind::Map => "map[string]any".into(),
+        Kind::List(of) => match &**of {
+            Kind::Struct(name) => format!("[]{name}"),
+            Kind::Map => "[]map[string]any".into(),
+            _ => "[]string".into(),
+        },
     }
-}
-
-fn item(of: &str, option: &OptionField) -> String {
-    format!("{of}{}", camel(option.name.trim_end_matches('s')))
 }
 
 fn default(option: &OptionField) -> String {

@@ -9,8 +9,23 @@ use iicp_core::bridge::EventKind;
 use super::source::{Kind, OptionField, Struct, structs};
 
 /// What a call cannot do without, and what it takes as an argument of its own.
-const REQUIRED: &[(&str, &str)] = &[("Discover", "intent"), ("TaskOptions", "intent"), ("NodeOptions", "intents")];
-const ARGUMENTS: &[(&str, &str)] = &[("Chat", "messages")];
+const REQUIRED: &[(&str, &str)] = &[
+    ("Discover", "intent"),
+    ("TaskOptions", "intent"),
+    ("NodeOptions", "intents"),
+    ("ProfileRequest", "profile_id"),
+    ("ProfileRequest", "profile_version"),
+    ("ProfileRequest", "profile_fixture_sha256"),
+    ("ChatMessage", "role"),
+];
+const ARGUMENTS: &[(&str, &str)] = &[
+    ("Chat", "messages"),
+    ("Completion", "prompt"),
+    ("Embedding", "input"),
+    ("Transcription", "audio"),
+    ("Speech", "input"),
+    ("Moderation", "input"),
+];
 /// Not for users of this layer, which makes its runtime and its queues itself.
 const INTERNAL: &[&str] = &["RuntimeOptions", "QueueOptions"];
 
@@ -20,9 +35,9 @@ pub(super) fn render(_present: &str) -> Result<String, String> {
     let mut out = String::from(
         "\"\"\"Written by `cargo gen` from the engine's own tables; change those instead.\"\"\"\n\n\
          from __future__ import annotations\n\n\
-         from collections.abc import Sequence\n\
+         from collections.abc import Mapping, Sequence\n\
          from enum import IntEnum\n\
-         from typing import Final, Literal, Required, TypedDict\n\n",
+         from typing import Any, Final, Literal, Required, TypedDict\n\n",
     );
     let _ =
         writeln!(out, "CHAT: Final = {:?}\n\"\"\"The intent of a chat with a language model.\"\"\"\n", iicp_core::CHAT);
@@ -74,8 +89,16 @@ fn default_of(structs: &[Struct], name: &str, option: &str) -> Result<String, St
 
 fn message(out: &mut String) {
     out.push_str(
-        "\n\nclass ChatMessage(TypedDict):\n    \"\"\"One message of a chat.\"\"\"\n\n    role: str\n    \
-         \"\"\"``system``, ``user``, ``assistant`` or ``tool``.\"\"\"\n    content: str\n    \"\"\"The text.\"\"\"\n",
+        "\n\nclass TextPart(TypedDict):\n    \"\"\"Text in a message.\"\"\"\n\n    type: Literal[\"text\"]\n    text: str\n\
+         \n\nclass ImageUrl(TypedDict, total=False):\n    \"\"\"Where a picture is.\"\"\"\n\n    url: Required[str]\n    \
+         \"\"\"An ``https:`` or a ``data:`` URL; the provider fetches it.\"\"\"\n    \
+         detail: Literal[\"auto\", \"low\", \"high\"]\n    \"\"\"How closely it is looked at.\"\"\"\n\
+         \n\nclass ImagePart(TypedDict):\n    \"\"\"A picture in a message.\"\"\"\n\n    type: Literal[\"image_url\"]\n    \
+         image_url: ImageUrl\n\
+         \n\nclass InputAudio(TypedDict):\n    \"\"\"A sound, base64, and its format.\"\"\"\n\n    data: str\n    format: str\n\
+         \n\nclass AudioPart(TypedDict):\n    \"\"\"Sound in a message.\"\"\"\n\n    type: Literal[\"input_audio\"]\n    \
+         input_audio: InputAudio\n\
+         \n\nContentPart = TextPart | ImagePart | AudioPart\n\"\"\"A part of a message.\"\"\"\n",
     );
 }
 
@@ -112,7 +135,10 @@ fn python_type(kind: &Kind) -> String {
         Kind::Enum(words) => {
             format!("Literal[{}]", words.iter().map(|word| format!("{word:?}")).collect::<Vec<_>>().join(", "))
         }
-        Kind::Object(_) => "ChatMessage".into(),
+        Kind::Struct(name) => name.clone(),
+        Kind::Content => "str | Sequence[ContentPart]".into(),
+        Kind::Map => "Mapping[str, Any]".into(),
+        Kind::Json => "Any".into(),
         Kind::List(of) => format!("Sequence[{}]", python_type(of)),
     }
 }

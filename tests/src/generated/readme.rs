@@ -51,7 +51,10 @@ fn kind(kind: &Kind) -> String {
         Kind::Number => "number".into(),
         Kind::String => "string".into(),
         Kind::Enum(words) => words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(" or "),
-        Kind::Object(fields) => format!("`{{{}}}`", fields.join(", ")),
+        Kind::Struct(name) => format!("`{name}`"),
+        Kind::Content => "text or list of parts".into(),
+        Kind::Map => "object".into(),
+        Kind::Json => "any JSON".into(),
         Kind::List(of) => format!("list of {}", self::kind(of)),
     }
 }

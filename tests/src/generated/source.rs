@@ -2,8 +2,9 @@
 
 use iicp_core::CHAT;
 use iicp_core::options::{
-    Chat, ClientOptions, DirectoryOptions, Discover, NodeOptions, QueueOptions, RuntimeOptions, TaskOptions, Validate,
-    from_json,
+    Chat, ChatMessage, ClientOptions, Completion, DirectoryOptions, Discover, Embedding, Moderation, NodeOptions,
+    ProfileRequest, QueueOptions, RouteConstraints, RoutingPolicy, RuntimeOptions, Speech, TaskOptions, Transcription,
+    Validate, from_json,
 };
 use schemars::{JsonSchema, schema_for};
 use serde::de::{DeserializeOwned, IgnoredAny, MapAccess, Visitor};
@@ -51,8 +52,14 @@ pub enum Kind {
     String,
     /// One of these words.
     Enum(Vec<String>),
-    /// An object with these fields, each of them text.
-    Object(Vec<String>),
+    /// Another struct, by its name.
+    Struct(String),
+    /// What a message says: text, or a list of parts.
+    Content,
+    /// An object with any fields.
+    Map,
+    /// Any JSON.
+    Json,
     /// Any number of these.
     List(Box<Kind>),
 }
@@ -67,7 +74,18 @@ pub fn structs() -> Result<Vec<Struct>, String> {
         read::<ClientOptions>(none())?,
         read::<Discover>(json!({ "intent": CHAT }))?,
         read::<TaskOptions>(json!({ "intent": CHAT }))?,
+        read::<RoutingPolicy>(none())?,
+        read::<RouteConstraints>(none())?,
+        read::<ProfileRequest>(json!({
+            "profile_id": "p", "profile_version": "0", "profile_fixture_sha256": "0".repeat(64),
+        }))?,
         read::<Chat>(json!({ "messages": [{ "role": "user", "content": "" }] }))?,
+        message()?,
+        read::<Completion>(json!({ "prompt": "a" }))?,
+        read::<Embedding>(json!({ "input": "a" }))?,
+        read::<Transcription>(json!({ "audio": "AAAA" }))?,
+        read::<Speech>(json!({ "input": "a" }))?,
+        read::<Moderation>(json!({ "input": "a" }))?,
         read::<NodeOptions>(json!({ "intents": [CHAT] }))?,
         read::<DirectoryOptions>(none())?,
         read::<RuntimeOptions>(none())?,
@@ -77,20 +95,38 @@ pub fn structs() -> Result<Vec<Struct>, String> {
 
 /// Reads a struct; `least` is the least that it is valid with.
 fn read<T: JsonSchema + Default + Serialize + DeserializeOwned + Validate>(least: Value) -> Result<Struct, String> {
-    let schema = schema_for!(T).to_value();
+    let is_a_value = |field: &str, zero| accepts::<T>(&least, field, zero);
+    describe(&schema_for!(T).to_value(), field_order(&T::default())?, is_a_value)
+}
+
+/// A message is part of a chat, which checks it.
+fn message() -> Result<Struct, String> {
+    let fields = ["role", "content", "name", "tool_calls", "tool_call_id"].map(str::to_owned);
+    let schema = schema_for!(ChatMessage).to_value();
+    if schema["properties"].as_object().map(serde_json::Map::len) != Some(fields.len()) {
+        return Err("a message has other fields than the generator knows".into());
+    }
+    describe(&schema, fields.into(), |_, _| false)
+}
+
+fn describe(
+    schema: &Value,
+    fields: Vec<String>,
+    is_a_value: impl Fn(&str, Value) -> bool,
+) -> Result<Struct, String> {
     let name = text(&schema["title"]);
-    let options = field_order(&T::default())?
+    let options = fields
         .into_iter()
         .map(|field| {
             let property = &schema["properties"][&field];
             let about = || format!("option {field} of {name}");
-            let (kind, optional) = kind(&schema, property).ok_or_else(|| format!("{}: {property}", about()))?;
+            let (kind, optional) = kind(schema, property).ok_or_else(|| format!("{}: {property}", about()))?;
             let about = match text(&property["description"]) {
                 none if none.is_empty() => return Err(format!("{} has no doc comment", about())),
                 text => text,
             };
             let default = property["default"].clone();
-            let zero_is_a_value = zero(&kind).is_some_and(|zero| zero != default && accepts::<T>(&least, &field, zero));
+            let zero_is_a_value = zero(&kind).is_some_and(|zero| zero != default && is_a_value(&field, zero));
             Ok(OptionField { name: field, kind, optional, default, zero_is_a_value, about })
         })
         .collect::<Result<_, String>>()?;
@@ -140,13 +176,22 @@ fn text(value: &Value) -> String {
 
 /// The type, and whether null is one of its values.
 fn kind(root: &Value, schema: &Value) -> Option<(Kind, bool)> {
+    if *schema == Value::Bool(true) || schema.as_object().is_some_and(|s| s.keys().all(|k| ["description", "default"].contains(&k.as_str()))) {
+        return Some((Kind::Json, true));
+    }
     if let Some(choices) = schema["anyOf"].as_array() {
         let (null, other): (Vec<_>, Vec<_>) = choices.iter().partition(|choice| choice["type"] == "null");
         let [other] = other[..] else { return None };
         return Some((kind(root, other)?.0, !null.is_empty()));
     }
     if let Some(target) = schema["$ref"].as_str() {
-        return kind(root, root.pointer(target.strip_prefix('#')?)?);
+        let target = target.strip_prefix('#')?;
+        let resolved = root.pointer(target)?;
+        return match target.rsplit('/').next()? {
+            "Content" => Some((Kind::Content, false)),
+            name if resolved["properties"].is_object() => Some((Kind::Struct(name.to_owned()), false)),
+            _ => kind(root, resolved),
+        };
     }
     if let Some(words) = schema["oneOf"].as_array() {
         let words = words.iter().map(|word| Some(word["const"].as_str()?.to_owned())).collect::<Option<_>>()?;
@@ -166,11 +211,7 @@ fn kind(root: &Value, schema: &Value) -> Option<(Kind, bool)> {
         "number" => Kind::Number,
         "string" => Kind::String,
         "array" => Kind::List(Box::new(kind(root, &schema["items"])?.0)),
-        "object" => {
-            // Required fields stand in the order of the source.
-            let fields = schema["required"].as_array()?.iter().map(text).collect();
-            Kind::Object(fields)
-        }
+        "object" => Kind::Map,
         _ => return None,
     };
     Some((kind, optional))
@@ -185,7 +226,7 @@ mod tests {
         let structs = structs().unwrap();
         let chat = structs.iter().find(|s| s.name == "Chat").unwrap();
         assert_eq!(chat.options[0].name, "messages");
-        assert_eq!(chat.options[0].kind, Kind::List(Box::new(Kind::Object(vec!["role".into(), "content".into()]))));
+        assert_eq!(chat.options[0].kind, Kind::List(Box::new(Kind::Struct("ChatMessage".into()))));
         let qos = chat.options.iter().find(|option| option.name == "qos").unwrap();
         assert!(qos.optional && matches!(&qos.kind, Kind::Enum(words) if words.contains(&"best-effort".to_owned())));
     }
@@ -205,7 +246,7 @@ mod tests {
 
     #[test]
     fn a_schema_that_cannot_be_expressed_is_refused_not_guessed() {
-        for schema in [r#"{"type":["string","integer"]}"#, r#"{"anyOf":[{"type":"string"},{"type":"integer"}]}"#, "{}"]
+        for schema in [r#"{"type":["string","integer"]}"#, r#"{"anyOf":[{"type":"string"},{"type":"integer"}]}"#]
         {
             assert!(kind(&Value::Null, &serde_json::from_str(schema).unwrap()).is_none(), "{schema}");
         }

@@ -11,8 +11,24 @@ use serde_json::Value;
 use super::source::{Kind, OptionField, Struct, structs};
 
 /// Options without which a call cannot mean anything. Their defaults are empty, and the core refuses them.
-const REQUIRED: &[(&str, &str)] =
-    &[("Discover", "intent"), ("TaskOptions", "intent"), ("Chat", "messages"), ("NodeOptions", "intents")];
+const REQUIRED: &[(&str, &str)] = &[
+    ("Discover", "intent"),
+    ("TaskOptions", "intent"),
+    ("Chat", "messages"),
+    ("NodeOptions", "intents"),
+    ("ProfileRequest", "profile_id"),
+    ("ProfileRequest", "profile_version"),
+    ("ProfileRequest", "profile_fixture_sha256"),
+    ("ChatMessage", "role"),
+    ("Completion", "prompt"),
+    ("Embedding", "input"),
+    ("Transcription", "audio"),
+    ("Speech", "input"),
+    ("Moderation", "input"),
+];
+
+/// Keeps the names that every chat library has, whatever the language; nothing is mapped in it.
+const AS_THEY_ARE: &str = "ChatMessage";
 
 /// Not for users of this layer, which makes its runtime and its queues itself.
 const INTERNAL: &[&str] = &["RuntimeOptions", "QueueOptions"];
@@ -49,10 +65,32 @@ pub(super) fn render(_present: &str) -> Result<String, String> {
     let _ = writeln!(out, "/** The intent of a chat with a language model. */\nexport const CHAT = \"{CHAT}\";\n");
     codes(&mut out);
     kinds(&mut out);
-    for options in structs()?.into_iter().filter(|options| !INTERNAL.contains(&options.name.as_str())) {
-        interface(&mut out, &options)?;
-        names(&mut out, &options);
+    out.push_str(
+        "/** A part of a message: text, a picture (an `https:` or a `data:` URL that the provider fetches), or sound in base64. */\n\
+         export type ContentPart =\n  | { type: \"text\"; text: string }\n  \
+         | { type: \"image_url\"; image_url: { url: string; detail?: \"auto\" | \"low\" | \"high\" } }\n  \
+         | { type: \"input_audio\"; input_audio: { data: string; format: string } };\n\n",
+    );
+    let structs = structs()?;
+    let mut nested = Vec::new();
+    for options in structs.iter().filter(|options| !INTERNAL.contains(&options.name.as_str())) {
+        interface(&mut out, options);
+        if options.name != AS_THEY_ARE {
+            names(&mut out, options);
+        }
+        nested.extend(options.options.iter().filter_map(|option| match &option.kind {
+            Kind::Struct(name) => Some((option.name.clone(), name.clone())),
+            _ => None,
+        }));
     }
+    nested.sort();
+    nested.dedup();
+    out.push_str("/** Options that hold options of their own, by what the core calls them. */\n");
+    out.push_str("export const NESTED: ReadonlyMap<string, ReadonlyMap<string, string>> = new Map([\n");
+    for (option, name) in nested {
+        let _ = writeln!(out, "  [\"{option}\", {}],", names_of(&name));
+    }
+    out.push_str("]);\n\n");
     loopback(&mut out)?;
     Ok(out)
 }
@@ -92,49 +130,50 @@ fn kinds(out: &mut String) {
     out.push_str("} as const;\n\n");
 }
 
-fn interface(out: &mut String, options: &Struct) -> Result<(), String> {
+fn interface(out: &mut String, options: &Struct) {
     let _ = writeln!(out, "/** {} */\nexport interface {} {{", options.about, options.name);
     for option in &options.options {
         let required = REQUIRED.contains(&(options.name.as_str(), option.name.as_str()));
         let mark = if required { "" } else { "?" };
-        let of = kind(&option.kind).map_err(|why| format!("option {} of {}: {why}", option.name, options.name))?;
+        let of = kind(&option.kind);
+        let name = if options.name == AS_THEY_ARE { option.name.clone() } else { camel(&option.name) };
         let undefined = if required { "" } else { " | undefined" };
         let _ = writeln!(out, "  /** {}{} */", option.about, default(option));
-        let _ = writeln!(out, "  {}{mark}: {of}{undefined};", camel(&option.name));
+        let _ = writeln!(out, "  {name}{mark}: {of}{undefined};");
     }
     out.push_str("}\n\n");
-    Ok(())
+}
+
+fn names_of(options: &str) -> String {
+    format!("{}_NAMES", options.strip_suffix("Options").unwrap_or(options).to_uppercase())
 }
 
 /// A map instead of an object: `constructor` and the like are no options.
 fn names(out: &mut String, options: &Struct) {
-    let name = options.name.strip_suffix("Options").unwrap_or(&options.name).to_uppercase();
+    let name = names_of(&options.name);
     let _ = writeln!(out, "/** What the core calls the options of `{}`. */", options.name);
-    let _ = writeln!(out, "export const {name}_NAMES: ReadonlyMap<string, string> = new Map([");
+    let _ = writeln!(out, "export const {name}: ReadonlyMap<string, string> = new Map([");
     for option in &options.options {
         let _ = writeln!(out, "  [\"{}\", \"{}\"],", camel(&option.name), option.name);
     }
     out.push_str("]);\n\n");
 }
 
-fn kind(kind: &Kind) -> Result<String, String> {
-    Ok(match kind {
+fn kind(kind: &Kind) -> String {
+    match kind {
         Kind::Boolean => "boolean".into(),
         Kind::Integer | Kind::Number => "number".into(),
         Kind::String => "string".into(),
         Kind::Enum(words) => words.iter().map(|word| format!("\"{word}\"")).collect::<Vec<_>>().join(" | "),
-        Kind::Object(fields) => {
-            // Only the outermost names are mapped on the way to the core.
-            if let Some(field) = fields.iter().find(|field| field.contains('_')) {
-                return Err(format!("the nested name {field} would need a map of its own"));
-            }
-            format!("{{ {} }}", fields.iter().map(|field| format!("{field}: string")).collect::<Vec<_>>().join("; "))
-        }
+        Kind::Struct(name) => name.clone(),
+        Kind::Content => "string | readonly ContentPart[]".into(),
+        Kind::Map => "Readonly<Record<string, unknown>>".into(),
+        Kind::Json => "unknown".into(),
         Kind::List(of) => match **of {
-            Kind::Enum(_) => format!("readonly ({})[]", self::kind(of)?),
-            _ => format!("readonly {}[]", self::kind(of)?),
+            Kind::Enum(_) => format!("readonly ({})[]", self::kind(of)),
+            _ => format!("readonly {}[]", self::kind(of)),
         },
-    })
+    }
 }
 
 fn default(option: &OptionField) -> String {
@@ -175,11 +214,5 @@ mod tests {
         };
         assert_eq!(stamp(&lock("0"), 2).unwrap(), lock(env!("CARGO_PKG_VERSION")));
         assert!(stamp("{}", 1).is_err());
-    }
-
-    #[test]
-    fn a_nested_name_that_would_need_a_map_is_refused() {
-        assert!(kind(&Kind::Object(vec!["tool_call".into()])).is_err());
-        assert_eq!(kind(&Kind::List(Box::new(Kind::String))).unwrap(), "readonly string[]");
     }
 }

@@ -1,0 +1,238 @@
+//! Dispatch tickets: asking for them within the directory's rate, and believing only what verifies.
+
+use std::collections::HashMap;
+use std::num::NonZeroU32;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use tokio::time::Instant;
+
+use super::directory_client::{DirectoryClient, TicketAnswer};
+use crate::crypto::ticket::{self, ConsumerClaims, Expected, ExpectedCaller, TicketClaims, TicketFault};
+use crate::error::{Code, Error, Result};
+use crate::options::Discover;
+use crate::types::{NodeInfo, Traceparent};
+use crate::wire::directory::Ticketed;
+
+/// How long it is remembered that a directory has no tickets.
+const NO_TICKETS_FOR: Duration = Duration::from_secs(300);
+/// A key is not asked for again sooner, whatever fails to verify.
+const KEY_PAUSE: Duration = Duration::from_secs(10);
+/// Ids of tickets that are remembered, so that none counts twice.
+const MOST_SEEN: usize = 4_096;
+/// Grace for the end of a consumer token (specification: consumer tokens).
+const TOKEN_GRACE_S: u64 = 10;
+
+/// Who waits for a ticket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Waiting {
+    /// A submit.
+    Submit,
+    /// Nobody: it is for later.
+    Nobody,
+}
+
+/// A verified route.
+pub(super) struct Disclosed {
+    pub(super) node: NodeInfo,
+    pub(super) id_prefix: String,
+    /// How long the ticket is good, from now on.
+    pub(super) lasts: Duration,
+}
+
+#[derive(Clone, Copy)]
+struct Key {
+    bytes: [u8; 32],
+    since: Instant,
+}
+
+/// Asks for tickets and verifies them.
+pub(super) struct Tickets {
+    directory: DirectoryClient,
+    key: Mutex<Option<Key>>,
+    fetching: tokio::sync::Mutex<()>,
+    /// Ids of tickets that were taken, and until when they are good.
+    seen: Mutex<HashMap<String, Instant>>,
+    none_until: Mutex<Option<Instant>>,
+    paused_until: Mutex<Option<Instant>>,
+    /// The public directory gives 60 tickets a minute. Both together stay below that in every minute.
+    for_submits: DefaultDirectRateLimiter,
+    for_later: DefaultDirectRateLimiter,
+}
+
+fn rate(burst: u32, per_minute: u32) -> DefaultDirectRateLimiter {
+    let nonzero = |n| NonZeroU32::new(n).unwrap_or(NonZeroU32::MIN);
+    RateLimiter::direct(Quota::per_minute(nonzero(per_minute)).allow_burst(nonzero(burst)))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Tickets {
+    pub(super) fn new(directory: DirectoryClient) -> Self {
+        Tickets {
+            directory,
+            key: Mutex::default(),
+            fetching: tokio::sync::Mutex::default(),
+            seen: Mutex::default(),
+            none_until: Mutex::default(),
+            paused_until: Mutex::default(),
+            for_submits: rate(24, 18),
+            for_later: rate(4, 12),
+        }
+    }
+
+    /// Whether the directory has said that it has no tickets, not long ago.
+    pub(super) fn are_unavailable(&self) -> bool {
+        lock(&self.none_until).is_some_and(|until| until > Instant::now())
+    }
+
+    /// Asks for one route and verifies its ticket; none if there is no route left.
+    ///
+    /// # Errors
+    /// `TICKETS_UNAVAILABLE` if the directory has none to give; `TICKET_REFUSED` for one that does not verify; other 3xxx.
+    pub(super) async fn ask(
+        &self,
+        query: &Discover,
+        exclude: &[&str],
+        waiting: Waiting,
+        trace: Option<&Traceparent>,
+        deadline: Instant,
+    ) -> Result<Option<Disclosed>> {
+        self.allowance(waiting, deadline).await?;
+        match self.directory.ticket(query, exclude, trace, deadline).await {
+            Ok(TicketAnswer::Route(ticketed)) => self.verify(*ticketed, query, deadline).await.map(Some),
+            Ok(TicketAnswer::NoRoute) => Ok(None),
+            Ok(TicketAnswer::NoTickets) => {
+                *lock(&self.none_until) = Some(Instant::now() + NO_TICKETS_FOR);
+                Err(Error::new(Code::TicketsUnavailable, "the directory gives no dispatch tickets; allow discovery")
+                    .with_wire_code("IICP-DISPATCH-TICKET-UNAVAILABLE"))
+            }
+            Err(error) => {
+                if let (Code::DirectoryRateLimited, Some(pause)) = (error.code(), error.retry_after()) {
+                    *lock(&self.paused_until) = Some(Instant::now() + pause);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Waits for a turn within the directory's rate; what is only for later does not wait.
+    async fn allowance(&self, waiting: Waiting, deadline: Instant) -> Result<()> {
+        let slow = |pause: Duration| {
+            Error::new(Code::DirectoryRateLimited, "too many different routes are asked for in one minute; ask again later")
+                .with_retry_after(pause)
+        };
+        if let Some(until) = *lock(&self.paused_until) {
+            let pause = until.saturating_duration_since(Instant::now());
+            if !pause.is_zero() {
+                return Err(slow(pause));
+            }
+        }
+        if waiting == Waiting::Nobody {
+            return self.for_later.check().map_err(|_| slow(Duration::from_secs(5)));
+        }
+        tokio::time::timeout_at(deadline, self.for_submits.until_ready())
+            .await
+            .map_err(|_| slow(Duration::from_secs(4)))
+    }
+
+    async fn verify(&self, ticketed: Ticketed, query: &Discover, deadline: Instant) -> Result<Disclosed> {
+        let Ticketed { ticket, node } = ticketed;
+        let now = self.directory.now_unix_s();
+        let check = |key: &[u8; 32]| {
+            let expected = Expected {
+                issuer: self.directory.issuer(),
+                node_id: &node.node_id,
+                intent: &query.intent,
+                now_unix_s: now,
+            };
+            ticket::verify_ticket(&ticket, key, expected)
+        };
+        let claims = self.with_key(check, deadline).await?.map_err(TicketFault::error)?;
+        ticket::check_manifest(&claims, node.node_policy_manifest.as_ref())?;
+        let lasts = Duration::from_secs(claims.exp.saturating_sub(now).min(3_600));
+        self.take(&claims, lasts)?;
+        Ok(Disclosed { node, id_prefix: claims.jti.get(..12).unwrap_or_default().to_owned(), lasts })
+    }
+
+    /// Notes a ticket, so that it is not taken a second time.
+    fn take(&self, claims: &TicketClaims, lasts: Duration) -> Result<()> {
+        let now = Instant::now();
+        let mut seen = lock(&self.seen);
+        if seen.len() >= MOST_SEEN {
+            seen.retain(|_, until| *until > now);
+        }
+        if seen.len() >= MOST_SEEN {
+            seen.clear();
+        }
+        match seen.insert(claims.jti.clone(), now + lasts) {
+            Some(until) if until > now => {
+                let why = "the directory gave the same dispatch ticket twice; no task was sent";
+                Err(Error::new(Code::TicketRefused, why).with_wire_code("IICP-DISPATCH-TICKET-UNVERIFIED"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks a consumer token for what it was asked for.
+    pub(super) async fn verify_consumer_token(
+        &self,
+        token: &str,
+        caller: Option<&str>,
+        target: &str,
+        intent: &str,
+        deadline: Instant,
+    ) -> Result<Result<ConsumerClaims, TicketFault>> {
+        let now = self.directory.now_unix_s();
+        let check = |key: &[u8; 32]| {
+            let issuer = Some(self.directory.issuer());
+            let expected =
+                ExpectedCaller { issuer, caller, target, intent, now_unix_s: now, grace_s: TOKEN_GRACE_S };
+            ticket::verify_consumer_token(token, key, expected)
+        };
+        self.with_key(check, deadline).await
+    }
+
+    /// Checks with the key that is held, and once more with a fresh one if that does not fit: keys change.
+    async fn with_key<T>(
+        &self,
+        check: impl Fn(&[u8; 32]) -> Result<T, TicketFault>,
+        deadline: Instant,
+    ) -> Result<Result<T, TicketFault>> {
+        let key = self.key(None, deadline).await?;
+        match check(&key.bytes) {
+            Err(TicketFault::Signature) => {
+                let newer = self.key(Some(key), deadline).await?;
+                Ok(check(&newer.bytes))
+            }
+            settled => Ok(settled),
+        }
+    }
+
+    /// The directory's key, one caller at a time; another than `old` if there is one and it is time to ask.
+    async fn key(&self, old: Option<Key>, deadline: Instant) -> Result<Key> {
+        let held = || {
+            let key = (*lock(&self.key))?;
+            match old {
+                Some(old) if old.since == key.since && key.since.elapsed() >= KEY_PAUSE => None,
+                _ => Some(key),
+            }
+        };
+        if let Some(key) = held() {
+            return Ok(key);
+        }
+        let _turn = tokio::time::timeout_at(deadline, self.fetching.lock())
+            .await
+            .map_err(|_| Error::new(Code::DirectoryUnreachable, "the directory's key did not arrive in time"))?;
+        if let Some(key) = held() {
+            return Ok(key);
+        }
+        let bytes = self.directory.key(deadline).await?;
+        let key = Key { bytes, since: Instant::now() };
+        *lock(&self.key) = Some(key);
+        Ok(key)
+    }
+}
