@@ -41,6 +41,32 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().flat_map(|b| [DIGITS[usize::from(b >> 4)] as char, DIGITS[usize::from(b & 15)] as char]).collect()
 }
 
+/// Reads exactly `N` bytes of lower-case hex.
+pub(crate) fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
+    let value = |b: u8| match b {
+        b'0'..=b'9' => Some(b - b'0'),
+        b'a'..=b'f' => Some(b - b'a' + 10),
+        _ => None,
+    };
+    if text.len() != 2 * N {
+        return None;
+    }
+    let mut out = [0; N];
+    for (byte, pair) in out.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
+        *byte = value(pair[0])? << 4 | value(pair[1])?;
+    }
+    Some(out)
+}
+
+/// Lower-case hex of a SHA-256 over the parts, one after the other.
+pub(crate) fn sha256_hex(parts: &[&[u8]]) -> String {
+    let mut context = ring::digest::Context::new(&ring::digest::SHA256);
+    for part in parts {
+        context.update(part);
+    }
+    hex(context.finish().as_ref())
+}
+
 /// Fresh random bytes.
 ///
 /// # Errors
@@ -75,6 +101,11 @@ mod tests {
     #[test]
     fn hex_and_fingerprints_are_plain_sha256() {
         assert_eq!(hex(&[0, 15, 255]), "000fff");
+        assert_eq!(unhex("000fff"), Some([0, 15, 255]));
+        for bad in ["000FFF", "000ff", "000fff0", "00 fff", "+00fff", ""] {
+            assert_eq!(unhex::<3>(bad), None, "{bad}");
+        }
+        assert!(sha256_hex(&[b"a", b"bc"]).starts_with("ba7816bf8f01cfea"));
         assert_eq!(fingerprint(&[b"a", b"bc"]), 0xba7816bf_8f01cfea_414140de_5dae2223);
         assert!(same(b"a", b"a") && !same(b"a", b"b") && !same(b"a", b"ab"));
         assert_ne!(random::<16>().unwrap(), random::<16>().unwrap());

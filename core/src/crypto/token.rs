@@ -1,13 +1,21 @@
 //! The compact signed text that directories issue: `<base64url of JSON>.<128 hex digits>`, an Ed25519 signature over a
 //! domain line and the base64url text as transmitted, so that nothing has to be made canonical.
 
+use std::fmt;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use ed25519_dalek::{Signer as _, SigningKey};
-use serde::Serialize;
+use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
+use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde::{Serialize, de};
+use serde_json::{Map, Value};
 
-use super::digest::{hex, random};
+use super::digest::{hex, random, unhex};
 use crate::error::{Code, Error, Result};
+use crate::types::check_depth;
+
+/// The longest token that is looked at, in bytes; those in use have a few hundred.
+pub(crate) const MAX_TOKEN_BYTES: usize = 8 << 10;
 
 /// Signed first, so that a token of one kind never passes for another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,75 +54,163 @@ impl TokenSigner {
 
     pub(crate) fn sign<T: Serialize>(&self, domain: Domain, claims: &T) -> Result<String> {
         let json = serde_json::to_vec(claims).map_err(|_| Error::new(Code::Internal, "claims have no JSON form"))?;
+        Ok(self.sign_json(domain, &json))
+    }
+
+    fn sign_json(&self, domain: Domain, json: &[u8]) -> String {
         let text = URL_SAFE_NO_PAD.encode(json);
         let signature = self.0.sign(&[domain.line(), text.as_bytes()].concat());
-        Ok(format!("{text}.{}", hex(&signature.to_bytes())))
+        format!("{text}.{}", hex(&signature.to_bytes()))
+    }
+}
+
+/// Why a token is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TokenFault {
+    /// It has not the form of a token, whoever signed it.
+    Malformed,
+    /// It has the form, but this key did not sign it.
+    Signature,
+}
+
+/// Checks form and signature of a token and reads its claims. What the claims say is the caller's to judge.
+pub(crate) fn verify(domain: Domain, public_key: &[u8; 32], token: &str) -> Result<Map<String, Value>, TokenFault> {
+    // What costs nothing goes before the signature, and nothing is parsed that is not signed.
+    if token.len() > MAX_TOKEN_BYTES {
+        return Err(TokenFault::Malformed);
+    }
+    let (text, signature) = token.split_once('.').ok_or(TokenFault::Malformed)?;
+    let signature: [u8; 64] = unhex(signature).ok_or(TokenFault::Malformed)?;
+    let json = URL_SAFE_NO_PAD.decode(text).map_err(|_| TokenFault::Malformed)?;
+    let key = VerifyingKey::from_bytes(public_key).map_err(|_| TokenFault::Signature)?;
+    key.verify_strict(&[domain.line(), text.as_bytes()].concat(), &Signature::from_bytes(&signature))
+        .map_err(|_| TokenFault::Signature)?;
+    match serde_json::from_slice(&json) {
+        Ok(Unambiguous(Value::Object(claims))) if check_depth(&json).is_ok() => Ok(claims),
+        _ => Err(TokenFault::Malformed),
+    }
+}
+
+/// JSON in which no object says a name twice: readers differ on which of the two would count.
+struct Unambiguous(Value);
+
+impl<'de> Deserialize<'de> for Unambiguous {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        d.deserialize_any(UnambiguousVisitor)
+    }
+}
+
+struct UnambiguousVisitor;
+
+impl<'de> Visitor<'de> for UnambiguousVisitor {
+    type Value = Unambiguous;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON without a name that comes twice")
+    }
+
+    fn visit_unit<E: de::Error>(self) -> Result<Unambiguous, E> {
+        Ok(Unambiguous(Value::Null))
+    }
+
+    fn visit_bool<E: de::Error>(self, v: bool) -> Result<Unambiguous, E> {
+        Ok(Unambiguous(v.into()))
+    }
+
+    fn visit_u64<E: de::Error>(self, v: u64) -> Result<Unambiguous, E> {
+        Ok(Unambiguous(v.into()))
+    }
+
+    fn visit_i64<E: de::Error>(self, v: i64) -> Result<Unambiguous, E> {
+        Ok(Unambiguous(v.into()))
+    }
+
+    fn visit_f64<E: de::Error>(self, v: f64) -> Result<Unambiguous, E> {
+        Ok(Unambiguous(v.into()))
+    }
+
+    fn visit_str<E: de::Error>(self, v: &str) -> Result<Unambiguous, E> {
+        Ok(Unambiguous(v.into()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Unambiguous, A::Error> {
+        let mut values = Vec::new();
+        while let Some(Unambiguous(value)) = list.next_element()? {
+            values.push(value);
+        }
+        Ok(Unambiguous(Value::Array(values)))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<Unambiguous, A::Error> {
+        let mut values = Map::new();
+        while let Some((name, Unambiguous(value))) = object.next_entry::<String, _>()? {
+            if values.insert(name, value).is_some() {
+                return Err(A::Error::custom("a name comes twice"));
+            }
+        }
+        Ok(Unambiguous(Value::Object(values)))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ed25519_dalek::{Signature, VerifyingKey};
-    use serde::de::DeserializeOwned;
-    use serde_json::{Value, json};
-
-    /// Checks the signature of a token and reads its claims. What the claims say is the caller's to judge.
-    ///
-    /// # Errors
-    /// `INVALID_ARG`; the token itself is never quoted.
-    fn verify<T: DeserializeOwned>(domain: Domain, public_key: &[u8; 32], token: &str) -> Result<T> {
-        let refuse = |why: &str| Error::new(Code::InvalidArg, format!("a signed token is not valid: {why}"));
-        let (text, signature) = token.split_once('.').ok_or_else(|| refuse("it has no signature"))?;
-        let signature: [u8; 64] = unhex(signature).ok_or_else(|| refuse("its signature is not 128 hex digits"))?;
-        let key = VerifyingKey::from_bytes(public_key).map_err(|_| refuse("the key is not an Ed25519 key"))?;
-        key.verify_strict(&[domain.line(), text.as_bytes()].concat(), &Signature::from_bytes(&signature))
-            .map_err(|_| refuse("its signature does not match"))?;
-        let json = URL_SAFE_NO_PAD.decode(text).map_err(|_| refuse("its claims are not base64url"))?;
-        serde_json::from_slice(&json).map_err(|_| refuse("its claims are not the expected JSON"))
-    }
-
-    fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
-        let digits = text.as_bytes();
-        if digits.len() != 2 * N {
-            return None;
-        }
-        let value =
-            |b: u8| (b as char).to_digit(16).filter(|_| !b.is_ascii_uppercase()).and_then(|d| u8::try_from(d).ok());
-        let mut out = [0; N];
-        for (byte, pair) in out.iter_mut().zip(digits.chunks_exact(2)) {
-            *byte = value(pair[0])? << 4 | value(pair[1])?;
-        }
-        Some(out)
-    }
+    use serde_json::json;
 
     #[test]
     fn a_token_verifies_under_its_own_key_and_domain_only() {
         let (signer, other) = (TokenSigner::random().unwrap(), TokenSigner::random().unwrap());
         let key: [u8; 32] = unhex(&signer.public_key_hex()).unwrap();
         let other: [u8; 32] = unhex(&other.public_key_hex()).unwrap();
-        let token = signer.sign(Domain::DispatchTicket, &json!({"v": 1})).unwrap();
+        let claims = json!({"v": 1, "list": [1, -2, 0.5, null, true, {"a": "b"}]});
+        let token = signer.sign(Domain::DispatchTicket, &claims).unwrap();
         assert!(!token.contains('='));
-        let claims: Value = verify(Domain::DispatchTicket, &key, &token).unwrap();
-        assert_eq!(claims, json!({"v": 1}));
-        assert!(verify::<Value>(Domain::ConsumerToken, &key, &token).is_err());
-        assert!(verify::<Value>(Domain::DispatchTicket, &other, &token).is_err());
+        assert_eq!(verify(Domain::DispatchTicket, &key, &token).map(Value::Object), Ok(claims));
+        assert_eq!(verify(Domain::ConsumerToken, &key, &token), Err(TokenFault::Signature));
+        assert_eq!(verify(Domain::DispatchTicket, &other, &token), Err(TokenFault::Signature));
+        assert_eq!(verify(Domain::DispatchTicket, &[0; 32], &token), Err(TokenFault::Signature), "a weak key");
     }
 
     #[test]
-    fn a_changed_token_is_refused_and_never_quoted() {
+    fn a_changed_token_is_refused() {
         let signer = TokenSigner::random().unwrap();
-        let key: [u8; 32] = unhex(&signer.public_key_hex()).unwrap();
+        let key = signer.public_key();
         let token = signer.sign(Domain::DispatchTicket, &json!({"v": 1})).unwrap();
-        for bad in [
+        assert!(verify(Domain::DispatchTicket, &key, &token).is_ok());
+        let (text, signature) = token.split_once('.').unwrap();
+        for malformed in [
             token.to_uppercase(),
-            token.replacen('e', "f", 1),
+            format!("{text}=.{signature}"),
+            format!("{text}.{}", signature.to_uppercase()),
+            format!("{text}.{signature}0"),
+            format!("{text}.{signature}."),
+            format!(" {token}"),
+            format!("{token}\n"),
             token[..token.len() - 1].into(),
             "a.b".into(),
+            ".".into(),
             String::new(),
+            format!("{}.{signature}", "A".repeat(MAX_TOKEN_BYTES)),
         ] {
-            let error = verify::<Value>(Domain::DispatchTicket, &key, &bad).unwrap_err();
-            assert!(bad.is_empty() || !error.to_string().contains(&bad), "{error}");
+            assert_eq!(verify(Domain::DispatchTicket, &key, &malformed), Err(TokenFault::Malformed), "{malformed}");
+        }
+        let flipped = if signature.starts_with('0') { "1" } else { "0" };
+        for unsigned in [format!("{text}.{flipped}{}", &signature[1..]), format!("e30.{signature}")] {
+            assert_eq!(verify(Domain::DispatchTicket, &key, &unsigned), Err(TokenFault::Signature), "{unsigned}");
+        }
+    }
+
+    #[test]
+    fn claims_that_are_no_object_or_say_a_name_twice_are_refused_though_signed() {
+        let signer = TokenSigner::random().unwrap();
+        let deep = format!("{{\"a\":{}{}}}", "[".repeat(200), "]".repeat(200));
+        for bad in [r#"{"v":1,"v":2}"#, r#"{"a":{"b":1,"b":1}}"#, "[]", "7", "", r#"{"v":1} x"#, "\u{ff}", &deep] {
+            let token = signer.sign_json(Domain::ConsumerToken, bad.as_bytes());
+            assert_eq!(
+                verify(Domain::ConsumerToken, &signer.public_key(), &token),
+                Err(TokenFault::Malformed),
+                "{bad}"
+            );
         }
     }
 }

@@ -15,11 +15,12 @@ use super::score::Wish;
 use super::store::Node;
 use super::view::NodeView;
 use crate::crypto::digest::{hex, random};
+use crate::crypto::ticket::{TICKET_AUDIENCE, TICKET_TYPE};
 use crate::crypto::token::Domain;
+use crate::protocol::profiles::{self, Asked, Negotiation, negotiate};
 
 const TICKET_S: u64 = 120;
 const CONSUMER_TOKEN_S: u64 = 300;
-const TICKET_AUDIENCE: &str = "iicp.directory.dispatch";
 /// Most nodes that a client may exclude.
 const MOST_EXCLUDED: usize = 10;
 
@@ -73,6 +74,8 @@ struct Found<'a> {
     route_fields_present: bool,
     dispatch_ticket_endpoint: &'static str,
     ticketed_dispatch_available: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    profile_negotiation: Option<Negotiation>,
 }
 
 /// `GET discover`: the nodes for an intent, best first; none is an empty list.
@@ -81,13 +84,13 @@ pub(super) async fn discover(State(desk): Desk, caller: Caller, uri: Uri) -> Out
     let mut form = Form::query(uri.query().unwrap_or_default());
     let wish = Wish::read(&mut form);
     let public = form.choice("view", &["dispatch", "public"]) == Some("public");
-    let profile_required = form.flag("profile_required").unwrap_or_default();
+    let negotiation = read_profile(&mut form);
     form.finish()?;
-    if profile_required {
+    if !negotiation.dispatch_allowed {
         return Err(Refusal::new(
             StatusCode::UNPROCESSABLE_ENTITY,
-            "unsupported_pre_normative_profile",
-            "this directory knows no profiles; ask without profile_required",
+            profiles::UNSUPPORTED,
+            "this directory does not know the required profile in this version; ask without profile_required",
         ));
     }
     let nodes = desk.store().select(&wish, desk.now());
@@ -102,6 +105,19 @@ pub(super) async fn discover(State(desk): Desk, caller: Caller, uri: Uri) -> Out
         route_fields_present: !public,
         dispatch_ticket_endpoint: "/api/v1/dispatch/ticket",
         ticketed_dispatch_available: true,
+        profile_negotiation: negotiation.requested.then_some(negotiation),
+    })
+}
+
+fn read_profile(form: &mut Form<'_>) -> Negotiation {
+    let id = form.text("profile_id", 160);
+    let version = form.text("profile_version", 64);
+    let sha256 = form.text("profile_fixture_sha256", 64);
+    negotiate(Asked {
+        profile_id: id.as_deref(),
+        profile_version: version.as_deref(),
+        profile_fixture_sha256: sha256.as_deref(),
+        profile_required: form.flag("profile_required").unwrap_or_default(),
     })
 }
 
@@ -114,7 +130,7 @@ pub(super) async fn dispatch_ticket(State(desk): Desk, caller: Caller, body: Byt
     let jti = hex(&random::<12>()?);
     let claims = TicketClaims {
         v: 1,
-        typ: "dispatch-route-ticket",
+        typ: TICKET_TYPE,
         iss: &caller.base,
         aud: TICKET_AUDIENCE,
         jti: &jti,

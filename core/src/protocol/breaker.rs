@@ -1,0 +1,193 @@
+//! Leaving a node alone that keeps failing: a circuit breaker per node.
+//!
+//! So many failures in a row open it for a while; then one task at a time is the probe. A success clears everything, a
+//! failure opens it again. Time comes in as what has passed since some start.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+/// Nodes that are remembered; only those that failed last are.
+const MOST_NODES: usize = 4096;
+/// How long a probe keeps others out if it is neither reported nor released: longer than any task may take.
+const PROBE_LEASE: Duration = Duration::from_secs(130);
+
+/// Whether a node may be sent a task now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Admission {
+    /// It may.
+    Closed,
+    /// It may, as the only one: whoever is told this reports how it ended, or releases it.
+    Probe,
+    /// It may not, at least until then.
+    Open { until: Duration },
+}
+
+/// The breakers of all nodes.
+#[derive(Debug)]
+pub(crate) struct Breakers {
+    most_failures: u32,
+    open_for: Duration,
+    nodes: HashMap<String, Breaker>,
+}
+
+#[derive(Debug)]
+struct Breaker {
+    failures: u32,
+    /// When the last failure was reported.
+    failed: Duration,
+    /// Open until then, and after that until a probe has come back well.
+    open_until: Option<Duration>,
+    /// A probe is out; its lease ends then.
+    probe: Option<Duration>,
+}
+
+impl Breakers {
+    /// `most_failures` in a row open a breaker `open_for` that long.
+    pub(crate) fn new(most_failures: u32, open_for: Duration) -> Self {
+        Breakers { most_failures: most_failures.max(1), open_for, nodes: HashMap::new() }
+    }
+
+    /// Asks whether a node may be sent a task; the answer [`Admission::Probe`] is given to one caller at a time.
+    pub(crate) fn admit(&mut self, node_id: &str, now: Duration) -> Admission {
+        let admission = self.look(node_id, now);
+        if admission == Admission::Probe
+            && let Some(breaker) = self.nodes.get_mut(node_id)
+        {
+            breaker.probe = Some(now.saturating_add(PROBE_LEASE));
+        }
+        admission
+    }
+
+    /// The same without taking the probe.
+    pub(crate) fn look(&self, node_id: &str, now: Duration) -> Admission {
+        let Some(breaker) = self.nodes.get(node_id) else { return Admission::Closed };
+        let Some(open_until) = breaker.open_until else { return Admission::Closed };
+        match breaker.probe {
+            _ if now < open_until => Admission::Open { until: open_until },
+            Some(lease) if now < lease => Admission::Open { until: lease },
+            _ => Admission::Probe,
+        }
+    }
+
+    /// Notes how a task ended that was admitted.
+    pub(crate) fn report(&mut self, node_id: &str, ok: bool, now: Duration) {
+        if ok {
+            self.nodes.remove(node_id);
+            return;
+        }
+        if !self.nodes.contains_key(node_id) {
+            self.make_room();
+            let fresh = Breaker { failures: 0, failed: now, open_until: None, probe: None };
+            self.nodes.insert(node_id.to_owned(), fresh);
+        }
+        let Some(breaker) = self.nodes.get_mut(node_id) else { return };
+        breaker.failures = breaker.failures.saturating_add(1);
+        breaker.failed = now;
+        // What was sent before it opened says nothing new.
+        let still_open = breaker.open_until.is_some_and(|until| now < until);
+        if breaker.failures >= self.most_failures && !still_open {
+            breaker.open_until = Some(now.saturating_add(self.open_for));
+            breaker.probe = None;
+        }
+    }
+
+    /// Gives a probe back that came to no end, because its task was cancelled: the next one may probe.
+    pub(crate) fn release(&mut self, node_id: &str) {
+        if let Some(breaker) = self.nodes.get_mut(node_id) {
+            breaker.probe = None;
+        }
+    }
+
+    /// Forgets the node whose failures are the least and the oldest news, if there is no room for another.
+    fn make_room(&mut self) {
+        if self.nodes.len() < MOST_NODES {
+            return;
+        }
+        let oldest = self.nodes.iter().min_by_key(|(_, breaker)| (breaker.open_until.is_some(), breaker.failed));
+        if let Some(node_id) = oldest.map(|(node_id, _)| node_id.clone()) {
+            self.nodes.remove(&node_id);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn open(failures: u32) -> Breakers {
+        let mut breakers = Breakers::new(failures, at(30));
+        for _ in 0..failures {
+            assert_eq!(breakers.admit("n", at(0)), Admission::Closed);
+            breakers.report("n", false, at(0));
+        }
+        breakers
+    }
+
+    #[test]
+    fn failures_in_a_row_open_it_and_a_success_between_them_does_not() {
+        let mut breakers = Breakers::new(2, at(30));
+        for ok in [false, true, false] {
+            breakers.report("n", ok, at(0));
+            assert_eq!(breakers.admit("n", at(0)), Admission::Closed);
+        }
+        breakers.report("n", false, at(1));
+        assert_eq!(breakers.admit("n", at(1)), Admission::Open { until: at(31) });
+        assert_eq!(breakers.admit("other", at(1)), Admission::Closed);
+    }
+
+    #[test]
+    fn one_probe_at_a_time_decides() {
+        let mut breakers = open(3);
+        assert_eq!(breakers.admit("n", Duration::from_millis(29_999)), Admission::Open { until: at(30) });
+        assert_eq!(breakers.look("n", at(30)), Admission::Probe, "looking takes nothing");
+        assert_eq!(breakers.admit("n", at(30)), Admission::Probe);
+        assert!(matches!(breakers.admit("n", at(30)), Admission::Open { .. }));
+        breakers.report("n", false, at(31));
+        assert_eq!(breakers.admit("n", at(60)), Admission::Open { until: at(61) }, "one failure opens it again");
+        assert_eq!(breakers.admit("n", at(61)), Admission::Probe);
+        breakers.report("n", true, at(62));
+        for _ in 0..3 {
+            assert_eq!(breakers.admit("n", at(62)), Admission::Closed);
+        }
+    }
+
+    #[test]
+    fn a_probe_that_never_comes_back_frees_its_place() {
+        let mut breakers = open(1);
+        assert_eq!(breakers.admit("n", at(30)), Admission::Probe);
+        breakers.release("n");
+        assert_eq!(breakers.admit("n", at(30)), Admission::Probe, "released");
+        let lease_ends = at(30) + PROBE_LEASE;
+        assert_eq!(breakers.admit("n", at(31)), Admission::Open { until: lease_ends });
+        assert_eq!(breakers.admit("n", lease_ends), Admission::Probe, "forgotten");
+        breakers.release("unknown");
+    }
+
+    #[test]
+    fn late_news_of_earlier_tasks_does_not_prolong_it() {
+        let mut breakers = open(1);
+        breakers.report("n", false, at(20));
+        assert_eq!(breakers.admit("n", at(30)), Admission::Probe);
+    }
+
+    #[test]
+    fn memory_is_bounded_and_open_breakers_stay_longest() {
+        let mut breakers = open(2);
+        for n in 0..2 * MOST_NODES as u64 {
+            breakers.report(&format!("m-{n}"), false, at(1 + n));
+        }
+        assert_eq!(breakers.nodes.len(), MOST_NODES);
+        assert!(matches!(breakers.admit("n", at(1)), Admission::Open { .. }));
+        assert!(!breakers.nodes.contains_key("m-0"));
+        let mut all_open = Breakers::new(1, at(30));
+        for n in 0..=MOST_NODES as u64 {
+            all_open.report(&format!("m-{n}"), false, at(n));
+        }
+        assert_eq!(all_open.nodes.len(), MOST_NODES);
+        assert_eq!(all_open.admit("m-0", at(1)), Admission::Closed, "the oldest made room");
+    }
+}
