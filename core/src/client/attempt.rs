@@ -37,13 +37,16 @@ pub(super) fn read(node_id: &str, task_id: &str, answer: Result<Reply, NoReply>)
 
 fn unanswered(node_id: &str, no_reply: NoReply) -> Failed {
     let (code, why, outcome) = match no_reply {
+        NoReply::Refused => (Code::EndpointRefused, "leads to an address that may not be called", Outcome::Elsewhere),
         NoReply::Connect => (Code::Connect, "cannot be reached", Outcome::Elsewhere),
         NoReply::Tls => (Code::Tls, "failed the TLS handshake", Outcome::Elsewhere),
         NoReply::Deadline => (Code::Timeout, "did not answer in time", Outcome::Final),
         NoReply::Lost => {
             (Code::Lost, "broke the connection or fell silent before its answer was whole", Outcome::MayHaveRun)
         }
-        NoReply::Malformed => (Code::Malformed, "answered something that is not HTTP", Outcome::MayHaveRun),
+        NoReply::Malformed => {
+            (Code::Malformed, "answered something that is not HTTP, or is compressed", Outcome::MayHaveRun)
+        }
         NoReply::TooLarge => (
             Code::ResponseTooLarge,
             "sent an answer over max_response_bytes; raise it if the answer is wanted",

@@ -22,7 +22,7 @@ use crate::options::{Chat, ClientOptions, Discover, TaskOptions, Validate as _};
 use crate::protocol::retry::{Outcome, Plan, Step};
 use crate::runtime::TaskGroup;
 use crate::telemetry;
-use crate::transport::http_client::{Call, HttpClient};
+use crate::transport::http_client::{Call, HttpClient, Redirects};
 use crate::types::{ChatReply, NodeInfo, Payload, TaskResult, Timings, Traceparent};
 use crate::wire::task::write_request;
 use attempt::Failed;
@@ -49,7 +49,7 @@ impl Client {
     /// Checks the options. Nothing is sent before the first call.
     ///
     /// # Errors
-    /// `CONFIG_INVALID`, `TIMEOUT_TOO_LARGE`, or `CONFIDENTIALITY_REQUIRED` for a directory off this machine.
+    /// `CONFIG_INVALID` or `TIMEOUT_TOO_LARGE`.
     pub fn new(options: ClientOptions) -> Result<Self> {
         options.validate()?;
         let http = HttpClient::new()?;
@@ -218,15 +218,14 @@ impl<'a> Submit<'a> {
         let budget = left.saturating_sub((left / 10).min(Duration::from_millis(200)));
         let budget_ms = crate::options::millis(budget).max(1);
         let options = &self.client.options;
+        let body = Bytes::from(write_request(&self.options, &self.task_id, &self.payload, budget_ms));
+        let most_bytes = options.max_response_bytes;
         let call = Call {
-            method: Method::POST,
-            url: route.task_url.clone(),
+            redirects: Redirects::SameOrigin,
             traceparent: Some(&self.trace),
-            bearer: None,
-            body: Some(Bytes::from(write_request(&self.options, &self.task_id, &self.payload, budget_ms))),
-            deadline: self.deadline,
+            body: Some(body),
             idle: Duration::from_millis(options.idle_timeout_ms),
-            most_bytes: options.max_response_bytes,
+            ..Call::new(Method::POST, route.task_url.clone(), route.reach, self.deadline, most_bytes)
         };
         let answer = self.client.http.call(call).await;
         let result = attempt::read(&route.node_id, &self.task_id, answer)?;

@@ -10,7 +10,8 @@ use tokio::time::Instant;
 use crate::error::{Code, Error, Result};
 use crate::options::Discover;
 use crate::transport::endpoint::Endpoint;
-use crate::transport::http_client::{Call, HttpClient, NoReply, Reply};
+use crate::transport::guard::Reach;
+use crate::transport::http_client::{Call, HttpClient, NoReply, Redirects, Reply};
 use crate::types::{NodeInfo, Traceparent};
 use crate::wire::directory::{HeartbeatReply, HeartbeatRequest, RegisterReply, RegisterRequest, read, read_nodes};
 use crate::wire::failure::Failure;
@@ -30,6 +31,11 @@ pub(crate) struct DirectoryClient {
 impl DirectoryClient {
     pub(crate) fn new(http: HttpClient, url: &str) -> Result<Self> {
         Ok(DirectoryClient { http, base: Endpoint::parse("the directory", url)? })
+    }
+
+    /// How far the nodes that it names may be: one on this machine may name others on it.
+    pub(crate) fn reach_of_nodes(&self) -> Reach {
+        if self.base.is_loopback() { Reach::Loopback } else { Reach::Public }
     }
 
     pub(crate) async fn discover(
@@ -55,7 +61,7 @@ impl DirectoryClient {
                 pairs.append_pair("min_reputation", &least.to_string());
             }
         }
-        let call = Call { traceparent: trace, ..call(Method::GET, url, deadline) };
+        let call = Call { traceparent: trace, redirects: Redirects::Anywhere, ..call(Method::GET, url, deadline) };
         let reply = self.send("discover", call).await?;
         read_nodes(&reply.body, usize::try_from(query.limit).unwrap_or(usize::MAX))
     }
@@ -99,11 +105,12 @@ impl DirectoryClient {
     fn no_reply(&self, what: &str, no_reply: NoReply) -> Error {
         let at = self.base.as_str();
         let (code, why) = match no_reply {
+            NoReply::Refused => (Code::EndpointRefused, "it leads to an address that may not be called"),
             NoReply::Connect => (Code::DirectoryUnreachable, "no connection; is it running?"),
             NoReply::Tls => (Code::DirectoryUnreachable, "the TLS handshake failed; check its certificate"),
             NoReply::Deadline => (Code::DirectoryUnreachable, "no answer in time"),
             NoReply::Lost => (Code::DirectoryUnreachable, "the connection broke or fell silent"),
-            NoReply::Malformed => (Code::DirectoryMalformed, "the answer is no HTTP"),
+            NoReply::Malformed => (Code::DirectoryMalformed, "the answer is no HTTP, or compressed"),
             NoReply::TooLarge => (Code::DirectoryMalformed, "the answer is over 4 MiB"),
         };
         Error::new(code, format!("{what} at the directory {at} failed: {why}"))
@@ -111,7 +118,8 @@ impl DirectoryClient {
 }
 
 fn call<'a>(method: Method, url: url::Url, deadline: Instant) -> Call<'a> {
-    Call { method, url, traceparent: None, bearer: None, body: None, deadline, idle: IDLE, most_bytes: MOST_BYTES }
+    // The directory is one that the caller wrote himself.
+    Call { idle: IDLE, ..Call::new(method, url, Reach::Private, deadline, MOST_BYTES) }
 }
 
 fn body<T: Serialize>(value: &T) -> Result<Bytes> {

@@ -13,6 +13,7 @@ use crate::options::Discover;
 use crate::runtime::TaskGroup;
 use crate::telemetry;
 use crate::transport::endpoint::Endpoint;
+use crate::transport::guard::Reach;
 use crate::types::{NodeInfo, Traceparent};
 
 /// Longest wait for the directory, within the submit's own deadline.
@@ -27,6 +28,7 @@ const MOST_HELD: usize = 1_024;
 pub(crate) struct Route {
     pub(crate) node_id: String,
     pub(crate) task_url: Url,
+    pub(crate) reach: Reach,
 }
 
 /// What a submit gets.
@@ -160,7 +162,7 @@ impl Routes {
         let answer = self.directory.discover(query, trace, deadline).await;
         match answer {
             Ok(nodes) => {
-                let routes: Arc<[Route]> = usable(nodes, &query.intent)?.into();
+                let routes: Arc<[Route]> = usable(nodes, &query.intent, self.directory.reach_of_nodes())?.into();
                 slot.hold(Some(Held { routes: routes.clone(), since: Instant::now() }));
                 Ok(Found { routes, fresh: true })
             }
@@ -175,29 +177,32 @@ impl Routes {
     }
 }
 
-fn usable(nodes: Vec<NodeInfo>, intent: &str) -> Result<Vec<Route>> {
+fn usable(nodes: Vec<NodeInfo>, intent: &str, reach: Reach) -> Result<Vec<Route>> {
     let listed = nodes.len();
-    let mut unsealable = None;
+    let mut refused = None;
     let mut routes = Vec::with_capacity(listed);
     for node in nodes.into_iter().filter(|node| node.available) {
-        match Endpoint::parse("the node", &node.endpoint).and_then(|endpoint| endpoint.join("/v1/task")) {
-            Ok(task_url) => routes.push(Route { node_id: node.node_id, task_url }),
+        let judged = Endpoint::parse("the node", &node.endpoint).and_then(|endpoint| {
+            endpoint.judge(reach)?;
+            endpoint.join("/v1/task")
+        });
+        match judged {
+            Ok(task_url) => routes.push(Route { node_id: node.node_id, task_url, reach }),
             Err(error) => {
                 tracing::debug!(target: telemetry::CLIENT, node_id = %node.node_id, code = %error.code(), "node skipped");
-                if error.code() == Code::ConfidentialityRequired {
-                    unsealable = Some(node.node_id);
+                if error.code() == Code::EndpointRefused {
+                    refused = Some((node.node_id, error));
                 }
             }
         }
     }
-    match (routes.is_empty(), unsealable) {
+    match (routes.is_empty(), refused) {
         (false, _) => Ok(routes),
-        (true, Some(node_id)) => Err(Error::new(
-            Code::ConfidentialityRequired,
-            format!(
-                "the nodes that serve {intent} (such as {node_id}) are not on this machine, and tasks cannot be sealed yet"
-            ),
-        )),
+        (true, Some((node_id, error))) => {
+            let wire_code = error.wire_code().unwrap_or_default().to_owned();
+            let message = format!("no node that serves {intent} may be called, such as {node_id}: {}", error.message());
+            Err(Error::new(Code::EndpointRefused, message).with_wire_code(wire_code))
+        }
         (true, None) => {
             let why = if listed == 0 { "none is registered" } else { "none of those listed is available" };
             Err(Error::new(Code::NoNodes, format!("no node serves {intent} now: {why}; start one, or ask again later")))
