@@ -123,19 +123,14 @@ impl Submit<'_> {
 
     fn call<'c>(&'c self, route: &Route, body: Bytes, token: Option<&'c Secret>) -> Call<'c> {
         let options = &self.client.options;
+        let most_bytes = options.max_response_bytes;
         Call {
-            method: Method::POST,
-            url: route.task_url.clone(),
-            traceparent: Some(&self.trace),
-            bearer: None,
-            consumer_token: token.map(Secret::expose),
-            node_id: None,
-            body: Some(body),
-            deadline: self.deadline(),
-            idle: Duration::from_millis(options.idle_timeout_ms),
-            most_bytes: options.max_response_bytes,
-            reach: route.reach,
             redirects: Redirects::SameOrigin,
+            traceparent: Some(&self.trace),
+            consumer_token: token.map(Secret::expose),
+            body: Some(body),
+            idle: Duration::from_millis(options.idle_timeout_ms),
+            ..Call::new(Method::POST, route.task_url.clone(), route.reach, self.deadline(), most_bytes)
         }
     }
 
@@ -212,7 +207,9 @@ fn unanswered(node_id: &str, no_reply: NoReply) -> Failed {
         NoReply::Lost => {
             (Code::Lost, "broke the connection or fell silent before its answer was whole", Outcome::MayHaveRun)
         }
-        NoReply::Malformed => (Code::Malformed, "answered something that is not HTTP", Outcome::MayHaveRun),
+        NoReply::Malformed => {
+            (Code::Malformed, "answered something that is not HTTP, or is compressed", Outcome::MayHaveRun)
+        }
         NoReply::TooLarge => (
             Code::ResponseTooLarge,
             "sent an answer over max_response_bytes; raise it if the answer is wanted",

@@ -21,8 +21,7 @@ pub(super) fn check(head: &Parts) -> Result<(), Refusal> {
     {
         return Err(forbidden("the Host header does not name this machine; use a loopback address or localhost"));
     }
-    let from_here =
-        |value: &HeaderValue| value.to_str().is_ok_and(|origin| Endpoint::parse("an origin", origin).is_ok());
+    let from_here = |value: &HeaderValue| value.to_str().is_ok_and(is_here);
     if !head.headers.get_all(ORIGIN).iter().all(from_here) {
         return Err(forbidden("the Origin header is foreign; this directory serves no web pages"));
     }
@@ -42,7 +41,11 @@ fn forbidden(message: &str) -> Refusal {
 }
 
 fn is_local_authority(text: &str) -> bool {
-    text.parse::<Authority>().is_ok() && Endpoint::parse("a host", &format!("http://{text}")).is_ok()
+    text.parse::<Authority>().is_ok() && is_here(&format!("http://{text}"))
+}
+
+fn is_here(url: &str) -> bool {
+    Endpoint::parse("an origin", url).is_ok_and(|endpoint| endpoint.is_loopback())
 }
 
 /// Whether a browser sends this type across origins without asking first.

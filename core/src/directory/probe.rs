@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::answer::Refusal;
 use crate::error::Result;
 use crate::transport::endpoint::Endpoint;
+use crate::transport::guard::Reach;
 use crate::transport::http_client::{Call, HttpClient};
 
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -28,20 +29,13 @@ impl Probe {
     /// Whether a node answers at this endpoint, within five seconds. Nothing off this machine is ever asked.
     pub(super) async fn is_alive(&self, endpoint: &str) -> bool {
         let deadline = Instant::now() + DEADLINE;
-        let Ok(url) = Endpoint::parse("a node", endpoint).and_then(|endpoint| endpoint.join("/iicp/health")) else {
+        let Ok(endpoint) = Endpoint::parse("a node", endpoint) else { return false };
+        let Ok(url) = endpoint.join("/iicp/health") else { return false };
+        if !endpoint.is_loopback() {
             return false;
-        };
+        }
         let Ok(Ok(_place)) = tokio::time::timeout_at(deadline, self.places.acquire()).await else { return false };
-        let call = Call {
-            method: Method::GET,
-            url,
-            traceparent: None,
-            bearer: None,
-            body: None,
-            deadline,
-            idle: DEADLINE,
-            most_bytes: MOST_BYTES,
-        };
+        let call = Call::new(Method::GET, url, Reach::Loopback, deadline, MOST_BYTES);
         self.http.call(call).await.is_ok_and(|reply| (200..300).contains(&reply.status))
     }
 }

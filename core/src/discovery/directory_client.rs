@@ -14,12 +14,13 @@ use crate::crypto::token::unhex;
 use crate::error::{Code, Error, Result};
 use crate::options::Discover;
 use crate::transport::endpoint::Endpoint;
-use crate::transport::http_client::{Call, HttpClient, NoReply, Reply};
 use crate::types::{Qos, Secret, Traceparent};
 use crate::wire::directory::{
     ConsumerTokenReply, DirectoryKeyReply, HeartbeatReply, HeartbeatRequest, Listed, RegisterReply, RegisterRequest,
     Ticketed, read, read_nodes, read_ticket,
 };
+use crate::transport::guard::Reach;
+use crate::transport::http_client::{Call, HttpClient, NoReply, Redirects, Reply};
 use crate::wire::failure::Failure;
 
 /// Largest answer that is read from a directory.
@@ -69,6 +70,11 @@ impl DirectoryClient {
         Ok(DirectoryClient { http, base: Endpoint::parse("the directory", url)?, ahead_s: Arc::default() })
     }
 
+    /// How far the nodes that it names may be: one on this machine may name others on it.
+    pub(crate) fn reach_of_nodes(&self) -> Reach {
+        if self.base.is_loopback() { Reach::Loopback } else { Reach::Public }
+    }
+
     pub(crate) async fn discover(
         &self,
         query: &Discover,
@@ -98,7 +104,7 @@ impl DirectoryClient {
                 pairs.append_pair("profile_required", if profile.required { "true" } else { "false" });
             }
         }
-        let call = Call { traceparent: trace, ..call(Method::GET, url, deadline) };
+        let call = Call { traceparent: trace, redirects: Redirects::Anywhere, ..call(Method::GET, url, deadline) };
         let reply = self.send("discover", call).await?;
         read_nodes(&reply.body, usize::try_from(query.limit).unwrap_or(usize::MAX))
     }
@@ -174,11 +180,6 @@ impl DirectoryClient {
         base.strip_suffix("/api").unwrap_or(base)
     }
 
-    /// Whether the directory is on this machine, so that it may name nodes on this machine.
-    pub(crate) fn is_loopback(&self) -> bool {
-        self.base.is_loopback()
-    }
-
     /// The time by the directory's clock, which is what its tickets are dated with, in seconds since 1970.
     pub(crate) fn now_unix_s(&self) -> u64 {
         let own = i64::try_from(unix_now()).unwrap_or(i64::MAX);
@@ -235,11 +236,12 @@ impl DirectoryClient {
     fn no_reply(&self, what: &str, no_reply: NoReply) -> Error {
         let at = self.base.as_str();
         let (code, why) = match no_reply {
+            NoReply::Refused => (Code::EndpointRefused, "it leads to an address that may not be called"),
             NoReply::Connect => (Code::DirectoryUnreachable, "no connection; is it running?"),
             NoReply::Tls => (Code::DirectoryUnreachable, "the TLS handshake failed; check its certificate"),
             NoReply::Deadline => (Code::DirectoryUnreachable, "no answer in time"),
             NoReply::Lost => (Code::DirectoryUnreachable, "the connection broke or fell silent"),
-            NoReply::Malformed => (Code::DirectoryMalformed, "the answer is no HTTP"),
+            NoReply::Malformed => (Code::DirectoryMalformed, "the answer is no HTTP, or compressed"),
             NoReply::TooLarge => (Code::DirectoryMalformed, "the answer is over 4 MiB"),
         };
         Error::new(code, format!("{what} at the directory {at} failed: {why}"))
@@ -251,7 +253,8 @@ fn unix_now() -> u64 {
 }
 
 fn call<'a>(method: Method, url: url::Url, deadline: Instant) -> Call<'a> {
-    Call { method, url, traceparent: None, bearer: None, body: None, deadline, idle: IDLE, most_bytes: MOST_BYTES }
+    // The directory is one that the caller wrote himself.
+    Call { idle: IDLE, ..Call::new(method, url, Reach::Private, deadline, MOST_BYTES) }
 }
 
 fn body<T: Serialize>(value: &T) -> Result<Bytes> {

@@ -158,12 +158,7 @@ impl Routes {
         ttl: Duration,
         group: TaskGroup,
     ) -> Arc<Self> {
-        let reach = match (private, directory.is_loopback()) {
-            (true, _) => Reach::Private,
-            // What runs on this machine may name what runs on this machine.
-            (false, true) => Reach::Loopback,
-            (false, false) => Reach::Public,
-        };
+        let reach = if private { Reach::Private } else { directory.reach_of_nodes() };
         let tickets = Tickets::new(directory.clone());
         Arc::new(Routes { directory, tickets, mode, reach, ttl, slots: Mutex::default(), group })
     }
@@ -455,13 +450,19 @@ impl Routes {
                 Ok(None) => {}
                 Err(error) => {
                     tracing::debug!(target: telemetry::CLIENT, node_id = %node_id, code = %error.code(), "node skipped");
-                    refused.get_or_insert(error);
+                    if error.code() == Code::EndpointRefused {
+                        refused.get_or_insert((node_id, error));
+                    }
                 }
             }
         }
         match (routes.is_empty(), refused, listed) {
             (false, _, _) => Ok(routes),
-            (true, Some(error), _) => Err(error),
+            (true, Some((node_id, error)), _) => Err(Error::new(
+                Code::EndpointRefused,
+                format!("no node that serves {} may be called, such as {node_id}: {}", query.intent, error.message()),
+            )
+            .with_wire_code("IICP-ENDPOINT-REFUSED")),
             (true, None, 0) => Err(no_nodes(&query.intent, "none is registered")),
             (true, None, _) => Err(no_nodes(&query.intent, "none of those listed is available")),
         }

@@ -21,7 +21,7 @@ use uuid::Uuid;
 pub use handler::{Caller, Handler, Inbound, Reply};
 
 use crate::discovery::directory_client::DirectoryClient;
-use crate::error::Result;
+use crate::error::{Code, Error, Result};
 use crate::options::{NodeOptions, Validate as _};
 use crate::protocol::admission::Gate;
 use crate::protocol::replay::ReplayMemory;
@@ -89,7 +89,8 @@ impl Node {
     /// Checks the options and binds the address. Needs a tokio runtime.
     ///
     /// # Errors
-    /// `CONFIG_INVALID`, `INTENT_INVALID` or `CONFIDENTIALITY_REQUIRED` for the options, `BIND` for the address.
+    /// `CONFIG_INVALID` or `INTENT_INVALID` for the options, `BIND` for the address. A node that listens on all addresses
+    /// of its machine and shall be registered needs the option `endpoint`.
     pub async fn bind(options: NodeOptions) -> Result<Self> {
         options.validate()?;
         let http = HttpClient::new()?;
@@ -97,7 +98,6 @@ impl Node {
             "" => None,
             url => Some(DirectoryClient::new(http.clone(), url)?),
         };
-        // Judged before anything is bound: a node off loopback would be asked for unsealed tasks.
         let bracketed = if options.host.contains(':') { format!("[{}]", options.host) } else { options.host.clone() };
         Endpoint::parse("the node's host", &format!("http://{bracketed}:{}", options.port))?;
         let advertised = options.endpoint.as_ref().map(|url| url.trim_end_matches('/').to_owned());
@@ -115,6 +115,12 @@ impl Node {
         let server = HttpServer::bind(&options.host, options.port, limits).await?;
         let advertised = advertised.unwrap_or_else(|| format!("http://{}", server.addr));
         let endpoint = Endpoint::parse("the node's endpoint", &advertised)?;
+        if directory.is_some() && endpoint.is_unspecified() {
+            return Err(Error::new(
+                Code::ConfigInvalid,
+                format!("nobody can call a node at {advertised}; set endpoint to the URL that callers reach it under"),
+            ));
+        }
         Ok(Node { options, server, advertised, endpoint, directory, http })
     }
 

@@ -14,6 +14,7 @@ use crate::discovery::directory_client::DirectoryClient;
 use crate::error::{Code, Error, Result};
 use crate::protocol::heartbeat::{Next, Registration};
 use crate::telemetry;
+use crate::transport::guard::Reach;
 use crate::transport::http_client::Call;
 use crate::wire::directory::{Capability, HeartbeatRequest, Limits, RegisterRequest, SDK_COMPATIBILITY};
 
@@ -79,16 +80,8 @@ async fn register(state: &State, directory: &DirectoryClient, registration: &mut
 
 /// A directory lists what it is told; a node that cannot be reached under its own URL must not be listed.
 async fn probe_self(state: &State) -> Result<()> {
-    let call = Call {
-        method: Method::GET,
-        url: state.endpoint.join("/iicp/health")?,
-        traceparent: None,
-        bearer: None,
-        body: None,
-        deadline: deadline(PATIENCE),
-        idle: PATIENCE,
-        most_bytes: 1 << 20,
-    };
+    let url = state.endpoint.join("/iicp/health")?;
+    let call = Call::new(Method::GET, url, Reach::Private, deadline(PATIENCE), 1 << 20);
     match state.http.call(call).await {
         Ok(reply) if reply.status == 200 => Ok(()),
         other => {

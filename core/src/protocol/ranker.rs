@@ -22,27 +22,35 @@ pub(crate) fn request_ref(task_id: &str) -> String {
 
 /// What a ranker is told of one candidate.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub(crate) struct Evidence<'a> {
-    schema_version: &'static str,
-    pub(crate) candidate_ref: String,
-    models: &'a [String],
-    directory_score: f64,
-    load: f64,
+#[non_exhaustive]
+pub struct CandidateEvidence {
+    /// Always `iicp-candidate-evidence-v0`.
+    pub schema_version: &'static str,
+    /// The name under which a choice names the candidate: a digest, not the node's id.
+    pub candidate_ref: String,
+    /// Models that the node serves.
+    pub models: Vec<String>,
+    /// The directory's score, 0 to 1.
+    pub directory_score: f64,
+    /// Share of the node's slots in use, 0 to 1; 0 if nobody says.
+    pub load: f64,
+    /// How well the node is, in the directory's words.
     #[serde(skip_serializing_if = "Option::is_none")]
-    health_label: Option<&'a str>,
+    pub health_label: Option<String>,
+    /// Whether the directory has reached the node itself.
     #[serde(skip_serializing_if = "Option::is_none")]
-    directory_observed_reachable: Option<bool>,
+    pub directory_observed_reachable: Option<bool>,
 }
 
-impl<'a> Evidence<'a> {
-    pub(crate) fn of(node: &'a NodeInfo) -> Self {
-        Evidence {
+impl CandidateEvidence {
+    pub(crate) fn of(node: &NodeInfo) -> Self {
+        CandidateEvidence {
             schema_version: EVIDENCE_SCHEMA,
             candidate_ref: candidate_ref(&node.node_id),
-            models: &node.models,
+            models: node.models.clone(),
             directory_score: node.score,
             load: node.load.unwrap_or_default(),
-            health_label: node.health_label.as_deref(),
+            health_label: node.health_label.clone(),
             directory_observed_reachable: node.directory_observed_reachable,
         }
     }
@@ -51,19 +59,23 @@ impl<'a> Evidence<'a> {
 /// Why a ranker chose: for its own good reasons, or to learn about a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Mode {
+pub enum RankMode {
+    /// Because it is the best.
     Normal,
+    /// To learn about it.
     Exploration,
 }
 
 /// A ranker's answer.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Choice {
-    pub(crate) candidate_ref: String,
-    /// Which policy chose; it is named in the receipt.
-    pub(crate) policy_id: String,
-    pub(crate) mode: Mode,
+pub struct RankChoice {
+    /// The candidate to be asked first.
+    pub candidate_ref: String,
+    /// Which policy chose; it is named in the receipt. 1 to 64 ASCII letters, digits, dots, dashes or underscores.
+    pub policy_id: String,
+    /// Why.
+    pub mode: RankMode,
 }
 
 /// The candidates as a ranker wants them, and what receipts say of it.
@@ -87,7 +99,7 @@ pub(crate) fn refused(why: &str) -> Error {
 ///
 /// # Errors
 /// `RANKER_REFUSED`.
-pub(crate) fn read_choice(answer: &[u8]) -> Result<Option<Choice>> {
+pub(crate) fn read_choice(answer: &[u8]) -> Result<Option<RankChoice>> {
     let unreadable = |e| refused(&format!("its answer is not {{candidate_ref, policy_id, mode}}: {}", position(&e)));
     match serde_json::from_slice(answer).map_err(unreadable)? {
         Value::Null => Ok(None),
@@ -101,7 +113,7 @@ pub(crate) fn read_choice(answer: &[u8]) -> Result<Option<Choice>> {
 ///
 /// # Errors
 /// `RANKER_REFUSED` if it chose what is no candidate, or does not say by which policy.
-pub(crate) fn apply_choice(order: &[usize], refs: &[String], choice: &Choice) -> Result<Ranked> {
+pub(crate) fn apply_choice(order: &[usize], refs: &[String], choice: &RankChoice) -> Result<Ranked> {
     let policy = choice.policy_id.as_str();
     let good = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
     if !(1..=64).contains(&policy.len()) || !policy.bytes().all(good) {
@@ -110,8 +122,8 @@ pub(crate) fn apply_choice(order: &[usize], refs: &[String], choice: &Choice) ->
     let chosen = order.iter().copied().find(|at| refs.get(*at) == Some(&choice.candidate_ref));
     let chosen = chosen.ok_or_else(|| refused("its choice is outside the eligible candidate set"))?;
     let mode = match choice.mode {
-        Mode::Normal => "normal",
-        Mode::Exploration => "exploration",
+        RankMode::Normal => "normal",
+        RankMode::Exploration => "exploration",
     };
     Ok(Ranked {
         order: std::iter::once(chosen).chain(order.iter().copied().filter(|at| *at != chosen)).collect(),
@@ -124,8 +136,8 @@ pub(crate) fn apply_choice(order: &[usize], refs: &[String], choice: &Choice) ->
 mod tests {
     use super::*;
 
-    fn choice(candidate_ref: &str, policy_id: &str) -> Choice {
-        Choice { candidate_ref: candidate_ref.into(), policy_id: policy_id.into(), mode: Mode::Normal }
+    fn choice(candidate_ref: &str, policy_id: &str) -> RankChoice {
+        RankChoice { candidate_ref: candidate_ref.into(), policy_id: policy_id.into(), mode: RankMode::Normal }
     }
 
     #[test]

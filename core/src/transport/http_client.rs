@@ -1,30 +1,40 @@
-//! The HTTP client: pooled connections, a deadline for everything, a cap on what is read, no redirect, no proxy.
+//! The HTTP client: pooled connections, a deadline for everything, a cap on what is read, no proxy. Every place that a
+//! call comes to, by a literal address, a name or a redirect, is judged before a connection to it is used.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
+use http::header::{
+    ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, DATE, HeaderName, HeaderValue, LOCATION,
+    RETRY_AFTER,
+};
 use http::{HeaderMap, Method};
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use tokio::time::Instant;
-use url::Url;
+use url::{Host, Url};
 
-use crate::error::{Code, Error, Result};
+use super::guard::{self, Reach};
+use super::pool::{Connecting, NameNeeded, Pools};
+use super::redirect::Hop;
+pub(crate) use super::redirect::Redirects;
+use super::resolve::{Lookup, Names, SystemLookup};
+use crate::error::Result;
 use crate::types::Traceparent;
 
-/// Longest wait for a connection.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// A pooled connection is dropped before the peer's own idle deadline can hit a task that is being sent.
-const POOL_IDLE: Duration = Duration::from_secs(20);
+/// How often one request may find that its pooled connection is gone and the name has to be asked for again.
+const MOST_QUESTIONS: usize = 4;
 
 /// One request.
 pub(crate) struct Call<'a> {
     pub(crate) method: Method,
     pub(crate) url: Url,
+    /// How far the call may go.
+    pub(crate) reach: Reach,
+    pub(crate) redirects: Redirects,
     pub(crate) traceparent: Option<&'a Traceparent>,
     pub(crate) bearer: Option<&'a str>,
+    pub(crate) consumer_token: Option<&'a str>,
+    pub(crate) node_id: Option<&'a str>,
     /// JSON.
     pub(crate) body: Option<Bytes>,
     pub(crate) deadline: Instant,
@@ -33,100 +43,194 @@ pub(crate) struct Call<'a> {
     pub(crate) most_bytes: usize,
 }
 
+impl Call<'_> {
+    /// A call without credentials, trace or body that follows no redirect and may be silent until its deadline.
+    pub(crate) fn new(method: Method, url: Url, reach: Reach, deadline: Instant, most_bytes: usize) -> Self {
+        Call {
+            method,
+            url,
+            reach,
+            redirects: Redirects::None,
+            traceparent: None,
+            bearer: None,
+            consumer_token: None,
+            node_id: None,
+            body: None,
+            deadline,
+            idle: deadline.saturating_duration_since(Instant::now()),
+            most_bytes,
+        }
+    }
+}
+
 /// An answer, whatever its status.
 #[derive(Debug)]
 pub(crate) struct Reply {
     pub(crate) status: u16,
     pub(crate) retry_after: Option<Duration>,
+    /// What the peer's clock said, in seconds since 1970.
+    #[allow(dead_code)] // For the client's tickets, which are judged by the directory's clock.
+    pub(crate) date: Option<u64>,
     pub(crate) body: Bytes,
+    /// Time for names and connections; zero if pooled ones were used.
+    #[allow(dead_code)] // For the client's timings.
+    pub(crate) connect: Duration,
+    /// From the sending, over an open connection, to the head of the answer.
+    #[allow(dead_code)] // For the client's timings.
+    pub(crate) first_byte: Duration,
 }
 
-/// Why there is no answer. Only the first two prove that the request was not acted on.
+/// Why there is no answer. Only the first three prove that the request was not acted on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NoReply {
+    /// The place may not be called, or its name leads to one that may not.
+    Refused,
     Connect,
     Tls,
     /// The deadline passed.
     Deadline,
     /// The connection broke, or fell silent, inside the exchange.
     Lost,
-    /// What came is no HTTP.
+    /// What came is no HTTP, or is compressed, which was not asked for and is never unpacked.
     Malformed,
     TooLarge,
 }
 
-/// Pools of connections: one for plain HTTP, one for HTTPS that is only made when it is needed.
+/// The client. Cloning gives another handle to the same connections.
 #[derive(Clone, Debug)]
 pub(crate) struct HttpClient {
-    plain: reqwest::Client,
-    tls: Arc<OnceLock<reqwest::Client>>,
+    pools: Arc<Pools>,
+    names: Names,
 }
 
 impl HttpClient {
     pub(crate) fn new() -> Result<Self> {
-        // The plain pool never shakes hands; an empty root store costs nothing, reading the system's does.
-        let roots = Arc::new(rustls::RootCertStore::empty());
-        let config = tls_builder()?.with_root_certificates(roots).with_no_client_auth();
-        Ok(HttpClient { plain: build(config)?, tls: Arc::default() })
+        HttpClient::with_lookup(Arc::new(SystemLookup))
     }
 
-    fn pool(&self, scheme: &str) -> Result<&reqwest::Client> {
-        if scheme != "https" {
-            return Ok(&self.plain);
-        }
-        if let Some(client) = self.tls.get() {
-            return Ok(client);
-        }
-        let verifier = rustls_platform_verifier::Verifier::new(provider()).map_err(tls_error)?;
-        let config =
-            tls_builder()?.dangerous().with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth();
-        let client = build(config)?;
-        Ok(self.tls.get_or_init(|| client))
+    /// A client that asks somebody else than the system for names.
+    pub(crate) fn with_lookup(lookup: Arc<dyn Lookup>) -> Result<Self> {
+        Ok(HttpClient { pools: Arc::new(Pools::new()?), names: Names::new(lookup) })
     }
 
-    /// Sends one request and reads the whole answer.
+    /// Sends one request, to wherever it is led, and reads the whole answer.
     pub(crate) async fn call(&self, call: Call<'_>) -> Result<Reply, NoReply> {
-        let pool = self.pool(call.url.scheme()).map_err(|_| NoReply::Tls)?;
-        let (deadline, idle, most_bytes) = (call.deadline, call.idle, call.most_bytes);
-        let request = request(call);
-        let exchange = async {
-            let response = pool.execute(request).await.map_err(|e| classify(&e))?;
-            read(response, idle, most_bytes).await
-        };
-        tokio::time::timeout_at(deadline, exchange).await.unwrap_or(Err(NoReply::Deadline))
+        tokio::time::timeout_at(call.deadline, self.exchange(&call)).await.unwrap_or(Err(NoReply::Deadline))
+    }
+
+    async fn exchange(&self, call: &Call<'_>) -> Result<Reply, NoReply> {
+        let url = guard::without_trailing_dot(call.url.clone()).ok_or(NoReply::Refused)?;
+        let mut hop = Hop::first(url, call.reach);
+        let mut connect = Duration::ZERO;
+        loop {
+            let answer = self.send(call, &hop).await?;
+            connect += answer.connect;
+            let head = &answer.response;
+            let location = head.headers().get(LOCATION).map(HeaderValue::as_bytes);
+            match hop.follow(redirects(call), head.status().as_u16(), location) {
+                Some(next) => hop = next,
+                None => return read(answer, connect, call).await,
+            }
+        }
+    }
+
+    /// Sends the request to one place.
+    async fn send(&self, call: &Call<'_>, hop: &Hop) -> Result<Answer, NoReply> {
+        guard::judge_url(&hop.url, hop.reach).map_err(|_| NoReply::Refused)?;
+        let pool = self.pools.get(hop.url.scheme(), hop.reach).map_err(|_| NoReply::Tls)?;
+        let mut connecting = Connecting::default();
+        let mut connect = Duration::ZERO;
+        for _ in 0..MOST_QUESTIONS {
+            let begun = Instant::now();
+            let (answer, connected_in) = connecting.during(pool.execute(request(call, hop))).await;
+            connect += connected_in;
+            let error = match answer {
+                Ok(response) => {
+                    let first_byte = begun.elapsed().saturating_sub(connected_in);
+                    return Ok(Answer { response, connect, first_byte });
+                }
+                Err(error) => error,
+            };
+            let Some(Host::Domain(name)) = hop.url.host().filter(|_| has_source::<NameNeeded>(&error)) else {
+                return Err(classify(&error));
+            };
+            let begun = Instant::now();
+            connecting = Connecting::to(name.to_owned(), self.names.resolve(name, hop.reach).await?);
+            connect += begun.elapsed();
+        }
+        Err(NoReply::Connect)
+    }
+
+    /// Pools made so far.
+    #[cfg(test)]
+    fn pools_made(&self) -> usize {
+        self.pools.made()
     }
 }
 
-fn request(call: Call<'_>) -> reqwest::Request {
+/// The head of an answer.
+struct Answer {
+    response: reqwest::Response,
+    connect: Duration,
+    first_byte: Duration,
+}
+
+/// A body goes to no other origin.
+fn redirects(call: &Call<'_>) -> Redirects {
+    match call.redirects {
+        Redirects::Anywhere if call.method != Method::GET || call.body.is_some() => Redirects::SameOrigin,
+        wanted => wanted,
+    }
+}
+
+fn request(call: &Call<'_>, hop: &Hop) -> reqwest::Request {
     const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-    let mut request = reqwest::Request::new(call.method, call.url);
+    const CONSUMER_TOKEN: HeaderName = HeaderName::from_static("x-iicp-consumer-token");
+    const NODE_ID: HeaderName = HeaderName::from_static("x-node-id");
+    let mut request = reqwest::Request::new(call.method.clone(), hop.url.clone());
     let headers = request.headers_mut();
+    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     if let Some(trace) = call.traceparent
         && let Ok(value) = HeaderValue::from_str(trace.as_str())
     {
         headers.insert(TRACEPARENT, value);
     }
-    if let Some(bearer) = call.bearer
-        && let Ok(mut value) = HeaderValue::from_str(&format!("Bearer {bearer}"))
-    {
-        value.set_sensitive(true);
-        headers.insert(AUTHORIZATION, value);
+    if hop.same_origin {
+        let bearer = call.bearer.map(|bearer| format!("Bearer {bearer}"));
+        secret(headers, AUTHORIZATION, bearer.as_deref());
+        secret(headers, CONSUMER_TOKEN, call.consumer_token);
+        secret(headers, NODE_ID, call.node_id);
     }
-    if let Some(body) = call.body {
+    if let Some(body) = &call.body {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        *request.body_mut() = Some(body.into());
+        *request.body_mut() = Some(body.clone().into());
     }
     request
 }
 
-async fn read(mut response: reqwest::Response, idle: Duration, most: usize) -> Result<Reply, NoReply> {
-    let (status, retry_after) = (response.status().as_u16(), retry_after(response.headers()));
+fn secret(headers: &mut HeaderMap, name: HeaderName, value: Option<&str>) {
+    if let Some(value) = value
+        && let Ok(mut value) = HeaderValue::from_str(value)
+    {
+        value.set_sensitive(true);
+        headers.insert(name, value);
+    }
+}
+
+async fn read(answer: Answer, connect: Duration, call: &Call<'_>) -> Result<Reply, NoReply> {
+    let Answer { mut response, first_byte, .. } = answer;
+    let (status, headers) = (response.status().as_u16(), response.headers());
+    let (retry_after, date) = (retry_after(headers), date(headers));
+    if !headers.get_all(CONTENT_ENCODING).iter().all(is_identity) {
+        return Err(NoReply::Malformed);
+    }
+    let most = call.most_bytes;
     if response.content_length().is_some_and(|length| usize::try_from(length).map_or(true, |length| length > most)) {
         return Err(NoReply::TooLarge);
     }
     let (mut whole, mut grown) = (Bytes::new(), BytesMut::new());
     loop {
-        let chunk = tokio::time::timeout(idle, response.chunk()).await.map_err(|_| NoReply::Lost)?;
+        let chunk = tokio::time::timeout(call.idle, response.chunk()).await.map_err(|_| NoReply::Lost)?;
         let Some(data) = chunk.map_err(|e| classify(&e))? else { break };
         if whole.len() + grown.len() + data.len() > most {
             return Err(NoReply::TooLarge);
@@ -139,13 +243,23 @@ async fn read(mut response: reqwest::Response, idle: Duration, most: usize) -> R
         grown.extend_from_slice(&data);
     }
     let body = if grown.is_empty() { whole } else { grown.freeze() };
-    Ok(Reply { status, retry_after, body })
+    Ok(Reply { status, retry_after, date, body, connect, first_byte })
+}
+
+fn is_identity(coding: &HeaderValue) -> bool {
+    let coding = coding.as_bytes().trim_ascii();
+    coding.is_empty() || coding.eq_ignore_ascii_case(b"identity")
 }
 
 /// Seconds only: the date form is not used in this protocol.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let seconds: u64 = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
     Some(Duration::from_secs(seconds.min(86_400)))
+}
+
+fn date(headers: &HeaderMap) -> Option<u64> {
+    let date = httpdate::parse_http_date(headers.get(DATE)?.to_str().ok()?).ok()?;
+    date.duration_since(std::time::UNIX_EPOCH).ok().map(|since| since.as_secs())
 }
 
 fn classify(error: &reqwest::Error) -> NoReply {
@@ -176,47 +290,5 @@ fn has_source<E: std::error::Error + 'static>(error: &(dyn std::error::Error + '
     false
 }
 
-fn build(config: rustls::ClientConfig) -> Result<reqwest::Client> {
-    reqwest::Client::builder()
-        .tls_backend_preconfigured(config)
-        .redirect(reqwest::redirect::Policy::none())
-        .no_proxy()
-        .referer(false)
-        .http1_only()
-        .tcp_nodelay(true)
-        .connect_timeout(CONNECT_TIMEOUT)
-        .pool_idle_timeout(POOL_IDLE)
-        .dns_resolver(LocalhostOnly)
-        .build()
-        .map_err(|e| Error::new(Code::Internal, "the HTTP client could not be set up").with_source(e))
-}
-
-fn provider() -> Arc<rustls::crypto::CryptoProvider> {
-    // Named everywhere it is needed: a library must not install a process-wide default.
-    Arc::new(rustls::crypto::ring::default_provider())
-}
-
-fn tls_builder() -> Result<rustls::ConfigBuilder<rustls::ClientConfig, rustls::WantsVerifier>> {
-    rustls::ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().map_err(tls_error)
-}
-
-fn tls_error(error: rustls::Error) -> Error {
-    Error::new(Code::Internal, "TLS could not be set up").with_source(error)
-}
-
-/// Answers for `localhost` from the standard that defines it (RFC 6761) and for nothing else: [`super::endpoint`] lets
-/// no other name pass.
-struct LocalhostOnly;
-
-impl Resolve for LocalhostOnly {
-    fn resolve(&self, name: Name) -> Resolving {
-        let known = name.as_str().trim_end_matches('.').eq_ignore_ascii_case("localhost");
-        Box::pin(async move {
-            if !known {
-                return Err("only localhost is resolved".into());
-            }
-            let ips = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
-            Ok(Box::new(ips.into_iter().map(|ip| SocketAddr::new(ip, 0))) as Addrs)
-        })
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -2,5 +2,9 @@
 
 pub(crate) mod conn;
 pub(crate) mod endpoint;
+pub(crate) mod guard;
 pub(crate) mod http_client;
 pub(crate) mod http_server;
+mod pool;
+mod redirect;
+pub(crate) mod resolve;
