@@ -1,4 +1,5 @@
 //! Keys, signatures and digests. No network, no clock: the time comes in as an argument.
 
+pub(crate) mod cx;
 pub(crate) mod digest;
 pub(crate) mod token;
