@@ -5,6 +5,7 @@
 
 pub(crate) mod directory;
 pub(crate) mod failure;
+pub(crate) mod sealed;
 pub(crate) mod task;
 
 use serde::de::{Deserialize, Deserializer, Error as _};
@@ -15,6 +16,12 @@ pub(crate) fn object<'a, T: Deserialize<'a>>(json: &'a [u8]) -> serde_json::Resu
         return Err(serde_json::Error::custom("a list where an object belongs"));
     }
     serde_json::from_slice(json)
+}
+
+/// Writes a JSON string.
+fn write_string(out: &mut Vec<u8>, text: &str) {
+    // A string always has a JSON form and a Vec always takes it.
+    let _ = serde_json::to_writer(out, text);
 }
 
 /// Reads a count that may be missing, null or written as a float, and refuses what is negative or no number.
