@@ -463,7 +463,6 @@ impl Seat {
     ///
     /// # Errors
     /// `CLOSED` when the last event was pushed, or the queue was closed.
-    #[cfg(any(test, feature = "testing"))]
     pub(super) async fn push(&self, event: Event) -> Result<()> {
         self.queue.push_in_turn(1, event, Some(&self.spent)).await
     }

@@ -1,6 +1,5 @@
 //! Several nodes at once: the first result, or the one that enough of them agree on.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -35,35 +34,40 @@ impl Submit<'_> {
             )
             .with_wire_code("no_consensus"));
         }
-        self.poll(&chosen, nodes, quorum).await
+        self.ask_all(&chosen, nodes, quorum).await
     }
 
-    async fn poll(&self, chosen: &Chosen, nodes: usize, quorum: usize) -> Result<TaskResult> {
+    async fn ask_all(&self, chosen: &Chosen, nodes: usize, quorum: usize) -> Result<TaskResult> {
         let ask = |at: usize| async move { (at, self.send(&chosen.routes[at], at).await) };
         let mut waiting = nodes..chosen.routes.len();
         let mut running: FuturesUnordered<_> = (0..nodes.min(chosen.routes.len())).map(ask).collect();
-        let mut tally = Tally::new(quorum);
+        let mut tally = Tally::new(&self.options.intent, nodes.min(chosen.routes.len()), quorum);
         let mut answers: Vec<(usize, Sent)> = Vec::new();
         let mut last: Option<Failed> = None;
         while let Some((at, outcome)) = running.next().await {
+            let mut verdict = Verdict::Pending;
             match outcome {
                 Ok(sent) => {
-                    let verdict = tally.add(sent.result.bytes());
+                    verdict = tally.result(at, sent.result.bytes());
                     answers.push((at, sent));
-                    if let Verdict::Agreed(first) = verdict {
-                        let (at, sent) = answers.swap_remove(first);
-                        return Ok(self.finish(chosen, at, sent, Duration::ZERO));
-                    }
                 }
                 Err(failed) => {
                     last = Some(worse(last, failed));
-                    if let Some(next) = waiting.next() {
-                        running.push(ask(next));
+                    match waiting.next() {
+                        Some(next) => running.push(ask(next)),
+                        None => verdict = tally.failure(),
                     }
                 }
             }
-            if tally.most() + running.len() < quorum {
-                break;
+            match verdict {
+                Verdict::Pending => {}
+                Verdict::Impossible => break,
+                Verdict::Agreed(first) => {
+                    let agreed = answers.into_iter().find(|(at, _)| *at == first);
+                    let lost = || Error::new(Code::Internal, "an agreed result was lost");
+                    let (at, sent) = agreed.ok_or_else(lost)?;
+                    return Ok(self.finish(chosen, at, sent, Duration::ZERO));
+                }
             }
         }
         match last {

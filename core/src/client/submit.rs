@@ -19,7 +19,8 @@ use crate::error::{Code, Error, Result};
 use crate::options::{Discover, RuntimeIdentity, TaskOptions, Validate as _};
 use crate::protocol::policy::{self, Resolved};
 use crate::protocol::retry::{Outcome, Plan, Step};
-use crate::protocol::{identity, projection, risk};
+use crate::protocol::identity::{self, ClientName, Composed, Connection, Facts, Selection, selected_model};
+use crate::protocol::{projection, risk};
 use crate::telemetry;
 use crate::types::{Payload, TaskResult, Timings, Traceparent};
 
@@ -227,10 +228,17 @@ impl<'a> Submit<'a> {
             Body::Chat { fields, mode } => (fields, *mode),
         };
         let messages = fields.get("messages").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-        let facts = identity::Facts::routed(&self.query.intent, self.options.model.as_deref(), &route.node.models, at);
-        let payload = match identity::compose(messages, mode, &facts)? {
-            identity::Composed::Unchanged => Payload::from(Value::Object(fields.clone())),
-            identity::Composed::Messages(composed) => {
+        let facts = Facts {
+            client: Some(ClientName::own()),
+            connection_mode: Some(Connection::Routed),
+            selected_model: selected_model(self.options.model.as_deref(), &route.node.models).map(str::to_owned),
+            effective_capabilities: Vec::new(),
+            selection_reason: Some(Selection::of_place(at)),
+        };
+        // Over HTTP every provider of chats takes system messages.
+        let payload = match identity::compose(&self.options.intent, mode, true, messages, &facts)? {
+            Composed::Unchanged => Payload::from(Value::Object(fields.clone())),
+            Composed::Messages(composed) => {
                 let mut fields = fields.clone();
                 fields.insert("messages".into(), Value::Array(composed));
                 Payload::from(Value::Object(fields))

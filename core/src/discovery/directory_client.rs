@@ -10,7 +10,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 use url::Url;
 
-use crate::crypto::token::unhex;
+use crate::crypto::digest::unhex;
 use crate::error::{Code, Error, Result};
 use crate::options::Discover;
 use crate::transport::endpoint::Endpoint;

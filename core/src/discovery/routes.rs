@@ -473,7 +473,7 @@ impl Routes {
     /// Makes a route of a node that is available and may be called; none if it is not wanted.
     fn judge(&self, node: NodeInfo, query: &Discover) -> Result<Option<Route>> {
         let endpoint = Endpoint::parse("the node", &node.endpoint)?;
-        let browser_usable = node.browser_usable.unwrap_or_else(|| endpoint.is_https() || endpoint.is_loopback());
+        let browser_usable = node.browser_usable.unwrap_or_else(|| endpoint.as_str().starts_with("https:") || endpoint.is_loopback());
         if !node.available || (query.browser_usable_only && !browser_usable) {
             return Ok(None);
         }
