@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use crate::error::{Code, Error, Result};
 use crate::protocol::retry::Outcome;
+use crate::protocol::sealed::open_reply;
 use crate::transport::http_client::{NoReply, Reply};
 use crate::types::Payload;
 use crate::wire::failure::Failure;
-use crate::wire::task::read_reply;
 
 /// Why an attempt brought no result, and whether the task may be sent again.
 #[derive(Debug)]
@@ -28,7 +28,7 @@ pub(super) fn read(node_id: &str, task_id: &str, answer: Result<Reply, NoReply>)
     if reply.status != 200 {
         return Err(refused(node_id, &reply));
     }
-    read_reply(task_id, &reply.body).map_err(|error| {
+    open_reply(task_id, &reply.body, None).map_err(|error| {
         // A sealed answer will not open the second time either.
         let sealed = error.code() == Code::ConfidentialityRequired;
         Failed { error, outcome: if sealed { Outcome::Final } else { Outcome::MayHaveRun } }

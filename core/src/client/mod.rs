@@ -24,7 +24,7 @@ use crate::runtime::TaskGroup;
 use crate::telemetry;
 use crate::transport::http_client::{Call, HttpClient};
 use crate::types::{ChatReply, NodeInfo, Payload, TaskResult, Timings, Traceparent};
-use crate::wire::task::write_request;
+use crate::wire::task::{TaskBody, write_request};
 use attempt::Failed;
 
 /// A consumer of the mesh. Cloning gives another handle to the same connections and routes; every call may be made
@@ -223,7 +223,12 @@ impl<'a> Submit<'a> {
             url: route.task_url.clone(),
             traceparent: Some(&self.trace),
             bearer: None,
-            body: Some(Bytes::from(write_request(&self.options, &self.task_id, &self.payload, budget_ms))),
+            body: Some(Bytes::from(write_request(
+                &self.options,
+                &self.task_id,
+                TaskBody::Plain(&self.payload),
+                budget_ms,
+            ))),
             deadline: self.deadline,
             idle: Duration::from_millis(options.idle_timeout_ms),
             most_bytes: options.max_response_bytes,

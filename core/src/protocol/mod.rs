@@ -4,3 +4,4 @@ pub(crate) mod admission;
 pub(crate) mod heartbeat;
 pub(crate) mod replay;
 pub(crate) mod retry;
+pub(crate) mod sealed;
