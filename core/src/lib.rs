@@ -13,6 +13,7 @@ mod wire;
 mod crypto;
 mod protocol;
 pub mod runtime;
+mod state;
 mod transport;
 mod discovery;
 mod client;

@@ -172,6 +172,9 @@ pub struct NodeOptions {
     pub directory: String,
     /// Id of the node, at most 36 letters, digits, `.`, `_`, `:` or `-`; by default a fresh UUID.
     pub node_id: Option<String>,
+    /// Folder for what must outlive the process: the node's sealing key. By default nothing is kept, and every start makes
+    /// a new key. Needs `node_id`, whose key it is.
+    pub state_dir: Option<String>,
     /// Region as the directory shows it: a letter, then letters, digits, `-` or `_`.
     pub region: String,
     /// Address to listen on.
@@ -211,6 +214,7 @@ impl Default for NodeOptions {
             models: Vec::new(),
             directory: String::new(),
             node_id: None,
+            state_dir: None,
             region: "unknown".into(),
             host: "127.0.0.1".into(),
             port: 0,
@@ -248,6 +252,15 @@ impl Validate for NodeOptions {
         check_names(Self::WHAT, "models", &self.models, 255)?;
         if let Some(node_id) = &self.node_id {
             check_node_id(node_id)?;
+        }
+        if let Some(state_dir) = &self.state_dir {
+            check_names(Self::WHAT, "state_dir", &[state_dir], 4096)?;
+            if self.node_id.is_none() {
+                return Err(Error::new(
+                    Code::ConfigInvalid,
+                    "option state_dir of a node needs node_id: a key is kept for a node that keeps its id",
+                ));
+            }
         }
         check_region(Self::WHAT, &self.region)?;
         check_timeout(self.default_timeout_ms)?;

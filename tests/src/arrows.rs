@@ -12,6 +12,7 @@ pub const ORDER: &[&str] = &[
     "crypto",
     "protocol",
     "runtime",
+    "state",
     "transport",
     "discovery",
     "relay",

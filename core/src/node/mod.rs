@@ -20,12 +20,14 @@ use uuid::Uuid;
 
 pub use handler::{Caller, Handler, Inbound, Reply};
 
+use crate::crypto::cx::NodeKey;
 use crate::discovery::directory_client::DirectoryClient;
 use crate::error::{Code, Error, Result};
 use crate::options::{NodeOptions, Validate as _};
 use crate::protocol::admission::Gate;
 use crate::protocol::replay::ReplayMemory;
 use crate::runtime::TaskGroup;
+use crate::state;
 use crate::transport::conn::{ConnTable, Deadlines};
 use crate::transport::endpoint::Endpoint;
 use crate::transport::http_client::HttpClient;
@@ -43,6 +45,8 @@ struct State {
     intents: Vec<Arc<str>>,
     advertised: String,
     endpoint: Endpoint,
+    /// What tasks are sealed to.
+    key: NodeKey,
     gate: Arc<Gate>,
     replay: ReplayMemory<CancellationToken>,
     metrics: Metrics,
@@ -81,6 +85,7 @@ pub struct Node {
     server: HttpServer,
     advertised: String,
     endpoint: Endpoint,
+    key: NodeKey,
     directory: Option<DirectoryClient>,
     http: HttpClient,
 }
@@ -89,8 +94,9 @@ impl Node {
     /// Checks the options and binds the address. Needs a tokio runtime.
     ///
     /// # Errors
-    /// `CONFIG_INVALID` or `INTENT_INVALID` for the options, `BIND` for the address. A node that listens on all addresses
-    /// of its machine and shall be registered needs the option `endpoint`.
+    /// `CONFIG_INVALID` or `INTENT_INVALID` for the options, `CONFIG_INVALID` for a key file in `state_dir` that cannot be
+    /// read, `BIND` for the address. A node that listens on all addresses of its machine and shall be registered needs the
+    /// option `endpoint`.
     pub async fn bind(options: NodeOptions) -> Result<Self> {
         options.validate()?;
         let http = HttpClient::new()?;
@@ -112,6 +118,7 @@ impl Node {
             },
             max_connections: options.max_connections.unwrap_or_else(|| affordable_connections(MOST_CONNECTIONS)),
         };
+        let key = sealing_key(&options).await?;
         let server = HttpServer::bind(&options.host, options.port, limits).await?;
         let advertised = advertised.unwrap_or_else(|| format!("http://{}", server.addr));
         let endpoint = Endpoint::parse("the node's endpoint", &advertised)?;
@@ -121,7 +128,7 @@ impl Node {
                 format!("nobody can call a node at {advertised}; set endpoint to the URL that callers reach it under"),
             ));
         }
-        Ok(Node { options, server, advertised, endpoint, directory, http })
+        Ok(Node { options, server, advertised, endpoint, key, directory, http })
     }
 
     /// The address that is listened on.
@@ -142,13 +149,14 @@ impl Node {
     /// # Errors
     /// `DIRECTORY_REJECTED` or `DIRECTORY_UNAUTHORIZED` if the directory refuses what waiting cannot mend.
     pub async fn serve<H: Handler>(self, handler: H) -> Result<LiveNode> {
-        let Node { options, server, advertised, endpoint, directory, http } = self;
+        let Node { options, server, advertised, endpoint, key, directory, http } = self;
         let intents: Vec<Arc<str>> = options.intents.iter().map(|intent| Arc::from(intent.as_str())).collect();
         let group = TaskGroup::new();
         let state = Arc::new(State {
             node_id: options.node_id.clone().unwrap_or_else(|| Uuid::new_v4().to_string()),
             advertised,
             endpoint,
+            key,
             gate: Gate::new(usize::try_from(options.max_concurrent).unwrap_or(usize::MAX)),
             replay: ReplayMemory::new(options.replay_bytes, options.result_bytes),
             metrics: Metrics::new(&intents),
@@ -176,6 +184,17 @@ impl Node {
         }
         Ok(live)
     }
+}
+
+/// The key that outlives the process, if the options say where; else a new one.
+async fn sealing_key(options: &NodeOptions) -> Result<NodeKey> {
+    let (Some(state_dir), Some(node_id)) = (options.state_dir.clone(), options.node_id.clone()) else {
+        return NodeKey::generate();
+    };
+    // A disk may take its time, and nothing else may wait for it.
+    tokio::task::spawn_blocking(move || state::sealing_key(state_dir.as_ref(), &node_id))
+        .await
+        .map_err(|_| Error::new(Code::Internal, "the thread that reads the sealing key broke down"))?
 }
 
 impl fmt::Debug for Node {

@@ -71,11 +71,27 @@ async fn register(state: &State, directory: &DirectoryClient, registration: &mut
             (next, Ok(()))
         }
         Err(error) => {
+            let error = explained(state, error);
             let next = registration.register_failed(error.retry_after(), jitter());
             tracing::warn!(target: telemetry::NODE, node_id = %state.node_id, code = %error.code(), "not registered");
             (next, Err(error))
         }
     }
+}
+
+/// The directory holds on to a node's sealing key, so that nobody can put another in its place. Who comes back under an
+/// old id with a new key is told how not to.
+fn explained(state: &State, error: Error) -> Error {
+    if error.wire_code() != Some("IICP-E049") {
+        return error;
+    }
+    let known = format!("the directory knows node {} with another sealing key than it has now", state.node_id);
+    let remedy = if state.options.state_dir.is_some() {
+        "restore the key file of that node in state_dir, or choose another node_id"
+    } else {
+        "set state_dir, so that the key outlives the process, and choose another node_id until the old one is forgotten"
+    };
+    Error::new(error.code(), format!("{known}; {remedy}")).with_wire_code("IICP-E049").with_http_status(403)
 }
 
 /// A directory lists what it is told; a node that cannot be reached under its own URL must not be listed.
@@ -113,6 +129,7 @@ fn request<'a>(state: &'a State, token: Option<&'a str>) -> RegisterRequest<'a> 
         capabilities: state.intents.iter().map(capability).collect(),
         limits: Limits { max_concurrent: options.max_concurrent, tokens_per_min: options.tokens_per_min },
         current_node_token: token,
+        cx_public_key: state.key.public_json(),
         sdk_compatibility_version: SDK_COMPATIBILITY,
         implementation_name: "iicp-core",
         implementation_version: env!("CARGO_PKG_VERSION"),

@@ -86,6 +86,7 @@ fn health(state: &State) -> Bytes {
         "models": options.models,
         "intent": intents.first(),
         "intents": intents,
+        "cx_key_id": state.key.key_id(),
         "pinhole_state": { "active": false },
         "backend_stability": { "backend_state": backend_state, "reason_class": "ok" },
         "implementation": { "name": "iicp-core", "version": env!("CARGO_PKG_VERSION") },

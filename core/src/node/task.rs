@@ -14,6 +14,7 @@ use super::State;
 use super::answer::{self, refuse};
 use super::handler::{Caller, Inbound, Reply};
 use super::metrics::Ending;
+use crate::crypto::cx::ReplySeal;
 use crate::crypto::digest::fingerprint;
 use crate::error::{Code, Error, Result};
 use crate::options::{MAX_TIMEOUT_MS, is_task_id};
@@ -23,6 +24,7 @@ use crate::telemetry;
 use crate::transport::conn::Conn;
 use crate::transport::http_server::Answer;
 use crate::types::{Payload, Qos, Traceparent, is_intent};
+use crate::wire::sealed::write_sealed_reply;
 use crate::wire::task::{TaskRequest, write_reply};
 
 /// A task that was read and found well-formed and served here.
@@ -33,6 +35,8 @@ struct Accepted {
     qos: Qos,
     timeout: Duration,
     source_node_id: Option<String>,
+    /// Seals the reply, if the caller takes no other.
+    seal: Option<ReplySeal>,
     /// Fingerprints of the id and of what was asked.
     id: u128,
     content: u128,
@@ -59,21 +63,21 @@ pub(super) async fn serve(state: &Arc<State>, conn: &Conn, headers: &HeaderMap, 
             let attempt = Attempt::new(state.clone(), &task, permit, over.clone(), received);
             return run(attempt, task, conn, headers, over).await;
         }
-        if let Some(answer) = settled(seen).await {
+        if let Some(answer) = settled(seen, &task).await {
             return answer;
         }
     }
 }
 
 /// The answer to a task that is not new; none if it was running and ended without an answer, so that it is new now.
-async fn settled(seen: Seen<CancellationToken>) -> Option<Answer> {
+async fn settled(seen: Seen<CancellationToken>, task: &Accepted) -> Option<Answer> {
     match seen {
         Seen::New => None,
         Seen::Running(over) => {
             over.cancelled().await;
             None
         }
-        Seen::Done(stored) => Some(answer::json(StatusCode::OK, stored)),
+        Seen::Done(stored) => Some(reply(&task.task_id, task.seal.as_ref(), stored)),
         Seen::Conflict => Some(refuse(
             StatusCode::CONFLICT,
             "conflict",
@@ -107,25 +111,65 @@ fn accept(state: &State, body: &Bytes) -> Result<Accepted, Box<Answer>> {
     if timeout_ms == 0 {
         return Err(invalid("constraints.timeout_ms must be above 0"));
     }
-    let payload = match (request.payload, request.iicp_conf) {
-        (Some(payload), _) if payload.get() != "null" => body.slice_ref(payload.get().as_bytes()),
-        (_, Some(_)) => {
-            let message = "this node has no key to open sealed tasks with; send it to one that publishes a key";
-            return Err(Box::new(refuse(StatusCode::BAD_REQUEST, "IICP-CX-01", message, &[])));
-        }
-        _ => return Err(invalid("payload is missing")),
-    };
+    let (payload, seal) = open(state, body, &request)?;
+    // What was answered sealed is never given out in plain text: whoever repeats a task that he cannot read himself, but
+    // takes a plain reply, asks for something else. An intent holds no '|', so the parts cannot run into each other.
+    let asked: &[u8] = if seal.is_some() { b"|sealed|" } else { b"|" };
     Ok(Accepted {
         id: fingerprint(&[request.task_id.as_bytes()]),
-        // An intent holds no '|', so the two cannot run into each other.
-        content: fingerprint(&[request.intent.as_bytes(), b"|", &payload]),
+        content: fingerprint(&[request.intent.as_bytes(), asked, payload.bytes()]),
         task_id: request.task_id.into_owned(),
         intent,
-        payload: Payload::trusted(payload),
+        payload,
         qos: request.constraints.qos(),
         timeout: Duration::from_millis(timeout_ms.min(MAX_TIMEOUT_MS)),
         source_node_id: request.source_node_id.map(std::borrow::Cow::into_owned),
+        seal,
     })
+}
+
+/// The payload, opened if it was sealed, and what seals the reply if that was asked for.
+fn open(state: &State, body: &Bytes, request: &TaskRequest<'_>) -> Result<(Payload, Option<ReplySeal>), Box<Answer>> {
+    let refused = |status, code: &str, message: &str| Box::new(refuse(status, code, message, &[]));
+    let missing = || refused(StatusCode::UNPROCESSABLE_ENTITY, "validation_error", "payload is missing");
+    let wants_sealed_reply = request.wants_sealed_reply();
+    let envelope = match (request.payload, request.iicp_conf) {
+        (None, Some(envelope)) => envelope,
+        (Some(_), Some(_)) => {
+            let message = "a sealed task has its payload in iicp_conf; send no other beside it";
+            return Err(refused(StatusCode::BAD_REQUEST, "validation_error", message));
+        }
+        (Some(_), None) if wants_sealed_reply => {
+            let message = "only the reply to a sealed task can be sealed; seal the task too";
+            return Err(refused(StatusCode::BAD_REQUEST, "IICP-CX-03", message));
+        }
+        (Some(payload), None) => return Ok((Payload::trusted(body.slice_ref(payload.get().as_bytes())), None)),
+        (None, None) => return Err(missing()),
+    };
+    let (opened, seal) =
+        state.key.open(envelope.get().as_bytes(), &request.task_id, &request.intent).map_err(|why| {
+            tracing::debug!(target: telemetry::NODE, task_id = %request.task_id, ?why, "a sealed task was not opened");
+            refused(StatusCode::BAD_REQUEST, "IICP-CX-02", why.text())
+        })?;
+    let payload = Payload::from_json(opened)
+        .map_err(|error| refused(StatusCode::UNPROCESSABLE_ENTITY, "validation_error", error.message()))?;
+    if payload.bytes() == "null" {
+        return Err(missing());
+    }
+    Ok((payload, wants_sealed_reply.then_some(seal)))
+}
+
+/// The answer to a finished task; what is stored is plain, and sealed anew for everyone who asks.
+fn reply(task_id: &str, seal: Option<&ReplySeal>, plain: Bytes) -> Answer {
+    let Some(seal) = seal else { return answer::json(StatusCode::OK, plain) };
+    match write_sealed_reply(task_id, |out| seal.seal(task_id, &plain, out)) {
+        Ok(sealed) => answer::json(StatusCode::OK, sealed),
+        Err(error) => {
+            tracing::error!(target: telemetry::NODE, task_id, code = %error.code(), "a reply was not sealed");
+            let message = "the reply could not be sealed";
+            refuse(StatusCode::INTERNAL_SERVER_ERROR, "IICP-CX-04", message, &[("task_id", task_id.into())])
+        }
+    }
 }
 
 /// Tells who waits for the node to become idle.
@@ -219,7 +263,7 @@ async fn run(
             let latency_ms = attempt.received.elapsed().as_secs_f64() * 1000.0;
             let body = Bytes::from(write_reply(&task.task_id, result.bytes(), latency_ms));
             attempt.keep(&body);
-            answer::json(StatusCode::OK, body)
+            reply(&task.task_id, task.seal.as_ref(), body)
         }
         Err(error) => {
             attempt.ending = if error.code() == Code::TaskTimeout { Ending::Timeout } else { Ending::Error };

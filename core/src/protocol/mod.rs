@@ -13,5 +13,6 @@ pub(crate) mod ranker;
 pub(crate) mod replay;
 pub(crate) mod retry;
 pub(crate) mod risk;
+pub(crate) mod sealed;
 pub(crate) mod selection;
 pub(crate) mod ticket_admission;

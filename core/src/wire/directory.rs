@@ -20,6 +20,8 @@ pub(crate) struct RegisterRequest<'a> {
     /// Proof of ownership when the id is registered already.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) current_node_token: Option<&'a str>,
+    /// What tasks for the node are sealed to.
+    pub(crate) cx_public_key: Value,
     pub(crate) sdk_compatibility_version: &'a str,
     pub(crate) implementation_name: &'a str,
     pub(crate) implementation_version: &'a str,

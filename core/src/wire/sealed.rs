@@ -5,8 +5,8 @@ use std::borrow::Cow;
 
 use base64::Engine as _;
 use base64::alphabet;
-use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, URL_SAFE_NO_PAD};
 use base64::engine::DecodePaddingMode;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, URL_SAFE_NO_PAD};
 use serde::Deserialize;
 
 use crate::error::Result;
@@ -168,7 +168,10 @@ mod tests {
         let read: Envelope<'_> = crate::wire::object(&json).unwrap();
         assert_eq!((read.version, &*read.recipient_key_id, read.plaintext_size), (VERSION, "cx-0", Some(3)));
         assert_eq!((fixed(&read.kem_ciphertext), fixed(&read.nonce)), (Some([7; 32]), Some([9; 12])));
-        assert_eq!((decode(&read.encrypted_body).unwrap(), decode(&read.aad).unwrap()), (b"sealed".to_vec(), b"t|i".to_vec()));
+        assert_eq!(
+            (decode(&read.encrypted_body).unwrap(), decode(&read.aad).unwrap()),
+            (b"sealed".to_vec(), b"t|i".to_vec())
+        );
         assert!(matches!(read.kem_ciphertext, Cow::Borrowed(_)), "without a copy");
         let reply = write_sealed_reply("t\"1", |out| {
             write_reply_envelope(out, &[1; 12], b"r");

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde::de::Deserializer;
 use serde_json::value::RawValue;
 
+use super::write_string;
 use crate::error::{Code, Error, Result};
 use crate::options::TaskOptions;
 use crate::types::{Payload, Qos, check_depth, position};
@@ -25,6 +26,8 @@ pub(crate) struct TaskRequest<'a> {
     /// A sealed payload.
     #[serde(borrow, default)]
     pub(crate) iicp_conf: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    cx_response_encryption: Option<&'a RawValue>,
     #[serde(borrow, default, deserialize_with = "null_is_default")]
     pub(crate) constraints: Constraints<'a>,
     #[serde(borrow, default)]
@@ -64,11 +67,37 @@ impl<'a> TaskRequest<'a> {
         }
         Ok(request)
     }
+
+    /// Whether the caller takes nothing but a sealed reply. Other words have no meaning.
+    pub(crate) fn wants_sealed_reply(&self) -> bool {
+        self.cx_response_encryption.is_some_and(|word| word.get() == r#""required""#)
+    }
+}
+
+/// What a task carries.
+#[derive(Clone, Copy)]
+pub(crate) enum TaskBody<'a> {
+    Plain(&'a Payload),
+    /// `iicp_conf` as JSON, and whether the reply must be sealed too.
+    #[allow(dead_code, reason = "the client does not seal yet")]
+    Sealed {
+        envelope: &'a [u8],
+        sealed_reply: bool,
+    },
+}
+
+impl<'a> TaskBody<'a> {
+    fn json(self) -> &'a [u8] {
+        match self {
+            TaskBody::Plain(payload) => payload.bytes(),
+            TaskBody::Sealed { envelope, .. } => envelope,
+        }
+    }
 }
 
 /// Writes a task for a node. `timeout_ms` is what is left of the caller's deadline.
-pub(crate) fn write_request(options: &TaskOptions, task_id: &str, payload: &Payload, timeout_ms: u64) -> Vec<u8> {
-    let mut out = Vec::with_capacity(payload.bytes().len() + 320);
+pub(crate) fn write_request(options: &TaskOptions, task_id: &str, body: TaskBody<'_>, timeout_ms: u64) -> Vec<u8> {
+    let mut out = Vec::with_capacity(body.json().len() + 320);
     out.extend_from_slice(br#"{"task_id":"#);
     write_string(&mut out, task_id);
     out.extend_from_slice(br#","intent":"#);
@@ -92,15 +121,14 @@ pub(crate) fn write_request(options: &TaskOptions, task_id: &str, payload: &Payl
         out.extend_from_slice(br#","source_node_id":"#);
         write_string(&mut out, source);
     }
-    out.extend_from_slice(br#","payload":"#);
-    out.extend_from_slice(payload.bytes());
+    out.extend_from_slice(match body {
+        TaskBody::Plain(_) => br#","payload":"#,
+        TaskBody::Sealed { sealed_reply: true, .. } => br#","cx_response_encryption":"required","iicp_conf":"#,
+        TaskBody::Sealed { sealed_reply: false, .. } => br#","iicp_conf":"#,
+    });
+    out.extend_from_slice(body.json());
     out.push(b'}');
     out
-}
-
-fn write_string(out: &mut Vec<u8>, text: &str) {
-    // A string always has a JSON form and a Vec always takes it.
-    let _ = serde_json::to_writer(out, text);
 }
 
 /// Writes the reply to a finished task (specification: NODE-TASK-02 to -04).
@@ -128,53 +156,78 @@ struct ReplyFields<'a> {
     error: Option<&'a RawValue>,
     #[serde(default)]
     error_code: Option<serde::de::IgnoredAny>,
+    #[serde(borrow, default)]
+    iicp_conf_resp: Option<&'a RawValue>,
 }
 
-/// Reads a 200 of a node into the handler's result.
-///
-/// # Errors
-/// `MALFORMED` for an answer that is not a reply to this task, `BACKEND` for a failure inside a 200 (which published
-/// nodes send), `CONFIDENTIALITY_REQUIRED` for a sealed reply that nobody asked for.
-pub(crate) fn read_reply(task_id: &str, body: &Bytes) -> Result<Payload> {
-    let malformed = |why: String| Error::new(Code::Malformed, format!("the node's answer is not a task reply: {why}"));
-    let reply: ReplyFields<'_> = super::object(body).map_err(|e| malformed(position(&e)))?;
-    if let Some(other) = reply.task_id.as_deref().filter(|other| !other.is_empty() && *other != task_id) {
-        return Err(malformed(format!("it is about task {:?}", super::failure::clean(other))));
-    }
-    let failed =
-        || Error::new(Code::Backend, "the node answered that its handler or backend failed").with_http_status(200);
-    match reply.status.as_deref() {
-        Some("success" | "completed") => {}
-        Some("encrypted") => {
-            return Err(Error::new(
-                Code::ConfidentialityRequired,
-                "the node sealed its answer though the task was not sealed",
-            ));
+/// A 200 of a node, read but not judged: whether it must be sealed is the caller's to know.
+pub(crate) struct TaskReply<'a> {
+    body: &'a Bytes,
+    fields: ReplyFields<'a>,
+}
+
+impl<'a> TaskReply<'a> {
+    /// # Errors
+    /// `MALFORMED` for an answer that is not a reply to this task.
+    pub(crate) fn read(task_id: &str, body: &'a Bytes) -> Result<Self> {
+        let fields: ReplyFields<'a> = super::object(body).map_err(|e| malformed(position(&e)))?;
+        if let Some(other) = fields.task_id.as_deref().filter(|other| !other.is_empty() && *other != task_id) {
+            return Err(malformed(format!("it is about task {:?}", super::failure::clean(other))));
         }
-        Some("error" | "timeout" | "failed") => {
-            let failure = super::failure::Failure::read(body);
-            let error = failed();
-            return Err(match failure.code {
-                Some(code) => error.with_wire_code(code),
-                None => error,
-            });
+        Ok(TaskReply { body, fields })
+    }
+
+    /// The sealed reply inside, if there is one.
+    pub(crate) fn sealed(&self) -> Option<&'a [u8]> {
+        self.fields.iicp_conf_resp.map(|sealed| sealed.get().as_bytes())
+    }
+
+    /// The handler's result of a plain reply.
+    ///
+    /// # Errors
+    /// `MALFORMED` for an answer without a known status, `BACKEND` for a failure inside a 200 (which published nodes
+    /// send), `CONFIDENTIALITY_REQUIRED` for a sealed reply that nobody asked for.
+    pub(crate) fn result(self) -> Result<Payload> {
+        let TaskReply { body, fields: reply } = self;
+        let failed =
+            || Error::new(Code::Backend, "the node answered that its handler or backend failed").with_http_status(200);
+        match reply.status.as_deref() {
+            Some("success" | "completed") => {}
+            Some("encrypted") => {
+                return Err(Error::new(
+                    Code::ConfidentialityRequired,
+                    "the node sealed its answer though the task was not sealed",
+                ));
+            }
+            Some("error" | "timeout" | "failed") => {
+                let failure = super::failure::Failure::read(body);
+                let error = failed();
+                return Err(match failure.code {
+                    Some(code) => error.with_wire_code(code),
+                    None => error,
+                });
+            }
+            Some(other) => return Err(malformed(format!("its status is {:?}", super::failure::clean(other)))),
+            None => return Err(malformed("it has no status".into())),
         }
-        Some(other) => return Err(malformed(format!("its status is {:?}", super::failure::clean(other)))),
-        None => return Err(malformed("it has no status".into())),
+        // A backend failure of a published node: the two keys stand at the top (Python) or inside the result (Rust).
+        if reply.error_code.is_some() || reply.error.is_some_and(|error| error.get() != "null") {
+            return Err(failed());
+        }
+        let result = match reply.result {
+            Some(result) if result.get() != "null" => body.slice_ref(result.get().as_bytes()),
+            _ => leftover(body).map_err(malformed)?,
+        };
+        check_depth(&result).map_err(|most| malformed(format!("it is nested deeper than {most}")))?;
+        if is_backend_error(&result) {
+            return Err(failed());
+        }
+        Ok(Payload::trusted(result))
     }
-    // A backend failure of a published node: the two keys stand at the top (Python) or inside the result (Rust).
-    if reply.error_code.is_some() || reply.error.is_some_and(|error| error.get() != "null") {
-        return Err(failed());
-    }
-    let result = match reply.result {
-        Some(result) if result.get() != "null" => body.slice_ref(result.get().as_bytes()),
-        _ => leftover(body).map_err(malformed)?,
-    };
-    check_depth(&result).map_err(|most| malformed(format!("it is nested deeper than {most}")))?;
-    if is_backend_error(&result) {
-        return Err(failed());
-    }
-    Ok(Payload::trusted(result))
+}
+
+fn malformed(why: String) -> Error {
+    Error::new(Code::Malformed, format!("the node's answer is not a task reply: {why}"))
 }
 
 /// Whether a result is the published adapters' way to say that the backend failed.
@@ -208,7 +261,7 @@ mod tests {
     use super::*;
 
     fn reply(body: &str) -> Result<Payload> {
-        read_reply("t-1", &Bytes::copy_from_slice(body.as_bytes()))
+        TaskReply::read("t-1", &Bytes::copy_from_slice(body.as_bytes()))?.result()
     }
 
     #[test]
@@ -221,7 +274,7 @@ mod tests {
             ..TaskOptions::default()
         };
         let payload = Payload::from_json(&br#"{"a": [1,2]}"#[..]).unwrap();
-        let body = write_request(&options, "t-1", &payload, 1500);
+        let body = write_request(&options, "t-1", TaskBody::Plain(&payload), 1500);
         let request = TaskRequest::read(&body).unwrap();
         assert_eq!((&*request.task_id, &*request.intent), ("t-1", crate::types::CHAT));
         assert_eq!(request.payload.unwrap().get(), r#"{"a": [1,2]}"#);
@@ -229,6 +282,23 @@ mod tests {
         assert_eq!(request.constraints.qos(), Qos::BestEffort);
         assert_eq!(request.source_node_id.as_deref(), Some("n-1"));
         assert!(String::from_utf8(body).unwrap().contains(r#""qos_class":"best_effort""#));
+    }
+
+    #[test]
+    fn a_sealed_task_has_its_envelope_and_no_payload() {
+        let options = TaskOptions { intent: crate::types::CHAT.into(), ..TaskOptions::default() };
+        for sealed_reply in [true, false] {
+            let body = TaskBody::Sealed { envelope: br#"{"version":1}"#, sealed_reply };
+            let body = write_request(&options, "t-1", body, 1500);
+            let request = TaskRequest::read(&body).unwrap();
+            assert!(request.payload.is_none() && !String::from_utf8_lossy(&body).contains("payload"));
+            assert_eq!(request.iicp_conf.unwrap().get(), r#"{"version":1}"#);
+            assert_eq!(request.wants_sealed_reply(), sealed_reply);
+        }
+        for word in ["null", "\"REQUIRED\"", "true", "{}", "7"] {
+            let body = format!(r#"{{"task_id":"t","intent":"i","cx_response_encryption":{word}}}"#);
+            assert!(!TaskRequest::read(body.as_bytes()).unwrap().wants_sealed_reply(), "{word}");
+        }
     }
 
     #[test]

@@ -9,8 +9,9 @@ mod sealing_key;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use node_key::{NodeKey, Unopened};
-pub(crate) use sealing_key::SealingKey;
+pub(crate) use node_key::NodeKey;
+#[allow(unused_imports, reason = "the client does not seal yet")]
+pub(crate) use sealing_key::{KeyFault, SealingKey};
 
 use bytes::Bytes;
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};

@@ -5,9 +5,7 @@ use serde_json::{Value, json};
 use x25519_dalek::{PublicKey, StaticSecret};
 use zeroize::{Zeroize as _, Zeroizing};
 
-use super::{
-    ALGORITHM, ENCODING, NONCE_BYTES, ReplySeal, SEALED_REPLIES, TAG_BYTES, TASK_LABEL, agree, key_id, open,
-};
+use super::{ALGORITHM, ENCODING, NONCE_BYTES, ReplySeal, SEALED_REPLIES, TAG_BYTES, TASK_LABEL, agree, key_id, open};
 use crate::crypto::digest::random;
 use crate::error::Result;
 use crate::wire::sealed::{self, Envelope};

@@ -172,7 +172,8 @@ fn rfc3339(text: &str) -> Option<u64> {
     if !matches!(bytes[10], b'T' | b't' | b' ') {
         return None;
     }
-    let fraction = text[19..].strip_prefix('.').map_or(0, |rest| 1 + rest.bytes().take_while(u8::is_ascii_digit).count());
+    let fraction =
+        text[19..].strip_prefix('.').map_or(0, |rest| 1 + rest.bytes().take_while(u8::is_ascii_digit).count());
     let zone = 19 + fraction;
     let ahead_s = match (bytes.get(zone)?, bytes.len() - zone) {
         (b'Z' | b'z', 1) => 0,

@@ -1,7 +1,7 @@
 use serde_json::{Value, json};
 use x25519_dalek::StaticSecret;
 
-use super::sealing_key::KeyFault;
+use super::node_key::Unopened;
 use super::*;
 
 const TASK: &str = "00000000-0000-4000-8000-000000000001";
@@ -45,7 +45,8 @@ fn the_golden_vectors_hold_byte_for_byte() {
     assert_eq!(node.key_id(), text(&vectors["key_id"]));
     let shared: [u8; 32] = bytes(&vectors["shared_secret"]);
     assert_eq!(reply.0.as_bytes(), &shared);
-    for (message, info) in [("task", format!("IICP-CX-v1{TASK}{INTENT}")), ("reply", format!("IICP-CX-RESP-v1{TASK}"))] {
+    for (message, info) in [("task", format!("IICP-CX-v1{TASK}{INTENT}")), ("reply", format!("IICP-CX-RESP-v1{TASK}"))]
+    {
         let nonce: [u8; 12] = bytes(&vectors[message]["nonce"]);
         let secret = Salt::new(HKDF_SHA256, &nonce).extract(&shared);
         let mut key = [0; 32];
