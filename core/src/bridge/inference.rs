@@ -161,7 +161,13 @@ impl Ask {
             Ask::Completion(ask) => {
                 let reply = client.complete_ranked(ask, ranker).await?;
                 let (finish_reason, model) = (reply.finish_reason.as_deref(), reply.model.as_deref());
-                let said = Completed { text: &reply.text, finish_reason, usage: reply.usage, model, task: (&reply.task).into() };
+                let said = Completed {
+                    text: &reply.text,
+                    finish_reason,
+                    usage: reply.usage,
+                    model,
+                    task: (&reply.task).into(),
+                };
                 Ok(outcome(to_json(&said)?, reply.task.result.into_bytes()))
             }
             Ask::Embedding(ask) => {

@@ -2,8 +2,8 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicI32, Ordering::AcqRel, Ordering::Acquire};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -14,8 +14,8 @@ use tokio::sync::oneshot;
 use super::Tables;
 use super::event::{Event, EventKind};
 use super::queue::{Queue, Seat};
-use crate::error::{Code, Error, Result};
 use crate::client::RankChoice;
+use crate::error::{Code, Error, Result};
 
 /// What a verb hands to its `DONE`.
 #[derive(Default)]
@@ -120,7 +120,15 @@ impl Tables {
     {
         let mut made = None;
         let id = self.operations.insert(|id| {
-            let op = Op { id, tag, owner, seat, stop: AtomicI32::new(0), waker: AtomicWaker::new(), ranking: Mutex::default() };
+            let op = Op {
+                id,
+                tag,
+                owner,
+                seat,
+                stop: AtomicI32::new(0),
+                waker: AtomicWaker::new(),
+                ranking: Mutex::default(),
+            };
             made.insert(Arc::new(op)).clone()
         })?;
         let op = made.ok_or_else(|| Error::new(Code::Internal, "an operation was not registered"))?;

@@ -13,13 +13,13 @@ use super::submit::Submit;
 use crate::crypto::cx::ReplyKey;
 use crate::discovery::routes::Route;
 use crate::error::{Code, Error, Result};
+use crate::protocol::breaker::Admission;
 use crate::protocol::retry::Outcome;
 use crate::protocol::sealed::open_reply;
 use crate::telemetry;
 use crate::transport::http_client::{Call, NoReply, Redirects, Reply};
 use crate::types::{Payload, Secret};
 use crate::wire::failure::Failure;
-use crate::protocol::breaker::Admission;
 use crate::wire::task::{TaskBody, write_request};
 
 /// What one attempt brought.
@@ -136,7 +136,8 @@ impl Submit<'_> {
 
     /// The task's envelope for one node, sealed if the node has a key.
     fn sealed(&self, route: &Route, at: usize) -> Result<(Bytes, Option<ReplyKey>), Failed> {
-        let payload = self.payload(route, at).map_err(|error| Failed { outcome: Outcome::Final, ..Failed::elsewhere(error) })?;
+        let payload =
+            self.payload(route, at).map_err(|error| Failed { outcome: Outcome::Final, ..Failed::elsewhere(error) })?;
         let left = self.deadline().saturating_duration_since(Instant::now());
         // The provider gets a little less, so that its own word on a timeout arrives before our deadline.
         let budget = left.saturating_sub((left / 10).min(Duration::from_millis(200)));

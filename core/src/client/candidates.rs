@@ -59,12 +59,16 @@ impl Inner {
             let pause = until.saturating_sub(self.started.elapsed());
             return Error::new(
                 Code::NoNodes,
-                format!("the nodes that serve {intent} failed too often and are left alone for {} s", pause.as_secs() + 1),
+                format!(
+                    "the nodes that serve {intent} failed too often and are left alone for {} s",
+                    pause.as_secs() + 1
+                ),
             )
             .with_retry_after(pause);
         }
         let reasons = policy::summary(&eligible.refused);
-        if !eligible.refused.is_empty() && eligible.refused.iter().all(|reason| *reason == Reason::MissingEncryptionKey) {
+        if !eligible.refused.is_empty() && eligible.refused.iter().all(|reason| *reason == Reason::MissingEncryptionKey)
+        {
             return Error::new(
                 Code::ConfidentialityRequired,
                 format!(
@@ -114,8 +118,7 @@ impl Chosen {
         let candidates: Vec<CandidateEvidence> =
             self.routes.iter().map(|route| CandidateEvidence::of(&route.node)).collect();
         let refs: Vec<String> = candidates.iter().map(|candidate| candidate.candidate_ref.clone()).collect();
-        let request =
-            RankRequest { request_ref: ranker::request_ref(task_id), intent: intent.to_owned(), candidates };
+        let request = RankRequest { request_ref: ranker::request_ref(task_id), intent: intent.to_owned(), candidates };
         let choice = asked.rank(request).await.map_err(|error| ranker::refused(error.message()))?;
         if let Some(choice) = choice {
             let order: Vec<usize> = (0..refs.len()).collect();

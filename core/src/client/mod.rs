@@ -21,8 +21,7 @@ use crate::discovery::directory_client::DirectoryClient;
 use crate::discovery::routes::Routes;
 use crate::error::{Code, Error, Result};
 use crate::options::{
-    Chat, ClientOptions, Completion, Discover, Embedding, Moderation, Speech, TaskOptions, Transcription,
-    Validate as _,
+    Chat, ClientOptions, Completion, Discover, Embedding, Moderation, Speech, TaskOptions, Transcription, Validate as _,
 };
 use crate::protocol::breaker::Breakers;
 use crate::runtime::TaskGroup;
@@ -124,11 +123,7 @@ impl Client {
         self.chat_ranked(chat.into(), None).await
     }
 
-    pub(crate) async fn chat_ranked(
-        &self,
-        chat: Chat,
-        ranker: Option<Arc<dyn CandidateRanker>>,
-    ) -> Result<ChatReply> {
+    pub(crate) async fn chat_ranked(&self, chat: Chat, ranker: Option<Arc<dyn CandidateRanker>>) -> Result<ChatReply> {
         chat.validate()?;
         let identity = chat.runtime_identity;
         let (options, payload) = chat.into_task();

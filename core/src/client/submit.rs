@@ -17,9 +17,9 @@ use crate::crypto::digest::jitter;
 use crate::discovery::routes::{Found, Route};
 use crate::error::{Code, Error, Result};
 use crate::options::{Discover, RuntimeIdentity, TaskOptions, Validate as _};
+use crate::protocol::identity::{self, ClientName, Composed, Connection, Facts, Selection, selected_model};
 use crate::protocol::policy::{self, Resolved};
 use crate::protocol::retry::{Outcome, Plan, Step};
-use crate::protocol::identity::{self, ClientName, Composed, Connection, Facts, Selection, selected_model};
 use crate::protocol::{projection, risk};
 use crate::telemetry;
 use crate::types::{Payload, TaskResult, Timings, Traceparent};
@@ -255,7 +255,8 @@ impl<'a> Submit<'a> {
     pub(super) fn finish(&self, chosen: &Chosen, at: usize, sent: Sent, waited: Duration) -> TaskResult {
         let route = &chosen.routes[at];
         let total = self.started.elapsed();
-        let waits = self.discover + waited + sent.waited + if self.ranker.is_some() { self.select } else { Duration::ZERO };
+        let waits =
+            self.discover + waited + sent.waited + if self.ranker.is_some() { self.select } else { Duration::ZERO };
         TaskResult {
             task_id: self.task_id.clone(),
             node_id: route.node.node_id.clone(),
@@ -288,10 +289,7 @@ fn check_size(client: &Inner, bytes: usize) -> Result<()> {
     if bytes <= most {
         return Ok(());
     }
-    Err(Error::new(
-        Code::PayloadTooLarge,
-        format!("the payload has {bytes} bytes; max_request_bytes allows {most}"),
-    ))
+    Err(Error::new(Code::PayloadTooLarge, format!("the payload has {bytes} bytes; max_request_bytes allows {most}")))
 }
 
 /// Of several failures the one that says most: a node that answered rather than one that was not there.

@@ -14,13 +14,13 @@ use crate::crypto::digest::unhex;
 use crate::error::{Code, Error, Result};
 use crate::options::Discover;
 use crate::transport::endpoint::Endpoint;
+use crate::transport::guard::Reach;
+use crate::transport::http_client::{Call, HttpClient, NoReply, Redirects, Reply};
 use crate::types::{Qos, Secret, Traceparent};
 use crate::wire::directory::{
     ConsumerTokenReply, DirectoryKeyReply, HeartbeatReply, HeartbeatRequest, Listed, RegisterReply, RegisterRequest,
     Ticketed, read, read_nodes, read_ticket,
 };
-use crate::transport::guard::Reach;
-use crate::transport::http_client::{Call, HttpClient, NoReply, Redirects, Reply};
 use crate::wire::failure::Failure;
 
 /// Largest answer that is read from a directory.
@@ -142,7 +142,8 @@ impl DirectoryClient {
 
     /// The key that tickets and tokens are verified with.
     pub(crate) async fn key(&self, deadline: Instant) -> Result<[u8; 32]> {
-        let reply = self.send("directory-key", call(Method::GET, self.base.join("/v1/directory-key")?, deadline)).await?;
+        let reply =
+            self.send("directory-key", call(Method::GET, self.base.join("/v1/directory-key")?, deadline)).await?;
         let key: DirectoryKeyReply = read("directory-key", &reply.body)?;
         unhex(&key.public_key).ok_or_else(|| {
             Error::new(Code::DirectoryMalformed, "the directory's key is not 64 hex digits; ask its operator")

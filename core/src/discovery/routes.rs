@@ -427,7 +427,8 @@ impl Routes {
             Err(error) => return self.stale(slot, error),
         };
         let required = query.profile_request.as_ref().is_some_and(|profile| profile.required);
-        let compatible = |p: &crate::wire::directory::ProfileNegotiation| p.status == "compatible" && p.dispatch_allowed;
+        let compatible =
+            |p: &crate::wire::directory::ProfileNegotiation| p.status == "compatible" && p.dispatch_allowed;
         if required && !listed.profile.as_ref().is_some_and(compatible) {
             let why = "the directory does not support the profile that is required; no task was sent";
             return Err(Error::new(Code::ProfileUnsupported, why).with_wire_code("unsupported_pre_normative_profile"));
@@ -473,7 +474,8 @@ impl Routes {
     /// Makes a route of a node that is available and may be called; none if it is not wanted.
     fn judge(&self, node: NodeInfo, query: &Discover) -> Result<Option<Route>> {
         let endpoint = Endpoint::parse("the node", &node.endpoint)?;
-        let browser_usable = node.browser_usable.unwrap_or_else(|| endpoint.as_str().starts_with("https:") || endpoint.is_loopback());
+        let browser_usable =
+            node.browser_usable.unwrap_or_else(|| endpoint.as_str().starts_with("https:") || endpoint.is_loopback());
         if !node.available || (query.browser_usable_only && !browser_usable) {
             return Ok(None);
         }

@@ -122,8 +122,11 @@ impl Tickets {
     /// Waits for a turn within the directory's rate; what is only for later does not wait.
     async fn allowance(&self, waiting: Waiting, deadline: Instant) -> Result<()> {
         let slow = |pause: Duration| {
-            Error::new(Code::DirectoryRateLimited, "too many different routes are asked for in one minute; ask again later")
-                .with_retry_after(pause)
+            Error::new(
+                Code::DirectoryRateLimited,
+                "too many different routes are asked for in one minute; ask again later",
+            )
+            .with_retry_after(pause)
         };
         if let Some(until) = *lock(&self.paused_until) {
             let pause = until.saturating_duration_since(Instant::now());
@@ -189,8 +192,7 @@ impl Tickets {
         let now = self.directory.now_unix_s();
         let check = |key: &[u8; 32]| {
             let issuer = Some(self.directory.issuer());
-            let expected =
-                ExpectedCaller { issuer, caller, target, intent, now_unix_s: now, grace_s: TOKEN_GRACE_S };
+            let expected = ExpectedCaller { issuer, caller, target, intent, now_unix_s: now, grace_s: TOKEN_GRACE_S };
             ticket::verify_consumer_token(token, key, expected)
         };
         self.with_key(check, deadline).await
