@@ -19,6 +19,8 @@ mod client;
 mod node;
 mod directory;
 pub mod bridge;
+#[cfg(test)]
+mod fixtures;
 
 pub use client::{Client, Task};
 pub use directory::Directory;
