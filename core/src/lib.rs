@@ -20,6 +20,8 @@ mod client;
 mod node;
 mod directory;
 pub mod bridge;
+#[cfg(test)]
+mod fixtures;
 
 pub use client::{CandidateEvidence, CandidateRanker, Client, RankChoice, RankMode, RankRequest, Task};
 pub use directory::Directory;

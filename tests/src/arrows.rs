@@ -55,11 +55,16 @@ pub const MOST_LINES: usize = 700;
 /// What cannot be read.
 pub fn broken(src: &Path) -> Result<Vec<String>, String> {
     let mut found = Vec::new();
+    let root = std::fs::read_to_string(src.join("lib.rs")).unwrap_or_default();
+    let only_tests = test_modules(&code_only(&root));
     for file in rust_files(src)? {
         let inside = file.strip_prefix(src).unwrap_or(&file);
         let text = std::fs::read_to_string(&file).map_err(|e| format!("{}: {e}", file.display()))?;
         let path = module_path(inside);
         let Some(module) = path.first() else { continue };
+        if only_tests.contains(module) {
+            continue;
+        }
         let Some(place) = ORDER.iter().position(|name| name == module) else {
             found.push(format!("{}: module {module} has no place in the order", inside.display()));
             continue;
@@ -129,6 +134,16 @@ fn module_path(inside: &Path) -> Vec<String> {
         return Vec::new();
     }
     path
+}
+
+/// Modules of the crate's root that exist in tests only. They stand outside the order: they may use every module, and
+/// whoever uses them is told that they are none.
+fn test_modules(root: &str) -> Vec<String> {
+    let declared = root.match_indices("#[cfg(test)]").filter_map(|(at, attribute)| {
+        let name = root[at + attribute.len()..].trim_start().strip_prefix("mod ")?;
+        name.split_once(';').map(|(name, _)| name.trim().to_owned())
+    });
+    declared.filter(|name| name.chars().all(is_word)).collect()
 }
 
 /// Blanks comments and the insides of strings, keeping line breaks.
@@ -323,6 +338,23 @@ mod tests {
             assert_eq!(found.len(), 1, "{name}: {found:?}");
             assert!(found[0].starts_with(path), "{name}: {found:?}");
         }
+    }
+
+    #[test]
+    fn a_module_of_tests_may_use_every_module_and_none_may_use_it() {
+        let root = "mod wire;\n#[cfg(test)]\nmod replay_all;\n#[cfg(test)] mod tests { }\nmod helpers;";
+        let tree = Tree::new(
+            "tests",
+            &[
+                ("lib.rs", root),
+                ("replay_all/mod.rs", "use crate::bridge::X; use crate::wire; use std::fs;"),
+                ("helpers.rs", ""),
+                ("wire/mod.rs", "use crate::replay_all::load;"),
+            ],
+        );
+        let found = broken(&tree.0).unwrap();
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert!(found[0].starts_with("helpers.rs") && found[1].contains("crate::replay_all"), "{found:?}");
     }
 
     #[test]

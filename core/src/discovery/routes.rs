@@ -251,7 +251,12 @@ impl Routes {
             }
             return found;
         }
-        if let Ok(_turn) = tokio::time::timeout_at(patience, slot.asking.lock()).await {
+        if let Ok(_turn) = turn(&slot, patience).await {
+            // Somebody else may have asked meanwhile.
+            found = slot.live(Instant::now()).into_iter().filter(|route| is_new(route)).collect();
+            if !found.is_empty() {
+                return found;
+            }
             let exclude: Vec<String> = tried.iter().map(|route| route.node.node_id.clone()).collect();
             if let Ok(Some(route)) = self.ticket(&slot, query, exclude, Waiting::Submit, Some(trace), patience).await {
                 found.extend(is_new(&route).then_some(route));
@@ -297,18 +302,19 @@ impl Routes {
             return Ok(Found { routes: live, fresh: true, profile: None });
         }
         let mut unusable: Vec<String> = Vec::new();
+        let mut refused = None;
         loop {
             match self.ticket(slot, query, unusable.clone(), Waiting::Submit, Some(trace), deadline).await {
                 Ok(Some(route)) => return Ok(Found { routes: vec![route], fresh: true, profile: None }),
-                Ok(None) => return Err(no_nodes(&query.intent, "none is registered that fits")),
-                // A node that may not be called is not the only one: the next ticket is for another.
-                Err(Unusable::Node(node_id, error)) => {
-                    if unusable.len() + 1 >= WANTED || node_id.len() < SHORTEST_EXCLUDED {
-                        return Err(error);
-                    }
-                    unusable.push(node_id);
+                Ok(None) => {
+                    return Err(refused.unwrap_or_else(|| no_nodes(&query.intent, "none is registered that fits")));
                 }
-                Err(Unusable::Answer(error)) => return Err(error),
+                // A node that may not be called is not the only one: the next ticket is for another.
+                Err(Unusable::Node(node_id, error)) if unusable.len() + 1 < WANTED => {
+                    unusable.push(node_id);
+                    refused.get_or_insert(error);
+                }
+                Err(Unusable::Node(_, error) | Unusable::Answer(error)) => return Err(error),
             }
         }
     }

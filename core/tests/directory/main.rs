@@ -309,3 +309,27 @@ async fn the_smaller_look_ups_have_their_shapes() {
     );
     assert!(public["nodes"][0]["endpoint"].is_null() && public["nodes"][0]["node_id"].is_null());
 }
+
+#[tokio::test]
+async fn a_profile_is_negotiated_when_it_is_asked_for() {
+    let directory = loopback().await;
+    let known = "profile_id=iicp.profile.compatibility.v0&profile_version=0.4.0-draft&profile_fixture_sha256=\
+                 d039eaf52afca6866832779261db7bdd2ffd818a36bc8ba9aea1db0c9c115012";
+    let other = known.replace("0.4.0", "0.5.0");
+    let discover = async |query: &str| {
+        let reply = ask(&directory, &format!("GET /v1/discover?intent={CHAT}&{query}"), None, "").await;
+        (reply.status, reply.json()["profile_negotiation"].clone())
+    };
+    assert_eq!(discover("limit=1").await, (200, Value::Null));
+    let compatible =
+        json!({ "requested": true, "status": "compatible", "reason": "compatible", "dispatch_allowed": true });
+    for required in ["", "&profile_required=false", "&profile_required=true"] {
+        assert_eq!(discover(&format!("{known}{required}")).await, (200, compatible.clone()));
+    }
+    let reason = "unsupported_pre_normative_profile";
+    let unsupported = json!({ "requested": true, "status": "unsupported", "reason": reason, "dispatch_allowed": true });
+    assert_eq!(discover(&other).await, (200, unsupported));
+    let line = format!("GET /v1/discover?intent={CHAT}&{other}&profile_required=true");
+    let refused = ask(&directory, &line, None, "").await;
+    assert_eq!((refused.status, refused.code().as_str()), (422, reason));
+}
