@@ -173,7 +173,7 @@ async fn what_is_no_task_is_refused_with_its_reason() {
         (json!({"intent": "urn:iicp:intent:llm:chat:v1+fast"}), 422, "validation_error"),
         (json!({"intent": "urn:iicp:intent:llm:embedding:v1"}), 404, "unknown_intent"),
         (json!({"payload": null}), 422, "validation_error"),
-        (json!({"payload": null, "iicp_conf": {"v": 1}}), 400, "IICP-CX-01"),
+        (json!({"payload": null, "iicp_conf": {"v": 1}}), 400, "IICP-CX-02"),
         (json!({"constraints": {"timeout_ms": 0}}), 422, "validation_error"),
         (json!({"constraints": {"timeout_ms": -5}}), 422, "validation_error"),
         (json!({"constraints": {"timeout_ms": "soon"}}), 422, "validation_error"),

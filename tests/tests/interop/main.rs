@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod peer;
+mod sealed;
 mod their_client;
 mod their_node;
 

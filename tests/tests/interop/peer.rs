@@ -45,8 +45,8 @@ impl Peer {
             .env("HOME", &home.0)
             .env("IICP_HOME", &home.0)
             .env("IICP_AUTO_UPDATE", "0")
-            // It refuses plain text and loopback addresses unless told otherwise.
-            .env("IICP_CX_ALLOW_PLAINTEXT", "1")
+            // It refuses loopback addresses unless told otherwise. Plain text it refuses as well, and that stays: every task
+            // that it sends here is sealed.
             .env("IICP_PROXY_ALLOW_LOOPBACK_NODES", "1")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

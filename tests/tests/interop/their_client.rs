@@ -12,9 +12,9 @@ use tokio::sync::{Barrier, Notify};
 use crate::directory;
 use crate::peer::{PATIENCE, Peer, free_port};
 
-const TASK: &str = "urn:iicp:intent:lab:echo:v1";
+pub(crate) const TASK: &str = "urn:iicp:intent:lab:echo:v1";
 const OTHER: &str = "urn:iicp:intent:lab:other:v1";
-const MODES: [&str; 3] = ["auto", "ticketed", "legacy"];
+pub(crate) const MODES: [&str; 3] = ["auto", "ticketed", "legacy"];
 
 /// Our side, and their client.
 struct Mesh {

@@ -1,5 +1,7 @@
 //! The consumer's side: a node's published key, and sealing to it.
 
+#![allow(dead_code, reason = "the client does not seal yet")]
+
 use std::fmt;
 
 use serde_json::Value;
