@@ -286,7 +286,8 @@ fn loopback_is_this_machine_and_nothing_beside_it() {
     for host in ["127.0.0.1", "127.9.9.9", "[::1]", "[::ffff:127.0.0.1]", "localhost", "LOCALHOST."] {
         assert!(judge(host), "{host}");
     }
-    for host in ["10.0.0.1", "0.0.0.0", "[::]", "[::127.0.0.1]", "[64:ff9b::7f00:1]", "[fe80::1]", "x.localhost", "pc"] {
+    for host in ["10.0.0.1", "0.0.0.0", "[::]", "[::127.0.0.1]", "[64:ff9b::7f00:1]", "[fe80::1]", "x.localhost", "pc"]
+    {
         assert!(!judge(host), "{host}");
     }
 }
@@ -294,7 +295,9 @@ fn loopback_is_this_machine_and_nothing_beside_it() {
 #[test]
 fn private_is_every_unicast_address_and_never_more() {
     let judge = |host: &str| Endpoint::parse("x", &format!("http://{host}")).unwrap().judge(Reach::Private).is_ok();
-    for host in ["10.0.0.1", "192.168.1.1", "169.254.1.1", "[fd00::1]", "[fe80::1]", "[64:ff9b::a00:1]", "pc", "a.local"] {
+    for host in
+        ["10.0.0.1", "192.168.1.1", "169.254.1.1", "[fd00::1]", "[fe80::1]", "[64:ff9b::a00:1]", "pc", "a.local"]
+    {
         assert!(judge(host), "{host}");
     }
     for host in [

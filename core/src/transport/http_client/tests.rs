@@ -111,7 +111,6 @@ impl<F: Fn(&str, usize) -> Vec<IpAddr> + Send + Sync> Lookup for Says<F> {
     }
 }
 
-
 fn ips(all: &[&str]) -> Vec<IpAddr> {
     all.iter().map(|ip| ip.parse().unwrap()).collect()
 }
@@ -177,7 +176,8 @@ async fn headers_are_sent_as_asked_and_nothing_else_is() {
     };
     client.call(call).await.unwrap();
     let heard = server.heard().remove(0);
-    for line in ["authorization: Bearer b1", "x-iicp-consumer-token: c1", "x-node-id: n1", "accept-encoding: identity"] {
+    for line in ["authorization: Bearer b1", "x-iicp-consumer-token: c1", "x-node-id: n1", "accept-encoding: identity"]
+    {
         assert!(heard.contains(&format!("{line}\r\n")), "{heard}");
     }
     client.call(get(server.url("/").as_str(), Reach::Loopback)).await.unwrap();

@@ -113,7 +113,9 @@ async fn credentials_do_not_come_back_after_a_detour() {
 async fn a_target_that_may_not_be_called_is_refused() {
     let client = client(|_, _| ips(&["10.0.0.1"]));
     let (home, told) = origin().await;
-    for to in ["http://169.254.169.254/", "http://0x0a000001/", "http://pc/", "http://node.example/", "http://[fd00::1]/"] {
+    for to in
+        ["http://169.254.169.254/", "http://0x0a000001/", "http://pc/", "http://node.example/", "http://[fd00::1]/"]
+    {
         *told.lock().unwrap() = redirect(307, to);
         let call = with_secrets(home.url("/start"), Method::GET, Redirects::Anywhere);
         assert_eq!(client.call(call).await.unwrap_err(), NoReply::Refused, "{to}");
