@@ -58,7 +58,7 @@ impl Client {
     /// Checks the options. Nothing is sent before the first call.
     ///
     /// # Errors
-    /// `CONFIG_INVALID` or `TIMEOUT_TOO_LARGE`.
+    /// `CONFIG_INVALID` or `TIMEOUT_TOO_LARGE`; `ENDPOINT_REFUSED` for a directory that nobody can call, such as `0.0.0.0`.
     pub fn new(options: ClientOptions) -> Result<Self> {
         Client::build(options, None)
     }

@@ -67,7 +67,10 @@ struct TicketRequest<'a> {
 
 impl DirectoryClient {
     pub(crate) fn new(http: HttpClient, url: &str) -> Result<Self> {
-        Ok(DirectoryClient { http, base: Endpoint::parse("the directory", url)?, ahead_s: Arc::default() })
+        let base = Endpoint::parse("the directory", url)?;
+        // The caller wrote it himself: it may be anywhere, but it must be somewhere.
+        base.judge(Reach::Private)?;
+        Ok(DirectoryClient { http, base, ahead_s: Arc::default() })
     }
 
     /// How far the nodes that it names may be: one on this machine may name others on it.

@@ -218,7 +218,7 @@ fn carried(ip: Ipv6Addr) -> Option<Ipv4Addr> {
         (0x2002, _) => v4(b, c),
         (0x2001, 0) => v4(!g, !h),
         (0x64, 0xff9b) => v4(g, h),
-        (0, 0) if c == 0 && d == 0 && (e == 0 && f == 0 || e == 0xffff && f == 0) => v4(g, h),
+        (0, 0) if (c, d, f) == (0, 0, 0) && matches!(e, 0 | 0xffff) => v4(g, h),
         // ISATAP
         _ if matches!(e, 0 | 0x200) && f == 0x5efe => v4(g, h),
         _ => None,

@@ -163,7 +163,7 @@ impl HttpClient {
 
     /// Pools made so far.
     #[cfg(test)]
-    fn pools_made(&self) -> usize {
+    pub(super) fn pools_made(&self) -> usize {
         self.pools.made()
     }
 }
