@@ -87,6 +87,12 @@ enum {
     IICP_PAYLOAD_INVALID = 2007,
     /** The payload is over the size limit. */
     IICP_PAYLOAD_TOO_LARGE = 2008,
+    /** The client wants a consumer token for the provider, and the directory gave none. May succeed later. */
+    IICP_CONSUMER_AUTH_REQUIRED = 2009,
+    /** The application's ranker failed, or chose what is no candidate. */
+    IICP_RANKER_REFUSED = 2010,
+    /** The directory does not support the profile that the call requires. */
+    IICP_PROFILE_UNSUPPORTED = 2011,
     /** The directory could not be reached, or could not answer. May succeed later. */
     IICP_DIRECTORY_UNREACHABLE = 3001,
     /** The directory refused the request. */
@@ -99,6 +105,10 @@ enum {
     IICP_DIRECTORY_RATE_LIMITED = 3005,
     /** The directory's answer is not one of this protocol. May succeed later. */
     IICP_DIRECTORY_MALFORMED = 3006,
+    /** The directory's dispatch ticket could not be verified. */
+    IICP_TICKET_REFUSED = 3007,
+    /** The directory has no dispatch tickets, and the client accepts nothing else. */
+    IICP_TICKETS_UNAVAILABLE = 3008,
     /** No connection to the node; the task was not sent. May succeed later. */
     IICP_CONNECT = 4001,
     /** The TLS handshake failed; the task was not sent. */
@@ -109,6 +119,8 @@ enum {
     IICP_MALFORMED = 4004,
     /** The node's answer is over the size limit; the task may have run. */
     IICP_RESPONSE_TOO_LARGE = 4005,
+    /** The node's answer is not sealed as agreed, or does not open. */
+    IICP_REPLY_UNSEALED = 4006,
     /** The provider refused the task. */
     IICP_TASK_REJECTED = 5001,
     /** Every provider that was asked is at capacity or draining. May succeed later. */
@@ -121,6 +133,8 @@ enum {
     IICP_DUPLICATE = 5005,
     /** The provider does not serve the intent. */
     IICP_UNKNOWN_INTENT = 5006,
+    /** Not enough providers gave the same answer. May succeed later. */
+    IICP_NO_CONSENSUS = 5007,
     /** The handler returned something that is not a reply. */
     IICP_HANDLER = 6001,
     /** The address to serve on could not be bound. */
@@ -140,6 +154,8 @@ enum {
     IICP_EVENT_TASK = 3,
     /** An inbound task needs no answer any more: its caller left, its deadline passed or its node closed. */
     IICP_EVENT_TASK_CANCEL = 4,
+    /** An operation asks the application which candidate goes first; it waits for an answer. */
+    IICP_EVENT_RANK = 5,
 };
 
 /** The intent of chats. */

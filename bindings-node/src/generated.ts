@@ -47,6 +47,12 @@ export const Code = {
   PAYLOAD_INVALID: 2007,
   /** The payload is over the size limit. */
   PAYLOAD_TOO_LARGE: 2008,
+  /** The client wants a consumer token for the provider, and the directory gave none. */
+  CONSUMER_AUTH_REQUIRED: 2009,
+  /** The application's ranker failed, or chose what is no candidate. */
+  RANKER_REFUSED: 2010,
+  /** The directory does not support the profile that the call requires. */
+  PROFILE_UNSUPPORTED: 2011,
   /** The directory could not be reached, or could not answer. */
   DIRECTORY_UNREACHABLE: 3001,
   /** The directory refused the request. */
@@ -59,6 +65,10 @@ export const Code = {
   DIRECTORY_RATE_LIMITED: 3005,
   /** The directory's answer is not one of this protocol. */
   DIRECTORY_MALFORMED: 3006,
+  /** The directory's dispatch ticket could not be verified. */
+  TICKET_REFUSED: 3007,
+  /** The directory has no dispatch tickets, and the client accepts nothing else. */
+  TICKETS_UNAVAILABLE: 3008,
   /** No connection to the node; the task was not sent. */
   CONNECT: 4001,
   /** The TLS handshake failed; the task was not sent. */
@@ -69,6 +79,8 @@ export const Code = {
   MALFORMED: 4004,
   /** The node's answer is over the size limit; the task may have run. */
   RESPONSE_TOO_LARGE: 4005,
+  /** The node's answer is not sealed as agreed, or does not open. */
+  REPLY_UNSEALED: 4006,
   /** The provider refused the task. */
   TASK_REJECTED: 5001,
   /** Every provider that was asked is at capacity or draining. */
@@ -81,6 +93,8 @@ export const Code = {
   DUPLICATE: 5005,
   /** The provider does not serve the intent. */
   UNKNOWN_INTENT: 5006,
+  /** Not enough providers gave the same answer. */
+  NO_CONSENSUS: 5007,
   /** The handler returned something that is not a reply. */
   HANDLER: 6001,
   /** The address to serve on could not be bound. */
@@ -105,9 +119,17 @@ export const EventKind = {
   TASK: 3,
   /** An inbound task needs no answer any more: its caller left, its deadline passed or its node closed. */
   TASK_CANCEL: 4,
+  /** An operation asks the application which candidate goes first; it waits for an answer. */
+  RANK: 5,
 } as const;
 
-/** How a client finds nodes and how long it waits for them. */
+/** A part of a message: text, a picture (an `https:` or a `data:` URL that the provider fetches), or sound in base64. */
+export type ContentPart =
+  | { type: "text"; text: string }
+  | { type: "image_url"; image_url: { url: string; detail?: "auto" | "low" | "high" } }
+  | { type: "input_audio"; input_audio: { data: string; format: string } };
+
+/** How a client finds nodes, whom it trusts and how long it waits for them. */
 export interface ClientOptions {
   /** Base URL of the directory; `/v1/...` is appended. An `/api` at the end belongs to it. Default: `"http://127.0.0.1:9480"`. */
   directory?: string | undefined;
@@ -117,7 +139,7 @@ export interface ClientOptions {
   region?: string | undefined;
   /** Times a task may be sent to the same node, where sending again is allowed at all. Default: `3`. */
   maxAttempts?: number | undefined;
-  /** How long a list of nodes is used before the directory is asked again, in milliseconds. Default: `30000`. */
+  /** How long a list of nodes is used before the directory is asked again, in milliseconds. A ticketed route is used until ten seconds before its ticket ends. Default: `30000`. */
   routeTtlMs?: number | undefined;
   /** The largest answer that is read from a node, in bytes. Default: `33554432`. */
   maxResponseBytes?: number | undefined;
@@ -125,6 +147,34 @@ export interface ClientOptions {
   maxRequestBytes?: number | undefined;
   /** Longest silence between two pieces of an answer that has begun, in milliseconds. Default: `10000`. */
   idleTimeoutMs?: number | undefined;
+  /** Where routes come from. Default: `"auto"`. */
+  routeDiscovery?: "auto" | "ticketed" | "legacy" | undefined;
+  /** In which order nodes are asked. Default: `"weighted_v1"`. */
+  routingStrategy?: "deterministic" | "epsilon" | "softmax_top_k" | "weighted_v1" | undefined;
+  /** How often `epsilon` begins with a node at random, 0 to 1. Default: `0.05`. */
+  routingEpsilon?: number | undefined;
+  /** From how many of the best nodes `softmax_top_k` and `weighted_v1` choose. Default: `3`. */
+  routingTopK?: number | undefined;
+  /** How much `softmax_top_k` cares for the score; the smaller the more, at least 0.001. Default: `0.04`. */
+  routingSoftmaxTau?: number | undefined;
+  /** Who may be sent a task, unless a call says otherwise. */
+  routingPolicy?: RoutingPolicy | undefined;
+  /** A profile that the directory is to take into account, unless a call names one. */
+  profileRequest?: ProfileRequest | undefined;
+  /** Whether the application ranks the candidates; it is asked before every task, by an event. Default: `false`. */
+  externalRanker?: boolean | undefined;
+  /** Whether providers are shown a token that names the caller; takes `node_token`. Default: `"optional"`. */
+  consumerAuth?: "optional" | "required" | "disabled" | undefined;
+  /** The caller's own credential at the directory; goes nowhere else. */
+  nodeToken?: string | undefined;
+  /** Id of the node that `node_token` belongs to, where the directory wants to be told. */
+  nodeId?: string | undefined;
+  /** Whether nodes on private, loopback and other addresses that are not public may be called. A directory that is itself on this machine may name nodes on this machine. Default: `false`. */
+  allowPrivateEndpoints?: boolean | undefined;
+  /** Failures in a row after which a node is left alone for a while. Default: `5`. */
+  breakerFailures?: number | undefined;
+  /** How long such a node is left alone before it is tried again, in milliseconds. Default: `30000`. */
+  breakerOpenMs?: number | undefined;
 }
 
 /** What the core calls the options of `ClientOptions`. */
@@ -137,6 +187,20 @@ export const CLIENT_NAMES: ReadonlyMap<string, string> = new Map([
   ["maxResponseBytes", "max_response_bytes"],
   ["maxRequestBytes", "max_request_bytes"],
   ["idleTimeoutMs", "idle_timeout_ms"],
+  ["routeDiscovery", "route_discovery"],
+  ["routingStrategy", "routing_strategy"],
+  ["routingEpsilon", "routing_epsilon"],
+  ["routingTopK", "routing_top_k"],
+  ["routingSoftmaxTau", "routing_softmax_tau"],
+  ["routingPolicy", "routing_policy"],
+  ["profileRequest", "profile_request"],
+  ["externalRanker", "external_ranker"],
+  ["consumerAuth", "consumer_auth"],
+  ["nodeToken", "node_token"],
+  ["nodeId", "node_id"],
+  ["allowPrivateEndpoints", "allow_private_endpoints"],
+  ["breakerFailures", "breaker_failures"],
+  ["breakerOpenMs", "breaker_open_ms"],
 ]);
 
 /** What to ask the directory for. */
@@ -153,6 +217,10 @@ export interface Discover {
   minReputation?: number | undefined;
   /** Most nodes to return, 1 to 50. Default: `10`. */
   limit?: number | undefined;
+  /** Whether only nodes that a browser can call are returned. Default: `false`. */
+  browserUsableOnly?: boolean | undefined;
+  /** A profile that the directory is to take into account. */
+  profileRequest?: ProfileRequest | undefined;
 }
 
 /** What the core calls the options of `Discover`. */
@@ -163,6 +231,8 @@ export const DISCOVER_NAMES: ReadonlyMap<string, string> = new Map([
   ["model", "model"],
   ["minReputation", "min_reputation"],
   ["limit", "limit"],
+  ["browserUsableOnly", "browser_usable_only"],
+  ["profileRequest", "profile_request"],
 ]);
 
 /** A task apart from its payload. */
@@ -187,6 +257,12 @@ export interface TaskOptions {
   traceparent?: string | undefined;
   /** Id of the node on whose behalf the task is sent, if there is one. */
   sourceNodeId?: string | undefined;
+  /** Who may be sent the task; by default as the client says. */
+  routingPolicy?: RoutingPolicy | undefined;
+  /** What is asked of the route and never told to a provider; what it does not give is taken from the task. */
+  route?: RouteConstraints | undefined;
+  /** How many nodes run the task and must agree; by default one, whose result counts. */
+  consensus?: "first_completed" | "majority_of_3" | "majority_of_5" | undefined;
 }
 
 /** What the core calls the options of `TaskOptions`. */
@@ -201,21 +277,113 @@ export const TASK_NAMES: ReadonlyMap<string, string> = new Map([
   ["minReputation", "min_reputation"],
   ["traceparent", "traceparent"],
   ["sourceNodeId", "source_node_id"],
+  ["routingPolicy", "routing_policy"],
+  ["route", "route"],
+  ["consensus", "consensus"],
 ]);
 
-/** A chat task: messages and the usual knobs of inference. */
+/** Who may be sent a task: a profile, and what is to differ from it. */
+export interface RoutingPolicy {
+  /** The rules to begin with. Default: `"standard"`. */
+  profile?: "standard" | "sensitive" | "eu_restricted" | "strict_policy" | "debug_override" | undefined;
+  /** Whether nodes without a key to seal to are refused. */
+  requireEncryption?: boolean | undefined;
+  /** Whether nodes that are not the caller's own may run the task. */
+  allowRemoteExecutor?: boolean | undefined;
+  /** Regions that nodes must be in: equal, or beginning with one of these and a dash; `eea` also takes `eu-…`. An empty list allows every region. */
+  allowedRegions?: readonly string[] | undefined;
+  /** Whether nodes without a policy manifest are refused. */
+  requirePolicyManifest?: boolean | undefined;
+  /** Whether nodes whose manifest does not rule out keeping the task are refused. */
+  requireNoPayloadRetention?: boolean | undefined;
+  /** Whether only nodes of operators whom the directory knows are taken; the same as the highest identity level. */
+  knownOperatorOnly?: boolean | undefined;
+  /** The least level of identity that a node's manifest must have. */
+  requiredManifestIdentityLevel?: "self_attested" | "signed_valid" | "operator_bound" | "known_operator" | undefined;
+}
+
+/** What the core calls the options of `RoutingPolicy`. */
+export const ROUTINGPOLICY_NAMES: ReadonlyMap<string, string> = new Map([
+  ["profile", "profile"],
+  ["requireEncryption", "require_encryption"],
+  ["allowRemoteExecutor", "allow_remote_executor"],
+  ["allowedRegions", "allowed_regions"],
+  ["requirePolicyManifest", "require_policy_manifest"],
+  ["requireNoPayloadRetention", "require_no_payload_retention"],
+  ["knownOperatorOnly", "known_operator_only"],
+  ["requiredManifestIdentityLevel", "required_manifest_identity_level"],
+]);
+
+/** What is asked of the route and never told to a provider. What is not given here is taken from the task. */
+export interface RouteConstraints {
+  /** Preferred region of the node. */
+  region?: string | undefined;
+  /** Quality of service that the node must be fit for. */
+  qos?: "realtime" | "interactive" | "batch" | "best-effort" | undefined;
+  /** A model that the node must serve. */
+  model?: string | undefined;
+  /** Least reputation of the node, 0 to 1. */
+  minReputation?: number | undefined;
+  /** Whether only nodes that a browser can call are taken. Default: `false`. */
+  browserUsableOnly?: boolean | undefined;
+  /** Most nodes to choose from, 1 to 50; by default 10. */
+  limit?: number | undefined;
+  /** A profile that the directory is to take into account; asks by discovery, not for a ticket. */
+  profileRequest?: ProfileRequest | undefined;
+}
+
+/** What the core calls the options of `RouteConstraints`. */
+export const ROUTECONSTRAINTS_NAMES: ReadonlyMap<string, string> = new Map([
+  ["region", "region"],
+  ["qos", "qos"],
+  ["model", "model"],
+  ["minReputation", "min_reputation"],
+  ["browserUsableOnly", "browser_usable_only"],
+  ["limit", "limit"],
+  ["profileRequest", "profile_request"],
+]);
+
+/** A version of a profile that discovery is to take into account. */
+export interface ProfileRequest {
+  /** Id of the profile. */
+  profileId: string;
+  /** Its version. */
+  profileVersion: string;
+  /** SHA-256 of the profile's fixture, 64 lower-case hex digits. */
+  profileFixtureSha256: string;
+  /** Whether nothing is sent unless the directory supports it. Default: `false`. */
+  required?: boolean | undefined;
+}
+
+/** What the core calls the options of `ProfileRequest`. */
+export const PROFILEREQUEST_NAMES: ReadonlyMap<string, string> = new Map([
+  ["profileId", "profile_id"],
+  ["profileVersion", "profile_version"],
+  ["profileFixtureSha256", "profile_fixture_sha256"],
+  ["required", "required"],
+]);
+
+/** A chat: messages, the tools that may be called, and the usual knobs of inference. */
 export interface Chat {
   /** The conversation, oldest first. */
-  messages: readonly { role: string; content: string }[];
-  /** The model that must answer. */
-  model?: string | undefined;
+  messages: readonly ChatMessage[];
   /** Most tokens of the answer. */
   maxTokens?: number | undefined;
   /** Sampling temperature, 0 to 2. */
   temperature?: number | undefined;
+  /** Texts at which the answer ends. */
+  stop?: readonly string[] | undefined;
+  /** Tools that the model may call, passed through as they are. */
+  tools?: readonly Readonly<Record<string, unknown>>[] | undefined;
+  /** Which of them it must call, passed through as it is. */
+  toolChoice?: unknown | undefined;
+  /** Whether the model is told that the request reached it through IICP. Default: `"auto"`. */
+  runtimeIdentity?: "auto" | "required" | "disabled" | undefined;
+  /** The model that must answer. */
+  model?: string | undefined;
   /** Time for the whole call, in milliseconds, at most 120,000; by default the client's. */
   timeoutMs?: number | undefined;
-  /** Whether the chat may be sent again when it may have run already; it harms no one, so by default yes. Default: `true`. */
+  /** Whether it may be sent again when it may have run already; it harms no one, so by default yes. Default: `true`. */
   idempotent?: boolean | undefined;
   /** Preferred region, by default the client's. */
   region?: string | undefined;
@@ -225,20 +393,303 @@ export interface Chat {
   minReputation?: number | undefined;
   /** W3C trace context of the caller; by default a fresh one. */
   traceparent?: string | undefined;
+  /** Who may be sent it; by default as the client says. */
+  routingPolicy?: RoutingPolicy | undefined;
+  /** What is asked of the route and never told to a provider; what it does not give is taken from the call. */
+  route?: RouteConstraints | undefined;
+  /** How many nodes are asked and must agree; by default one, whose answer counts. */
+  consensus?: "first_completed" | "majority_of_3" | "majority_of_5" | undefined;
+  /** More fields of the payload, passed through as they are. */
+  extra?: Readonly<Record<string, unknown>> | undefined;
 }
 
 /** What the core calls the options of `Chat`. */
 export const CHAT_NAMES: ReadonlyMap<string, string> = new Map([
   ["messages", "messages"],
-  ["model", "model"],
   ["maxTokens", "max_tokens"],
   ["temperature", "temperature"],
+  ["stop", "stop"],
+  ["tools", "tools"],
+  ["toolChoice", "tool_choice"],
+  ["runtimeIdentity", "runtime_identity"],
+  ["model", "model"],
   ["timeoutMs", "timeout_ms"],
   ["idempotent", "idempotent"],
   ["region", "region"],
   ["qos", "qos"],
   ["minReputation", "min_reputation"],
   ["traceparent", "traceparent"],
+  ["routingPolicy", "routing_policy"],
+  ["route", "route"],
+  ["consensus", "consensus"],
+  ["extra", "extra"],
+]);
+
+/** One message of a chat. */
+export interface ChatMessage {
+  /** `system`, `developer`, `user`, `assistant` or `tool`. */
+  role: string;
+  /** What it says; an assistant's message that only calls tools says nothing. */
+  content?: string | readonly ContentPart[] | undefined;
+  /** Who says it, where several have the same role. */
+  name?: string | undefined;
+  /** The tools that the assistant called, as it wrote them. */
+  tool_calls?: readonly Readonly<Record<string, unknown>>[] | undefined;
+  /** The call that a tool's message answers. */
+  tool_call_id?: string | undefined;
+}
+
+/** A text to be completed. */
+export interface Completion {
+  /** The text. */
+  prompt: string;
+  /** Most tokens of the answer. */
+  maxTokens?: number | undefined;
+  /** Sampling temperature, 0 to 2. */
+  temperature?: number | undefined;
+  /** Texts at which the answer ends. */
+  stop?: readonly string[] | undefined;
+  /** The model that must answer. */
+  model?: string | undefined;
+  /** Time for the whole call, in milliseconds, at most 120,000; by default the client's. */
+  timeoutMs?: number | undefined;
+  /** Whether it may be sent again when it may have run already; it harms no one, so by default yes. Default: `true`. */
+  idempotent?: boolean | undefined;
+  /** Preferred region, by default the client's. */
+  region?: string | undefined;
+  /** Quality of service. */
+  qos?: "realtime" | "interactive" | "batch" | "best-effort" | undefined;
+  /** Least reputation of the node, 0 to 1. */
+  minReputation?: number | undefined;
+  /** W3C trace context of the caller; by default a fresh one. */
+  traceparent?: string | undefined;
+  /** Who may be sent it; by default as the client says. */
+  routingPolicy?: RoutingPolicy | undefined;
+  /** What is asked of the route and never told to a provider; what it does not give is taken from the call. */
+  route?: RouteConstraints | undefined;
+  /** How many nodes are asked and must agree; by default one, whose answer counts. */
+  consensus?: "first_completed" | "majority_of_3" | "majority_of_5" | undefined;
+  /** More fields of the payload, passed through as they are. */
+  extra?: Readonly<Record<string, unknown>> | undefined;
+}
+
+/** What the core calls the options of `Completion`. */
+export const COMPLETION_NAMES: ReadonlyMap<string, string> = new Map([
+  ["prompt", "prompt"],
+  ["maxTokens", "max_tokens"],
+  ["temperature", "temperature"],
+  ["stop", "stop"],
+  ["model", "model"],
+  ["timeoutMs", "timeout_ms"],
+  ["idempotent", "idempotent"],
+  ["region", "region"],
+  ["qos", "qos"],
+  ["minReputation", "min_reputation"],
+  ["traceparent", "traceparent"],
+  ["routingPolicy", "routing_policy"],
+  ["route", "route"],
+  ["consensus", "consensus"],
+  ["extra", "extra"],
+]);
+
+/** Texts to be turned into vectors. */
+export interface Embedding {
+  /** The texts; one alone may stand without a list. */
+  input: readonly string[];
+  /** The length of the vectors, where the model lets one choose. */
+  dimensions?: number | undefined;
+  /** The model that must answer. */
+  model?: string | undefined;
+  /** Time for the whole call, in milliseconds, at most 120,000; by default the client's. */
+  timeoutMs?: number | undefined;
+  /** Whether it may be sent again when it may have run already; it harms no one, so by default yes. Default: `true`. */
+  idempotent?: boolean | undefined;
+  /** Preferred region, by default the client's. */
+  region?: string | undefined;
+  /** Quality of service. */
+  qos?: "realtime" | "interactive" | "batch" | "best-effort" | undefined;
+  /** Least reputation of the node, 0 to 1. */
+  minReputation?: number | undefined;
+  /** W3C trace context of the caller; by default a fresh one. */
+  traceparent?: string | undefined;
+  /** Who may be sent it; by default as the client says. */
+  routingPolicy?: RoutingPolicy | undefined;
+  /** What is asked of the route and never told to a provider; what it does not give is taken from the call. */
+  route?: RouteConstraints | undefined;
+  /** How many nodes are asked and must agree; by default one, whose answer counts. */
+  consensus?: "first_completed" | "majority_of_3" | "majority_of_5" | undefined;
+  /** More fields of the payload, passed through as they are. */
+  extra?: Readonly<Record<string, unknown>> | undefined;
+}
+
+/** What the core calls the options of `Embedding`. */
+export const EMBEDDING_NAMES: ReadonlyMap<string, string> = new Map([
+  ["input", "input"],
+  ["dimensions", "dimensions"],
+  ["model", "model"],
+  ["timeoutMs", "timeout_ms"],
+  ["idempotent", "idempotent"],
+  ["region", "region"],
+  ["qos", "qos"],
+  ["minReputation", "min_reputation"],
+  ["traceparent", "traceparent"],
+  ["routingPolicy", "routing_policy"],
+  ["route", "route"],
+  ["consensus", "consensus"],
+  ["extra", "extra"],
+]);
+
+/** Speech to be written down. */
+export interface Transcription {
+  /** The sound file, base64. */
+  audio: string;
+  /** Its name, whose ending tells the format; `audio.wav` if nothing is said. */
+  filename?: string | undefined;
+  /** The language that is spoken, such as `en`. */
+  language?: string | undefined;
+  /** Words that help the model to spell. */
+  prompt?: string | undefined;
+  /** Sampling temperature, 0 to 1. */
+  temperature?: number | undefined;
+  /** The model that must answer. */
+  model?: string | undefined;
+  /** Time for the whole call, in milliseconds, at most 120,000; by default the client's. */
+  timeoutMs?: number | undefined;
+  /** Whether it may be sent again when it may have run already; it harms no one, so by default yes. Default: `true`. */
+  idempotent?: boolean | undefined;
+  /** Preferred region, by default the client's. */
+  region?: string | undefined;
+  /** Quality of service. */
+  qos?: "realtime" | "interactive" | "batch" | "best-effort" | undefined;
+  /** Least reputation of the node, 0 to 1. */
+  minReputation?: number | undefined;
+  /** W3C trace context of the caller; by default a fresh one. */
+  traceparent?: string | undefined;
+  /** Who may be sent it; by default as the client says. */
+  routingPolicy?: RoutingPolicy | undefined;
+  /** What is asked of the route and never told to a provider; what it does not give is taken from the call. */
+  route?: RouteConstraints | undefined;
+  /** How many nodes are asked and must agree; by default one, whose answer counts. */
+  consensus?: "first_completed" | "majority_of_3" | "majority_of_5" | undefined;
+  /** More fields of the payload, passed through as they are. */
+  extra?: Readonly<Record<string, unknown>> | undefined;
+}
+
+/** What the core calls the options of `Transcription`. */
+export const TRANSCRIPTION_NAMES: ReadonlyMap<string, string> = new Map([
+  ["audio", "audio"],
+  ["filename", "filename"],
+  ["language", "language"],
+  ["prompt", "prompt"],
+  ["temperature", "temperature"],
+  ["model", "model"],
+  ["timeoutMs", "timeout_ms"],
+  ["idempotent", "idempotent"],
+  ["region", "region"],
+  ["qos", "qos"],
+  ["minReputation", "min_reputation"],
+  ["traceparent", "traceparent"],
+  ["routingPolicy", "routing_policy"],
+  ["route", "route"],
+  ["consensus", "consensus"],
+  ["extra", "extra"],
+]);
+
+/** Text to be spoken. */
+export interface Speech {
+  /** The text. */
+  input: string;
+  /** The voice, by the backend's name for it. */
+  voice?: string | undefined;
+  /** The sound's format, such as `wav` or `mp3`. */
+  responseFormat?: string | undefined;
+  /** How fast, 0.25 to 4. */
+  speed?: number | undefined;
+  /** The model that must answer. */
+  model?: string | undefined;
+  /** Time for the whole call, in milliseconds, at most 120,000; by default the client's. */
+  timeoutMs?: number | undefined;
+  /** Whether it may be sent again when it may have run already; it harms no one, so by default yes. Default: `true`. */
+  idempotent?: boolean | undefined;
+  /** Preferred region, by default the client's. */
+  region?: string | undefined;
+  /** Quality of service. */
+  qos?: "realtime" | "interactive" | "batch" | "best-effort" | undefined;
+  /** Least reputation of the node, 0 to 1. */
+  minReputation?: number | undefined;
+  /** W3C trace context of the caller; by default a fresh one. */
+  traceparent?: string | undefined;
+  /** Who may be sent it; by default as the client says. */
+  routingPolicy?: RoutingPolicy | undefined;
+  /** What is asked of the route and never told to a provider; what it does not give is taken from the call. */
+  route?: RouteConstraints | undefined;
+  /** How many nodes are asked and must agree; by default one, whose answer counts. */
+  consensus?: "first_completed" | "majority_of_3" | "majority_of_5" | undefined;
+  /** More fields of the payload, passed through as they are. */
+  extra?: Readonly<Record<string, unknown>> | undefined;
+}
+
+/** What the core calls the options of `Speech`. */
+export const SPEECH_NAMES: ReadonlyMap<string, string> = new Map([
+  ["input", "input"],
+  ["voice", "voice"],
+  ["responseFormat", "response_format"],
+  ["speed", "speed"],
+  ["model", "model"],
+  ["timeoutMs", "timeout_ms"],
+  ["idempotent", "idempotent"],
+  ["region", "region"],
+  ["qos", "qos"],
+  ["minReputation", "min_reputation"],
+  ["traceparent", "traceparent"],
+  ["routingPolicy", "routing_policy"],
+  ["route", "route"],
+  ["consensus", "consensus"],
+  ["extra", "extra"],
+]);
+
+/** Texts to be judged. */
+export interface Moderation {
+  /** The texts; one alone may stand without a list. */
+  input: readonly string[];
+  /** The model that must answer. */
+  model?: string | undefined;
+  /** Time for the whole call, in milliseconds, at most 120,000; by default the client's. */
+  timeoutMs?: number | undefined;
+  /** Whether it may be sent again when it may have run already; it harms no one, so by default yes. Default: `true`. */
+  idempotent?: boolean | undefined;
+  /** Preferred region, by default the client's. */
+  region?: string | undefined;
+  /** Quality of service. */
+  qos?: "realtime" | "interactive" | "batch" | "best-effort" | undefined;
+  /** Least reputation of the node, 0 to 1. */
+  minReputation?: number | undefined;
+  /** W3C trace context of the caller; by default a fresh one. */
+  traceparent?: string | undefined;
+  /** Who may be sent it; by default as the client says. */
+  routingPolicy?: RoutingPolicy | undefined;
+  /** What is asked of the route and never told to a provider; what it does not give is taken from the call. */
+  route?: RouteConstraints | undefined;
+  /** How many nodes are asked and must agree; by default one, whose answer counts. */
+  consensus?: "first_completed" | "majority_of_3" | "majority_of_5" | undefined;
+  /** More fields of the payload, passed through as they are. */
+  extra?: Readonly<Record<string, unknown>> | undefined;
+}
+
+/** What the core calls the options of `Moderation`. */
+export const MODERATION_NAMES: ReadonlyMap<string, string> = new Map([
+  ["input", "input"],
+  ["model", "model"],
+  ["timeoutMs", "timeout_ms"],
+  ["idempotent", "idempotent"],
+  ["region", "region"],
+  ["qos", "qos"],
+  ["minReputation", "min_reputation"],
+  ["traceparent", "traceparent"],
+  ["routingPolicy", "routing_policy"],
+  ["route", "route"],
+  ["consensus", "consensus"],
+  ["extra", "extra"],
 ]);
 
 /** What a serving node offers and how much of it. */
@@ -251,6 +702,8 @@ export interface NodeOptions {
   directory?: string | undefined;
   /** Id of the node, at most 36 letters, digits, `.`, `_`, `:` or `-`; by default a fresh UUID. */
   nodeId?: string | undefined;
+  /** Folder for what must outlive the process: the node's sealing key. By default nothing is kept, and every start makes a new key. Needs `node_id`, whose key it is. */
+  stateDir?: string | undefined;
   /** Region as the directory shows it: a letter, then letters, digits, `-` or `_`. Default: `"unknown"`. */
   region?: string | undefined;
   /** Address to listen on. Default: `"127.0.0.1"`. */
@@ -289,6 +742,7 @@ export const NODE_NAMES: ReadonlyMap<string, string> = new Map([
   ["models", "models"],
   ["directory", "directory"],
   ["nodeId", "node_id"],
+  ["stateDir", "state_dir"],
   ["region", "region"],
   ["host", "host"],
   ["port", "port"],
@@ -336,6 +790,13 @@ export const DIRECTORY_NAMES: ReadonlyMap<string, string> = new Map([
   ["heartbeatMs", "heartbeat_ms"],
   ["nodeTtlMs", "node_ttl_ms"],
   ["maxNodes", "max_nodes"],
+]);
+
+/** Options that hold options of their own, by what the core calls them. */
+export const NESTED: ReadonlyMap<string, ReadonlyMap<string, string>> = new Map([
+  ["profile_request", PROFILEREQUEST_NAMES],
+  ["route", ROUTECONSTRAINTS_NAMES],
+  ["routing_policy", ROUTINGPOLICY_NAMES],
 ]);
 
 /** How a directory for development on this machine differs from a public one. */

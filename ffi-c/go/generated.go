@@ -29,23 +29,30 @@ const (
 	ErrConfidentialityRequired Code = 2006 // The prompt would leave this machine unsealed.
 	ErrPayloadInvalid          Code = 2007 // The payload is not valid JSON.
 	ErrPayloadTooLarge         Code = 2008 // The payload is over the size limit.
+	ErrConsumerAuthRequired    Code = 2009 // The client wants a consumer token for the provider, and the directory gave none.
+	ErrRankerRefused           Code = 2010 // The application's ranker failed, or chose what is no candidate.
+	ErrProfileUnsupported      Code = 2011 // The directory does not support the profile that the call requires.
 	ErrDirectoryUnreachable    Code = 3001 // The directory could not be reached, or could not answer.
 	ErrDirectoryRejected       Code = 3002 // The directory refused the request.
 	ErrNoNodes                 Code = 3003 // No available node serves the intent with these constraints.
 	ErrDirectoryUnauthorized   Code = 3004 // The directory did not accept the credential.
 	ErrDirectoryRateLimited    Code = 3005 // The directory asks for a pause.
 	ErrDirectoryMalformed      Code = 3006 // The directory's answer is not one of this protocol.
+	ErrTicketRefused           Code = 3007 // The directory's dispatch ticket could not be verified.
+	ErrTicketsUnavailable      Code = 3008 // The directory has no dispatch tickets, and the client accepts nothing else.
 	ErrConnect                 Code = 4001 // No connection to the node; the task was not sent.
 	ErrTLS                     Code = 4002 // The TLS handshake failed; the task was not sent.
 	ErrLost                    Code = 4003 // The connection broke after the task was sent; it may have run.
 	ErrMalformed               Code = 4004 // The node's answer is not one of this protocol; the task may have run.
 	ErrResponseTooLarge        Code = 4005 // The node's answer is over the size limit; the task may have run.
+	ErrReplyUnsealed           Code = 4006 // The node's answer is not sealed as agreed, or does not open.
 	ErrTaskRejected            Code = 5001 // The provider refused the task.
 	ErrCapacity                Code = 5002 // Every provider that was asked is at capacity or draining.
 	ErrTaskTimeout             Code = 5003 // The provider did not finish within the task's time.
 	ErrBackend                 Code = 5004 // The provider's handler or backend failed.
 	ErrDuplicate               Code = 5005 // The provider has seen this task id with other content, or no longer holds its result.
 	ErrUnknownIntent           Code = 5006 // The provider does not serve the intent.
+	ErrNoConsensus             Code = 5007 // Not enough providers gave the same answer.
 	ErrHandler                 Code = 6001 // The handler returned something that is not a reply.
 	ErrBind                    Code = 6002 // The address to serve on could not be bound.
 )
@@ -93,6 +100,12 @@ func (c Code) Name() string {
 		return "PAYLOAD_INVALID"
 	case ErrPayloadTooLarge:
 		return "PAYLOAD_TOO_LARGE"
+	case ErrConsumerAuthRequired:
+		return "CONSUMER_AUTH_REQUIRED"
+	case ErrRankerRefused:
+		return "RANKER_REFUSED"
+	case ErrProfileUnsupported:
+		return "PROFILE_UNSUPPORTED"
 	case ErrDirectoryUnreachable:
 		return "DIRECTORY_UNREACHABLE"
 	case ErrDirectoryRejected:
@@ -105,6 +118,10 @@ func (c Code) Name() string {
 		return "DIRECTORY_RATE_LIMITED"
 	case ErrDirectoryMalformed:
 		return "DIRECTORY_MALFORMED"
+	case ErrTicketRefused:
+		return "TICKET_REFUSED"
+	case ErrTicketsUnavailable:
+		return "TICKETS_UNAVAILABLE"
 	case ErrConnect:
 		return "CONNECT"
 	case ErrTLS:
@@ -115,6 +132,8 @@ func (c Code) Name() string {
 		return "MALFORMED"
 	case ErrResponseTooLarge:
 		return "RESPONSE_TOO_LARGE"
+	case ErrReplyUnsealed:
+		return "REPLY_UNSEALED"
 	case ErrTaskRejected:
 		return "TASK_REJECTED"
 	case ErrCapacity:
@@ -127,6 +146,8 @@ func (c Code) Name() string {
 		return "DUPLICATE"
 	case ErrUnknownIntent:
 		return "UNKNOWN_INTENT"
+	case ErrNoConsensus:
+		return "NO_CONSENSUS"
 	case ErrHandler:
 		return "HANDLER"
 	case ErrBind:
@@ -135,7 +156,7 @@ func (c Code) Name() string {
 	return "UNKNOWN"
 }
 
-// ClientOptions: How a client finds nodes and how long it waits for them.
+// ClientOptions: How a client finds nodes, whom it trusts and how long it waits for them.
 type ClientOptions struct {
 	// Base URL of the directory; `/v1/...` is appended. An `/api` at the end belongs to it. Default "http://127.0.0.1:9480".
 	Directory string `json:"directory,omitempty"`
@@ -145,7 +166,7 @@ type ClientOptions struct {
 	Region string `json:"region,omitempty"`
 	// Times a task may be sent to the same node, where sending again is allowed at all. Default 3.
 	MaxAttempts int64 `json:"max_attempts,omitempty"`
-	// How long a list of nodes is used before the directory is asked again, in milliseconds. Default 30000.
+	// How long a list of nodes is used before the directory is asked again, in milliseconds. A ticketed route is used until ten seconds before its ticket ends. Default 30000.
 	RouteTTLMs *int64 `json:"route_ttl_ms,omitempty"`
 	// The largest answer that is read from a node, in bytes. Default 33554432.
 	MaxResponseBytes int64 `json:"max_response_bytes,omitempty"`
@@ -153,6 +174,34 @@ type ClientOptions struct {
 	MaxRequestBytes int64 `json:"max_request_bytes,omitempty"`
 	// Longest silence between two pieces of an answer that has begun, in milliseconds. Default 10000.
 	IdleTimeoutMs int64 `json:"idle_timeout_ms,omitempty"`
+	// Where routes come from. One of auto, ticketed, legacy. Default "auto".
+	RouteDiscovery string `json:"route_discovery,omitempty"`
+	// In which order nodes are asked. One of deterministic, epsilon, softmax_top_k, weighted_v1. Default "weighted_v1".
+	RoutingStrategy string `json:"routing_strategy,omitempty"`
+	// How often `epsilon` begins with a node at random, 0 to 1. Default 0.05.
+	RoutingEpsilon *float64 `json:"routing_epsilon,omitempty"`
+	// From how many of the best nodes `softmax_top_k` and `weighted_v1` choose. Default 3.
+	RoutingTopK int64 `json:"routing_top_k,omitempty"`
+	// How much `softmax_top_k` cares for the score; the smaller the more, at least 0.001. Default 0.04.
+	RoutingSoftmaxTau float64 `json:"routing_softmax_tau,omitempty"`
+	// Who may be sent a task, unless a call says otherwise.
+	RoutingPolicy *RoutingPolicy `json:"routing_policy,omitempty"`
+	// A profile that the directory is to take into account, unless a call names one.
+	ProfileRequest *ProfileRequest `json:"profile_request,omitempty"`
+	// Whether the application ranks the candidates; it is asked before every task, by an event.
+	ExternalRanker bool `json:"external_ranker,omitempty"`
+	// Whether providers are shown a token that names the caller; takes `node_token`. One of optional, required, disabled. Default "optional".
+	ConsumerAuth string `json:"consumer_auth,omitempty"`
+	// The caller's own credential at the directory; goes nowhere else.
+	NodeToken string `json:"node_token,omitempty"`
+	// Id of the node that `node_token` belongs to, where the directory wants to be told.
+	NodeID string `json:"node_id,omitempty"`
+	// Whether nodes on private, loopback and other addresses that are not public may be called. A directory that is itself on this machine may name nodes on this machine.
+	AllowPrivateEndpoints bool `json:"allow_private_endpoints,omitempty"`
+	// Failures in a row after which a node is left alone for a while. Default 5.
+	BreakerFailures int64 `json:"breaker_failures,omitempty"`
+	// How long such a node is left alone before it is tried again, in milliseconds. Default 30000.
+	BreakerOpenMs int64 `json:"breaker_open_ms,omitempty"`
 }
 
 // Discover: What to ask the directory for.
@@ -169,6 +218,10 @@ type Discover struct {
 	MinReputation *float64 `json:"min_reputation,omitempty"`
 	// Most nodes to return, 1 to 50. Default 10.
 	Limit int64 `json:"limit,omitempty"`
+	// Whether only nodes that a browser can call are returned.
+	BrowserUsableOnly bool `json:"browser_usable_only,omitempty"`
+	// A profile that the directory is to take into account.
+	ProfileRequest *ProfileRequest `json:"profile_request,omitempty"`
 }
 
 // Task: A task apart from its payload.
@@ -193,23 +246,87 @@ type Task struct {
 	Traceparent string `json:"traceparent,omitempty"`
 	// Id of the node on whose behalf the task is sent, if there is one.
 	SourceNodeID string `json:"source_node_id,omitempty"`
+	// Who may be sent the task; by default as the client says.
+	RoutingPolicy *RoutingPolicy `json:"routing_policy,omitempty"`
+	// What is asked of the route and never told to a provider; what it does not give is taken from the task.
+	Route *RouteConstraints `json:"route,omitempty"`
+	// How many nodes run the task and must agree; by default one, whose result counts. One of first_completed, majority_of_3, majority_of_5.
+	Consensus string `json:"consensus,omitempty"`
 	// What the node's handler gets: JSON.
 	Payload json.RawMessage `json:"-"`
 }
 
-// Chat: A chat task: messages and the usual knobs of inference.
+// RoutingPolicy: Who may be sent a task: a profile, and what is to differ from it.
+type RoutingPolicy struct {
+	// The rules to begin with. One of standard, sensitive, eu_restricted, strict_policy, debug_override. Default "standard".
+	Profile string `json:"profile,omitempty"`
+	// Whether nodes without a key to seal to are refused.
+	RequireEncryption *bool `json:"require_encryption,omitempty"`
+	// Whether nodes that are not the caller's own may run the task.
+	AllowRemoteExecutor *bool `json:"allow_remote_executor,omitempty"`
+	// Regions that nodes must be in: equal, or beginning with one of these and a dash; `eea` also takes `eu-…`. An empty list allows every region.
+	AllowedRegions []string `json:"allowed_regions,omitempty"`
+	// Whether nodes without a policy manifest are refused.
+	RequirePolicyManifest *bool `json:"require_policy_manifest,omitempty"`
+	// Whether nodes whose manifest does not rule out keeping the task are refused.
+	RequireNoPayloadRetention *bool `json:"require_no_payload_retention,omitempty"`
+	// Whether only nodes of operators whom the directory knows are taken; the same as the highest identity level.
+	KnownOperatorOnly *bool `json:"known_operator_only,omitempty"`
+	// The least level of identity that a node's manifest must have. One of self_attested, signed_valid, operator_bound, known_operator.
+	RequiredManifestIdentityLevel string `json:"required_manifest_identity_level,omitempty"`
+}
+
+// RouteConstraints: What is asked of the route and never told to a provider. What is not given here is taken from the task.
+type RouteConstraints struct {
+	// Preferred region of the node.
+	Region string `json:"region,omitempty"`
+	// Quality of service that the node must be fit for. One of realtime, interactive, batch, best-effort.
+	Qos string `json:"qos,omitempty"`
+	// A model that the node must serve.
+	Model string `json:"model,omitempty"`
+	// Least reputation of the node, 0 to 1.
+	MinReputation *float64 `json:"min_reputation,omitempty"`
+	// Whether only nodes that a browser can call are taken.
+	BrowserUsableOnly bool `json:"browser_usable_only,omitempty"`
+	// Most nodes to choose from, 1 to 50; by default 10.
+	Limit int64 `json:"limit,omitempty"`
+	// A profile that the directory is to take into account; asks by discovery, not for a ticket.
+	ProfileRequest *ProfileRequest `json:"profile_request,omitempty"`
+}
+
+// ProfileRequest: A version of a profile that discovery is to take into account.
+type ProfileRequest struct {
+	// Id of the profile.
+	ProfileID string `json:"profile_id,omitempty"`
+	// Its version.
+	ProfileVersion string `json:"profile_version,omitempty"`
+	// SHA-256 of the profile's fixture, 64 lower-case hex digits.
+	ProfileFixtureSha256 string `json:"profile_fixture_sha256,omitempty"`
+	// Whether nothing is sent unless the directory supports it.
+	Required bool `json:"required,omitempty"`
+}
+
+// Chat: A chat: messages, the tools that may be called, and the usual knobs of inference.
 type Chat struct {
 	// The conversation, oldest first.
 	Messages []ChatMessage `json:"messages,omitempty"`
-	// The model that must answer.
-	Model string `json:"model,omitempty"`
 	// Most tokens of the answer.
 	MaxTokens int64 `json:"max_tokens,omitempty"`
 	// Sampling temperature, 0 to 2.
 	Temperature *float64 `json:"temperature,omitempty"`
+	// Texts at which the answer ends.
+	Stop []string `json:"stop,omitempty"`
+	// Tools that the model may call, passed through as they are.
+	Tools []map[string]any `json:"tools,omitempty"`
+	// Which of them it must call, passed through as it is.
+	ToolChoice any `json:"tool_choice,omitempty"`
+	// Whether the model is told that the request reached it through IICP. One of auto, required, disabled. Default "auto".
+	RuntimeIdentity string `json:"runtime_identity,omitempty"`
+	// The model that must answer.
+	Model string `json:"model,omitempty"`
 	// Time for the whole call, in milliseconds, at most 120,000; by default the client's.
 	TimeoutMs int64 `json:"timeout_ms,omitempty"`
-	// Whether the chat may be sent again when it may have run already; it harms no one, so by default yes. Default true.
+	// Whether it may be sent again when it may have run already; it harms no one, so by default yes. Default true.
 	Idempotent *bool `json:"idempotent,omitempty"`
 	// Preferred region, by default the client's.
 	Region string `json:"region,omitempty"`
@@ -219,12 +336,190 @@ type Chat struct {
 	MinReputation *float64 `json:"min_reputation,omitempty"`
 	// W3C trace context of the caller; by default a fresh one.
 	Traceparent string `json:"traceparent,omitempty"`
+	// Who may be sent it; by default as the client says.
+	RoutingPolicy *RoutingPolicy `json:"routing_policy,omitempty"`
+	// What is asked of the route and never told to a provider; what it does not give is taken from the call.
+	Route *RouteConstraints `json:"route,omitempty"`
+	// How many nodes are asked and must agree; by default one, whose answer counts. One of first_completed, majority_of_3, majority_of_5.
+	Consensus string `json:"consensus,omitempty"`
+	// More fields of the payload, passed through as they are.
+	Extra map[string]any `json:"extra,omitempty"`
 }
 
-// ChatMessage is one of the messages of a Chat.
+// ChatMessage: One message of a chat.
 type ChatMessage struct {
-	Role    string `json:"role"`
-	Content string `json:"content"`
+	// `system`, `developer`, `user`, `assistant` or `tool`.
+	Role string `json:"role,omitempty"`
+	// What it says; an assistant's message that only calls tools says nothing.
+	Content any `json:"content,omitempty"`
+	// Who says it, where several have the same role.
+	Name string `json:"name,omitempty"`
+	// The tools that the assistant called, as it wrote them.
+	ToolCalls []map[string]any `json:"tool_calls,omitempty"`
+	// The call that a tool's message answers.
+	ToolCallID string `json:"tool_call_id,omitempty"`
+}
+
+// Completion: A text to be completed.
+type Completion struct {
+	// The text.
+	Prompt string `json:"prompt,omitempty"`
+	// Most tokens of the answer.
+	MaxTokens int64 `json:"max_tokens,omitempty"`
+	// Sampling temperature, 0 to 2.
+	Temperature *float64 `json:"temperature,omitempty"`
+	// Texts at which the answer ends.
+	Stop []string `json:"stop,omitempty"`
+	// The model that must answer.
+	Model string `json:"model,omitempty"`
+	// Time for the whole call, in milliseconds, at most 120,000; by default the client's.
+	TimeoutMs int64 `json:"timeout_ms,omitempty"`
+	// Whether it may be sent again when it may have run already; it harms no one, so by default yes. Default true.
+	Idempotent *bool `json:"idempotent,omitempty"`
+	// Preferred region, by default the client's.
+	Region string `json:"region,omitempty"`
+	// Quality of service. One of realtime, interactive, batch, best-effort.
+	Qos string `json:"qos,omitempty"`
+	// Least reputation of the node, 0 to 1.
+	MinReputation *float64 `json:"min_reputation,omitempty"`
+	// W3C trace context of the caller; by default a fresh one.
+	Traceparent string `json:"traceparent,omitempty"`
+	// Who may be sent it; by default as the client says.
+	RoutingPolicy *RoutingPolicy `json:"routing_policy,omitempty"`
+	// What is asked of the route and never told to a provider; what it does not give is taken from the call.
+	Route *RouteConstraints `json:"route,omitempty"`
+	// How many nodes are asked and must agree; by default one, whose answer counts. One of first_completed, majority_of_3, majority_of_5.
+	Consensus string `json:"consensus,omitempty"`
+	// More fields of the payload, passed through as they are.
+	Extra map[string]any `json:"extra,omitempty"`
+}
+
+// Embedding: Texts to be turned into vectors.
+type Embedding struct {
+	// The texts; one alone may stand without a list.
+	Input []string `json:"input,omitempty"`
+	// The length of the vectors, where the model lets one choose.
+	Dimensions int64 `json:"dimensions,omitempty"`
+	// The model that must answer.
+	Model string `json:"model,omitempty"`
+	// Time for the whole call, in milliseconds, at most 120,000; by default the client's.
+	TimeoutMs int64 `json:"timeout_ms,omitempty"`
+	// Whether it may be sent again when it may have run already; it harms no one, so by default yes. Default true.
+	Idempotent *bool `json:"idempotent,omitempty"`
+	// Preferred region, by default the client's.
+	Region string `json:"region,omitempty"`
+	// Quality of service. One of realtime, interactive, batch, best-effort.
+	Qos string `json:"qos,omitempty"`
+	// Least reputation of the node, 0 to 1.
+	MinReputation *float64 `json:"min_reputation,omitempty"`
+	// W3C trace context of the caller; by default a fresh one.
+	Traceparent string `json:"traceparent,omitempty"`
+	// Who may be sent it; by default as the client says.
+	RoutingPolicy *RoutingPolicy `json:"routing_policy,omitempty"`
+	// What is asked of the route and never told to a provider; what it does not give is taken from the call.
+	Route *RouteConstraints `json:"route,omitempty"`
+	// How many nodes are asked and must agree; by default one, whose answer counts. One of first_completed, majority_of_3, majority_of_5.
+	Consensus string `json:"consensus,omitempty"`
+	// More fields of the payload, passed through as they are.
+	Extra map[string]any `json:"extra,omitempty"`
+}
+
+// Transcription: Speech to be written down.
+type Transcription struct {
+	// The sound file, base64.
+	Audio string `json:"audio,omitempty"`
+	// Its name, whose ending tells the format; `audio.wav` if nothing is said.
+	Filename string `json:"filename,omitempty"`
+	// The language that is spoken, such as `en`.
+	Language string `json:"language,omitempty"`
+	// Words that help the model to spell.
+	Prompt string `json:"prompt,omitempty"`
+	// Sampling temperature, 0 to 1.
+	Temperature *float64 `json:"temperature,omitempty"`
+	// The model that must answer.
+	Model string `json:"model,omitempty"`
+	// Time for the whole call, in milliseconds, at most 120,000; by default the client's.
+	TimeoutMs int64 `json:"timeout_ms,omitempty"`
+	// Whether it may be sent again when it may have run already; it harms no one, so by default yes. Default true.
+	Idempotent *bool `json:"idempotent,omitempty"`
+	// Preferred region, by default the client's.
+	Region string `json:"region,omitempty"`
+	// Quality of service. One of realtime, interactive, batch, best-effort.
+	Qos string `json:"qos,omitempty"`
+	// Least reputation of the node, 0 to 1.
+	MinReputation *float64 `json:"min_reputation,omitempty"`
+	// W3C trace context of the caller; by default a fresh one.
+	Traceparent string `json:"traceparent,omitempty"`
+	// Who may be sent it; by default as the client says.
+	RoutingPolicy *RoutingPolicy `json:"routing_policy,omitempty"`
+	// What is asked of the route and never told to a provider; what it does not give is taken from the call.
+	Route *RouteConstraints `json:"route,omitempty"`
+	// How many nodes are asked and must agree; by default one, whose answer counts. One of first_completed, majority_of_3, majority_of_5.
+	Consensus string `json:"consensus,omitempty"`
+	// More fields of the payload, passed through as they are.
+	Extra map[string]any `json:"extra,omitempty"`
+}
+
+// Speech: Text to be spoken.
+type Speech struct {
+	// The text.
+	Input string `json:"input,omitempty"`
+	// The voice, by the backend's name for it.
+	Voice string `json:"voice,omitempty"`
+	// The sound's format, such as `wav` or `mp3`.
+	ResponseFormat string `json:"response_format,omitempty"`
+	// How fast, 0.25 to 4.
+	Speed float64 `json:"speed,omitempty"`
+	// The model that must answer.
+	Model string `json:"model,omitempty"`
+	// Time for the whole call, in milliseconds, at most 120,000; by default the client's.
+	TimeoutMs int64 `json:"timeout_ms,omitempty"`
+	// Whether it may be sent again when it may have run already; it harms no one, so by default yes. Default true.
+	Idempotent *bool `json:"idempotent,omitempty"`
+	// Preferred region, by default the client's.
+	Region string `json:"region,omitempty"`
+	// Quality of service. One of realtime, interactive, batch, best-effort.
+	Qos string `json:"qos,omitempty"`
+	// Least reputation of the node, 0 to 1.
+	MinReputation *float64 `json:"min_reputation,omitempty"`
+	// W3C trace context of the caller; by default a fresh one.
+	Traceparent string `json:"traceparent,omitempty"`
+	// Who may be sent it; by default as the client says.
+	RoutingPolicy *RoutingPolicy `json:"routing_policy,omitempty"`
+	// What is asked of the route and never told to a provider; what it does not give is taken from the call.
+	Route *RouteConstraints `json:"route,omitempty"`
+	// How many nodes are asked and must agree; by default one, whose answer counts. One of first_completed, majority_of_3, majority_of_5.
+	Consensus string `json:"consensus,omitempty"`
+	// More fields of the payload, passed through as they are.
+	Extra map[string]any `json:"extra,omitempty"`
+}
+
+// Moderation: Texts to be judged.
+type Moderation struct {
+	// The texts; one alone may stand without a list.
+	Input []string `json:"input,omitempty"`
+	// The model that must answer.
+	Model string `json:"model,omitempty"`
+	// Time for the whole call, in milliseconds, at most 120,000; by default the client's.
+	TimeoutMs int64 `json:"timeout_ms,omitempty"`
+	// Whether it may be sent again when it may have run already; it harms no one, so by default yes. Default true.
+	Idempotent *bool `json:"idempotent,omitempty"`
+	// Preferred region, by default the client's.
+	Region string `json:"region,omitempty"`
+	// Quality of service. One of realtime, interactive, batch, best-effort.
+	Qos string `json:"qos,omitempty"`
+	// Least reputation of the node, 0 to 1.
+	MinReputation *float64 `json:"min_reputation,omitempty"`
+	// W3C trace context of the caller; by default a fresh one.
+	Traceparent string `json:"traceparent,omitempty"`
+	// Who may be sent it; by default as the client says.
+	RoutingPolicy *RoutingPolicy `json:"routing_policy,omitempty"`
+	// What is asked of the route and never told to a provider; what it does not give is taken from the call.
+	Route *RouteConstraints `json:"route,omitempty"`
+	// How many nodes are asked and must agree; by default one, whose answer counts. One of first_completed, majority_of_3, majority_of_5.
+	Consensus string `json:"consensus,omitempty"`
+	// More fields of the payload, passed through as they are.
+	Extra map[string]any `json:"extra,omitempty"`
 }
 
 // NodeOptions: What a serving node offers and how much of it.
@@ -237,6 +532,8 @@ type NodeOptions struct {
 	Directory string `json:"directory,omitempty"`
 	// Id of the node, at most 36 letters, digits, `.`, `_`, `:` or `-`; by default a fresh UUID.
 	NodeID string `json:"node_id,omitempty"`
+	// Folder for what must outlive the process: the node's sealing key. By default nothing is kept, and every start makes a new key. Needs `node_id`, whose key it is.
+	StateDir string `json:"state_dir,omitempty"`
 	// Region as the directory shows it: a letter, then letters, digits, `-` or `_`. Default "unknown".
 	Region string `json:"region,omitempty"`
 	// Address to listen on. Default "127.0.0.1".

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import IntEnum
-from typing import Final, Literal, Required, TypedDict
+from typing import Any, Final, Literal, Required, TypedDict
 
 CHAT: Final = "urn:iicp:intent:llm:chat:v1"
 """The intent of a chat with a language model."""
@@ -55,6 +55,12 @@ class Code(IntEnum):
     """The payload is not valid JSON."""
     PAYLOAD_TOO_LARGE = 2008
     """The payload is over the size limit."""
+    CONSUMER_AUTH_REQUIRED = 2009
+    """The client wants a consumer token for the provider, and the directory gave none."""
+    RANKER_REFUSED = 2010
+    """The application's ranker failed, or chose what is no candidate."""
+    PROFILE_UNSUPPORTED = 2011
+    """The directory does not support the profile that the call requires."""
     DIRECTORY_UNREACHABLE = 3001
     """The directory could not be reached, or could not answer."""
     DIRECTORY_REJECTED = 3002
@@ -67,6 +73,10 @@ class Code(IntEnum):
     """The directory asks for a pause."""
     DIRECTORY_MALFORMED = 3006
     """The directory's answer is not one of this protocol."""
+    TICKET_REFUSED = 3007
+    """The directory's dispatch ticket could not be verified."""
+    TICKETS_UNAVAILABLE = 3008
+    """The directory has no dispatch tickets, and the client accepts nothing else."""
     CONNECT = 4001
     """No connection to the node; the task was not sent."""
     TLS = 4002
@@ -77,6 +87,8 @@ class Code(IntEnum):
     """The node's answer is not one of this protocol; the task may have run."""
     RESPONSE_TOO_LARGE = 4005
     """The node's answer is over the size limit; the task may have run."""
+    REPLY_UNSEALED = 4006
+    """The node's answer is not sealed as agreed, or does not open."""
     TASK_REJECTED = 5001
     """The provider refused the task."""
     CAPACITY = 5002
@@ -89,6 +101,8 @@ class Code(IntEnum):
     """The provider has seen this task id with other content, or no longer holds its result."""
     UNKNOWN_INTENT = 5006
     """The provider does not serve the intent."""
+    NO_CONSENSUS = 5007
+    """Not enough providers gave the same answer."""
     HANDLER = 6001
     """The handler returned something that is not a reply."""
     BIND = 6002
@@ -106,10 +120,13 @@ class EventKind(IntEnum):
     """An inbound task that waits for an answer."""
     TASK_CANCEL = 4
     """An inbound task needs no answer any more: its caller left, its deadline passed or its node closed."""
+    RANK = 5
+    """An operation asks the application which candidate goes first; it waits for an answer."""
 
 
 SECONDS: Final = frozenset(
     {
+        "breaker_open",
         "default_timeout",
         "header_timeout",
         "heartbeat",
@@ -125,17 +142,49 @@ SECONDS: Final = frozenset(
 DEFAULT_MAX_CONCURRENT: Final = 4
 
 
-class ChatMessage(TypedDict):
-    """One message of a chat."""
+class TextPart(TypedDict):
+    """Text in a message."""
 
-    role: str
-    """``system``, ``user``, ``assistant`` or ``tool``."""
-    content: str
-    """The text."""
+    type: Literal["text"]
+    text: str
+
+
+class ImageUrl(TypedDict, total=False):
+    """Where a picture is."""
+
+    url: Required[str]
+    """An ``https:`` or a ``data:`` URL; the provider fetches it."""
+    detail: Literal["auto", "low", "high"]
+    """How closely it is looked at."""
+
+
+class ImagePart(TypedDict):
+    """A picture in a message."""
+
+    type: Literal["image_url"]
+    image_url: ImageUrl
+
+
+class InputAudio(TypedDict):
+    """A sound, base64, and its format."""
+
+    data: str
+    format: str
+
+
+class AudioPart(TypedDict):
+    """Sound in a message."""
+
+    type: Literal["input_audio"]
+    input_audio: InputAudio
+
+
+ContentPart = TextPart | ImagePart | AudioPart
+"""A part of a message."""
 
 
 class ClientOptions(TypedDict, total=False):
-    """How a client finds nodes and how long it waits for them."""
+    """How a client finds nodes, whom it trusts and how long it waits for them."""
 
     directory: str
     """Base URL of the directory; ``/v1/...`` is appended. An ``/api`` at the end belongs to it. Default: ``"http://127.0.0.1:9480"``."""
@@ -146,13 +195,41 @@ class ClientOptions(TypedDict, total=False):
     max_attempts: int
     """Times a task may be sent to the same node, where sending again is allowed at all. Default: ``3``."""
     route_ttl: float
-    """How long a list of nodes is used before the directory is asked again, in seconds. Default: 30.0."""
+    """How long a list of nodes is used before the directory is asked again, in seconds. A ticketed route is used until ten seconds before its ticket ends. Default: 30.0."""
     max_response_bytes: int
     """The largest answer that is read from a node, in bytes. Default: ``33554432``."""
     max_request_bytes: int
     """The largest task that is sent, in bytes. Default: ``16777216``."""
     idle_timeout: float
     """Longest silence between two pieces of an answer that has begun, in seconds. Default: 10.0."""
+    route_discovery: Literal["auto", "ticketed", "legacy"]
+    """Where routes come from. Default: ``"auto"``."""
+    routing_strategy: Literal["deterministic", "epsilon", "softmax_top_k", "weighted_v1"]
+    """In which order nodes are asked. Default: ``"weighted_v1"``."""
+    routing_epsilon: float
+    """How often ``epsilon`` begins with a node at random, 0 to 1. Default: ``0.05``."""
+    routing_top_k: int
+    """From how many of the best nodes ``softmax_top_k`` and ``weighted_v1`` choose. Default: ``3``."""
+    routing_softmax_tau: float
+    """How much ``softmax_top_k`` cares for the score; the smaller the more, at least 0.001. Default: ``0.04``."""
+    routing_policy: RoutingPolicy
+    """Who may be sent a task, unless a call says otherwise."""
+    profile_request: ProfileRequest | None
+    """A profile that the directory is to take into account, unless a call names one."""
+    external_ranker: bool
+    """Whether the application ranks the candidates; it is asked before every task, by an event. Default: False."""
+    consumer_auth: Literal["optional", "required", "disabled"]
+    """Whether providers are shown a token that names the caller; takes ``node_token``. Default: ``"optional"``."""
+    node_token: str | None
+    """The caller's own credential at the directory; goes nowhere else."""
+    node_id: str | None
+    """Id of the node that ``node_token`` belongs to, where the directory wants to be told."""
+    allow_private_endpoints: bool
+    """Whether nodes on private, loopback and other addresses that are not public may be called. A directory that is itself on this machine may name nodes on this machine. Default: False."""
+    breaker_failures: int
+    """Failures in a row after which a node is left alone for a while. Default: ``5``."""
+    breaker_open: float
+    """How long such a node is left alone before it is tried again, in seconds. Default: 30.0."""
 
 
 class Discover(TypedDict, total=False):
@@ -170,6 +247,10 @@ class Discover(TypedDict, total=False):
     """Least reputation of the nodes, 0 to 1."""
     limit: int
     """Most nodes to return, 1 to 50. Default: ``10``."""
+    browser_usable_only: bool
+    """Whether only nodes that a browser can call are returned. Default: False."""
+    profile_request: ProfileRequest | None
+    """A profile that the directory is to take into account."""
 
 
 class TaskOptions(TypedDict, total=False):
@@ -195,21 +276,88 @@ class TaskOptions(TypedDict, total=False):
     """W3C trace context of the caller; by default a fresh one."""
     source_node_id: str | None
     """Id of the node on whose behalf the task is sent, if there is one."""
+    routing_policy: RoutingPolicy | None
+    """Who may be sent the task; by default as the client says."""
+    route: RouteConstraints | None
+    """What is asked of the route and never told to a provider; what it does not give is taken from the task."""
+    consensus: Literal["first_completed", "majority_of_3", "majority_of_5"] | None
+    """How many nodes run the task and must agree; by default one, whose result counts."""
+
+
+class RoutingPolicy(TypedDict, total=False):
+    """Who may be sent a task: a profile, and what is to differ from it."""
+
+    profile: Literal["standard", "sensitive", "eu_restricted", "strict_policy", "debug_override"]
+    """The rules to begin with. Default: ``"standard"``."""
+    require_encryption: bool | None
+    """Whether nodes without a key to seal to are refused."""
+    allow_remote_executor: bool | None
+    """Whether nodes that are not the caller's own may run the task."""
+    allowed_regions: Sequence[str] | None
+    """Regions that nodes must be in: equal, or beginning with one of these and a dash; ``eea`` also takes ``eu-…``. An empty list allows every region."""
+    require_policy_manifest: bool | None
+    """Whether nodes without a policy manifest are refused."""
+    require_no_payload_retention: bool | None
+    """Whether nodes whose manifest does not rule out keeping the task are refused."""
+    known_operator_only: bool | None
+    """Whether only nodes of operators whom the directory knows are taken; the same as the highest identity level."""
+    required_manifest_identity_level: Literal["self_attested", "signed_valid", "operator_bound", "known_operator"] | None
+    """The least level of identity that a node's manifest must have."""
+
+
+class RouteConstraints(TypedDict, total=False):
+    """What is asked of the route and never told to a provider. What is not given here is taken from the task."""
+
+    region: str | None
+    """Preferred region of the node."""
+    qos: Literal["realtime", "interactive", "batch", "best-effort"] | None
+    """Quality of service that the node must be fit for."""
+    model: str | None
+    """A model that the node must serve."""
+    min_reputation: float | None
+    """Least reputation of the node, 0 to 1."""
+    browser_usable_only: bool
+    """Whether only nodes that a browser can call are taken. Default: False."""
+    limit: int | None
+    """Most nodes to choose from, 1 to 50; by default 10."""
+    profile_request: ProfileRequest | None
+    """A profile that the directory is to take into account; asks by discovery, not for a ticket."""
+
+
+class ProfileRequest(TypedDict, total=False):
+    """A version of a profile that discovery is to take into account."""
+
+    profile_id: Required[str]
+    """Id of the profile."""
+    profile_version: Required[str]
+    """Its version."""
+    profile_fixture_sha256: Required[str]
+    """SHA-256 of the profile's fixture, 64 lower-case hex digits."""
+    required: bool
+    """Whether nothing is sent unless the directory supports it. Default: False."""
 
 
 class Chat(TypedDict, total=False):
-    """A chat task: messages and the usual knobs of inference."""
+    """A chat: messages, the tools that may be called, and the usual knobs of inference."""
 
-    model: str | None
-    """The model that must answer."""
     max_tokens: int | None
     """Most tokens of the answer."""
     temperature: float | None
     """Sampling temperature, 0 to 2."""
+    stop: Sequence[str] | None
+    """Texts at which the answer ends."""
+    tools: Sequence[Mapping[str, Any]] | None
+    """Tools that the model may call, passed through as they are."""
+    tool_choice: Any | None
+    """Which of them it must call, passed through as it is."""
+    runtime_identity: Literal["auto", "required", "disabled"]
+    """Whether the model is told that the request reached it through IICP. Default: ``"auto"``."""
+    model: str | None
+    """The model that must answer."""
     timeout: float | None
     """Time for the whole call, in seconds, at most 120; by default the client's."""
     idempotent: bool
-    """Whether the chat may be sent again when it may have run already; it harms no one, so by default yes. Default: True."""
+    """Whether it may be sent again when it may have run already; it harms no one, so by default yes. Default: True."""
     region: str | None
     """Preferred region, by default the client's."""
     qos: Literal["realtime", "interactive", "batch", "best-effort"] | None
@@ -218,6 +366,186 @@ class Chat(TypedDict, total=False):
     """Least reputation of the node, 0 to 1."""
     traceparent: str | None
     """W3C trace context of the caller; by default a fresh one."""
+    routing_policy: RoutingPolicy | None
+    """Who may be sent it; by default as the client says."""
+    route: RouteConstraints | None
+    """What is asked of the route and never told to a provider; what it does not give is taken from the call."""
+    consensus: Literal["first_completed", "majority_of_3", "majority_of_5"] | None
+    """How many nodes are asked and must agree; by default one, whose answer counts."""
+    extra: Mapping[str, Any] | None
+    """More fields of the payload, passed through as they are."""
+
+
+class ChatMessage(TypedDict, total=False):
+    """One message of a chat."""
+
+    role: Required[str]
+    """``system``, ``developer``, ``user``, ``assistant`` or ``tool``."""
+    content: str | Sequence[ContentPart] | None
+    """What it says; an assistant's message that only calls tools says nothing."""
+    name: str | None
+    """Who says it, where several have the same role."""
+    tool_calls: Sequence[Mapping[str, Any]] | None
+    """The tools that the assistant called, as it wrote them."""
+    tool_call_id: str | None
+    """The call that a tool's message answers."""
+
+
+class Completion(TypedDict, total=False):
+    """A text to be completed."""
+
+    max_tokens: int | None
+    """Most tokens of the answer."""
+    temperature: float | None
+    """Sampling temperature, 0 to 2."""
+    stop: Sequence[str] | None
+    """Texts at which the answer ends."""
+    model: str | None
+    """The model that must answer."""
+    timeout: float | None
+    """Time for the whole call, in seconds, at most 120; by default the client's."""
+    idempotent: bool
+    """Whether it may be sent again when it may have run already; it harms no one, so by default yes. Default: True."""
+    region: str | None
+    """Preferred region, by default the client's."""
+    qos: Literal["realtime", "interactive", "batch", "best-effort"] | None
+    """Quality of service."""
+    min_reputation: float | None
+    """Least reputation of the node, 0 to 1."""
+    traceparent: str | None
+    """W3C trace context of the caller; by default a fresh one."""
+    routing_policy: RoutingPolicy | None
+    """Who may be sent it; by default as the client says."""
+    route: RouteConstraints | None
+    """What is asked of the route and never told to a provider; what it does not give is taken from the call."""
+    consensus: Literal["first_completed", "majority_of_3", "majority_of_5"] | None
+    """How many nodes are asked and must agree; by default one, whose answer counts."""
+    extra: Mapping[str, Any] | None
+    """More fields of the payload, passed through as they are."""
+
+
+class Embedding(TypedDict, total=False):
+    """Texts to be turned into vectors."""
+
+    dimensions: int | None
+    """The length of the vectors, where the model lets one choose."""
+    model: str | None
+    """The model that must answer."""
+    timeout: float | None
+    """Time for the whole call, in seconds, at most 120; by default the client's."""
+    idempotent: bool
+    """Whether it may be sent again when it may have run already; it harms no one, so by default yes. Default: True."""
+    region: str | None
+    """Preferred region, by default the client's."""
+    qos: Literal["realtime", "interactive", "batch", "best-effort"] | None
+    """Quality of service."""
+    min_reputation: float | None
+    """Least reputation of the node, 0 to 1."""
+    traceparent: str | None
+    """W3C trace context of the caller; by default a fresh one."""
+    routing_policy: RoutingPolicy | None
+    """Who may be sent it; by default as the client says."""
+    route: RouteConstraints | None
+    """What is asked of the route and never told to a provider; what it does not give is taken from the call."""
+    consensus: Literal["first_completed", "majority_of_3", "majority_of_5"] | None
+    """How many nodes are asked and must agree; by default one, whose answer counts."""
+    extra: Mapping[str, Any] | None
+    """More fields of the payload, passed through as they are."""
+
+
+class Transcription(TypedDict, total=False):
+    """Speech to be written down."""
+
+    filename: str | None
+    """Its name, whose ending tells the format; ``audio.wav`` if nothing is said."""
+    language: str | None
+    """The language that is spoken, such as ``en``."""
+    prompt: str | None
+    """Words that help the model to spell."""
+    temperature: float | None
+    """Sampling temperature, 0 to 1."""
+    model: str | None
+    """The model that must answer."""
+    timeout: float | None
+    """Time for the whole call, in seconds, at most 120; by default the client's."""
+    idempotent: bool
+    """Whether it may be sent again when it may have run already; it harms no one, so by default yes. Default: True."""
+    region: str | None
+    """Preferred region, by default the client's."""
+    qos: Literal["realtime", "interactive", "batch", "best-effort"] | None
+    """Quality of service."""
+    min_reputation: float | None
+    """Least reputation of the node, 0 to 1."""
+    traceparent: str | None
+    """W3C trace context of the caller; by default a fresh one."""
+    routing_policy: RoutingPolicy | None
+    """Who may be sent it; by default as the client says."""
+    route: RouteConstraints | None
+    """What is asked of the route and never told to a provider; what it does not give is taken from the call."""
+    consensus: Literal["first_completed", "majority_of_3", "majority_of_5"] | None
+    """How many nodes are asked and must agree; by default one, whose answer counts."""
+    extra: Mapping[str, Any] | None
+    """More fields of the payload, passed through as they are."""
+
+
+class Speech(TypedDict, total=False):
+    """Text to be spoken."""
+
+    voice: str | None
+    """The voice, by the backend's name for it."""
+    response_format: str | None
+    """The sound's format, such as ``wav`` or ``mp3``."""
+    speed: float | None
+    """How fast, 0.25 to 4."""
+    model: str | None
+    """The model that must answer."""
+    timeout: float | None
+    """Time for the whole call, in seconds, at most 120; by default the client's."""
+    idempotent: bool
+    """Whether it may be sent again when it may have run already; it harms no one, so by default yes. Default: True."""
+    region: str | None
+    """Preferred region, by default the client's."""
+    qos: Literal["realtime", "interactive", "batch", "best-effort"] | None
+    """Quality of service."""
+    min_reputation: float | None
+    """Least reputation of the node, 0 to 1."""
+    traceparent: str | None
+    """W3C trace context of the caller; by default a fresh one."""
+    routing_policy: RoutingPolicy | None
+    """Who may be sent it; by default as the client says."""
+    route: RouteConstraints | None
+    """What is asked of the route and never told to a provider; what it does not give is taken from the call."""
+    consensus: Literal["first_completed", "majority_of_3", "majority_of_5"] | None
+    """How many nodes are asked and must agree; by default one, whose answer counts."""
+    extra: Mapping[str, Any] | None
+    """More fields of the payload, passed through as they are."""
+
+
+class Moderation(TypedDict, total=False):
+    """Texts to be judged."""
+
+    model: str | None
+    """The model that must answer."""
+    timeout: float | None
+    """Time for the whole call, in seconds, at most 120; by default the client's."""
+    idempotent: bool
+    """Whether it may be sent again when it may have run already; it harms no one, so by default yes. Default: True."""
+    region: str | None
+    """Preferred region, by default the client's."""
+    qos: Literal["realtime", "interactive", "batch", "best-effort"] | None
+    """Quality of service."""
+    min_reputation: float | None
+    """Least reputation of the node, 0 to 1."""
+    traceparent: str | None
+    """W3C trace context of the caller; by default a fresh one."""
+    routing_policy: RoutingPolicy | None
+    """Who may be sent it; by default as the client says."""
+    route: RouteConstraints | None
+    """What is asked of the route and never told to a provider; what it does not give is taken from the call."""
+    consensus: Literal["first_completed", "majority_of_3", "majority_of_5"] | None
+    """How many nodes are asked and must agree; by default one, whose answer counts."""
+    extra: Mapping[str, Any] | None
+    """More fields of the payload, passed through as they are."""
 
 
 class NodeOptions(TypedDict, total=False):
@@ -231,6 +559,8 @@ class NodeOptions(TypedDict, total=False):
     """Base URL of the directory to register with; empty: serve without registering. Default: ``""``."""
     node_id: str | None
     """Id of the node, at most 36 letters, digits, ``.``, ``_``, ``:`` or ``-``; by default a fresh UUID."""
+    state_dir: str | None
+    """Folder for what must outlive the process: the node's sealing key. By default nothing is kept, and every start makes a new key. Needs ``node_id``, whose key it is."""
     region: str
     """Region as the directory shows it: a letter, then letters, digits, ``-`` or ``_``. Default: ``"unknown"``."""
     host: str

@@ -24,8 +24,8 @@ use crate::protocol::{projection, risk};
 use crate::telemetry;
 use crate::types::{Payload, TaskResult, Timings, Traceparent};
 
-/// Times a submit asks for further routes: as often as the published clients ask for tickets.
-const MOST_FURTHER: u32 = 3;
+/// Times a submit asks for further routes: a directory lets one exclude no more nodes than that.
+const MOST_FURTHER: u32 = 9;
 
 /// What is sent.
 pub(super) enum Body {

@@ -185,7 +185,7 @@ pub enum ContentPart {
 
 /// What a message says: a text, or parts of different kinds.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected a text or a list of parts")]
 pub enum Content {
     /// A text.
     Text(String),
@@ -237,20 +237,6 @@ impl ChatMessage {
     #[must_use]
     pub fn new(role: impl Into<String>, content: impl Into<Content>) -> Self {
         ChatMessage { role: role.into(), content: Some(content.into()), ..ChatMessage::default() }
-    }
-
-    /// Its text, with that of all parts.
-    pub(crate) fn texts(&self) -> impl Iterator<Item = &str> {
-        let (whole, parts) = match &self.content {
-            Some(Content::Text(text)) => (Some(text.as_str()), &[][..]),
-            Some(Content::Parts(parts)) => (None, &parts[..]),
-            None => (None, &[][..]),
-        };
-        let text = |part| match part {
-            &ContentPart::Text { ref text } => Some(text.as_str()),
-            _ => None,
-        };
-        whole.into_iter().chain(parts.iter().filter_map(text))
     }
 }
 

@@ -109,11 +109,7 @@ fn message() -> Result<Struct, String> {
     describe(&schema, fields.into(), |_, _| false)
 }
 
-fn describe(
-    schema: &Value,
-    fields: Vec<String>,
-    is_a_value: impl Fn(&str, Value) -> bool,
-) -> Result<Struct, String> {
+fn describe(schema: &Value, fields: Vec<String>, is_a_value: impl Fn(&str, Value) -> bool) -> Result<Struct, String> {
     let name = text(&schema["title"]);
     let options = fields
         .into_iter()
@@ -125,7 +121,8 @@ fn describe(
                 none if none.is_empty() => return Err(format!("{} has no doc comment", about())),
                 text => text,
             };
-            let default = property["default"].clone();
+            // A struct's own defaults stand with the struct.
+            let default = if matches!(kind, Kind::Struct(_)) { Value::Null } else { property["default"].clone() };
             let zero_is_a_value = zero(&kind).is_some_and(|zero| zero != default && is_a_value(&field, zero));
             Ok(OptionField { name: field, kind, optional, default, zero_is_a_value, about })
         })
@@ -176,7 +173,9 @@ fn text(value: &Value) -> String {
 
 /// The type, and whether null is one of its values.
 fn kind(root: &Value, schema: &Value) -> Option<(Kind, bool)> {
-    if *schema == Value::Bool(true) || schema.as_object().is_some_and(|s| s.keys().all(|k| ["description", "default"].contains(&k.as_str()))) {
+    if *schema == Value::Bool(true)
+        || schema.as_object().is_some_and(|s| s.keys().all(|k| ["description", "default"].contains(&k.as_str())))
+    {
         return Some((Kind::Json, true));
     }
     if let Some(choices) = schema["anyOf"].as_array() {
@@ -246,8 +245,7 @@ mod tests {
 
     #[test]
     fn a_schema_that_cannot_be_expressed_is_refused_not_guessed() {
-        for schema in [r#"{"type":["string","integer"]}"#, r#"{"anyOf":[{"type":"string"},{"type":"integer"}]}"#]
-        {
+        for schema in [r#"{"type":["string","integer"]}"#, r#"{"anyOf":[{"type":"string"},{"type":"integer"}]}"#] {
             assert!(kind(&Value::Null, &serde_json::from_str(schema).unwrap()).is_none(), "{schema}");
         }
     }
