@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use cbindgen::{Builder, Config, DocumentationStyle, ExportConfig, FunctionConfig, Language, Layout, Style};
-use iicp_core::bridge::EventKind;
+use iicp_core::bridge::{EventKind, Inference};
 use iicp_core::options::DirectoryOptions;
 use iicp_core::{CHAT, Code};
 
@@ -52,8 +52,11 @@ pub(super) fn render(_present: &str) -> Result<String, String> {
         documentation_style: DocumentationStyle::Doxy,
         line_length: 110,
         tab_width: 4,
-        // Both stand above already, with their numbers.
-        export: ExportConfig { exclude: vec!["iicp_code".into(), "iicp_event_kind".into()], ..ExportConfig::default() },
+        // These stand above already, with their numbers.
+        export: ExportConfig {
+            exclude: ["iicp_code", "iicp_event_kind", "iicp_inference"].map(Into::into).into(),
+            ..ExportConfig::default()
+        },
         function: FunctionConfig { args: Layout::Auto, ..FunctionConfig::default() },
         ..Config::default()
     };
@@ -81,6 +84,11 @@ fn constants() -> Result<String, String> {
     out.push_str("\n/** Every kind of event. A later library may add some. */\nenum {\n");
     for kind in EventKind::ALL {
         let _ = write!(out, "    /** {} */\n    IICP_EVENT_{} = {},\n", kind.text(), kind.name(), kind.number());
+    }
+    out.push_str("};\n\n/** Which model task `iicp_client_infer` runs. */\ntypedef int32_t iicp_inference;\n");
+    out.push_str("\n/** Every model task. A later library may add some. */\nenum {\n");
+    for kind in Inference::ALL {
+        let _ = write!(out, "    /** {} */\n    IICP_INFERENCE_{} = {},\n", kind.text(), kind.name(), kind.number());
     }
     let loopback = directory_loopback()?;
     let _ = write!(
