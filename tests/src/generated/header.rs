@@ -6,7 +6,7 @@ use std::path::Path;
 use cbindgen::{Builder, Config, DocumentationStyle, ExportConfig, FunctionConfig, Language, Layout, Style};
 use iicp_core::bridge::{EventKind, Inference};
 use iicp_core::options::DirectoryOptions;
-use iicp_core::{CHAT, Code};
+use iicp_core::{CHAT, COMPLETION, Code, EMBEDDING, MODERATION, SPEECH, TRANSCRIPTION};
 
 /// The files in the order in which the manual reads best.
 const FILES: &[&str] =
@@ -33,6 +33,16 @@ static inline iicp_bytes iicp_body(const char *text) {
 }
 
 ";
+
+/// The well-known intents: their names in every language, and what they are the intents of.
+pub(super) const INTENTS: [(&str, &str, &str); 6] = [
+    ("CHAT", "chats", CHAT),
+    ("COMPLETION", "completions", COMPLETION),
+    ("EMBEDDING", "embeddings", EMBEDDING),
+    ("TRANSCRIPTION", "transcriptions", TRANSCRIPTION),
+    ("SPEECH", "speeches", SPEECH),
+    ("MODERATION", "moderations", MODERATION),
+];
 
 /// Where the functions begin.
 const FUNCTIONS: &str = "#ifdef __cplusplus\nextern \"C\" {";
@@ -90,11 +100,14 @@ fn constants() -> Result<String, String> {
     for kind in Inference::ALL {
         let _ = write!(out, "    /** {} */\n    IICP_INFERENCE_{} = {},\n", kind.text(), kind.name(), kind.number());
     }
+    out.push_str("};\n\n");
+    for (name, what, intent) in INTENTS {
+        let _ = writeln!(out, "/** The intent of {what}. */\n#define IICP_{name} \"{intent}\"");
+    }
     let loopback = directory_loopback()?;
     let _ = write!(
         out,
-        "}};\n\n/** The intent of chats. */\n#define IICP_CHAT \"{CHAT}\"\n\n\
-         /** Options of a directory for development on this machine: nothing is probed, limited or gated. */\n\
+        "\n/** Options of a directory for development on this machine: nothing is probed, limited or gated. */\n\
          #define IICP_DIRECTORY_LOOPBACK \"{}\"",
         loopback.replace('"', "\\\"")
     );
