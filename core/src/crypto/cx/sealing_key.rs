@@ -1,7 +1,5 @@
 //! The consumer's side: a node's published key, and sealing to it.
 
-#![allow(dead_code, reason = "the client does not seal yet")]
-
 use std::fmt;
 
 use serde_json::Value;
@@ -83,6 +81,7 @@ impl SealingKey {
     }
 
     /// `cx-` and 16 hex digits.
+    #[cfg(test)]
     pub(crate) fn key_id(&self) -> &str {
         &self.key_id
     }
