@@ -20,6 +20,9 @@ mod client;
 mod node;
 mod directory;
 pub mod bridge;
+#[cfg(feature = "testing")]
+#[doc(hidden)]
+pub mod fuzzing;
 #[cfg(test)]
 mod fixtures;
 

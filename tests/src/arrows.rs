@@ -22,6 +22,7 @@ pub const ORDER: &[&str] = &[
     "directory",
     "gateway",
     "bridge",
+    "fuzzing",
 ];
 
 /// Modules that take bytes and time and return bytes and deadlines.

@@ -111,7 +111,7 @@ impl SealingKey {
         self.seal_with(&private, nonce, task_id, intent, plaintext)
     }
 
-    pub(super) fn seal_with(
+    pub(crate) fn seal_with(
         &self,
         ephemeral: &StaticSecret,
         nonce: [u8; NONCE_BYTES],
