@@ -26,6 +26,10 @@ pub mod fuzzing;
 #[cfg(test)]
 mod fixtures;
 
+#[cfg(feature = "testing")]
+#[doc(hidden)]
+pub mod measured;
+
 pub use client::{CandidateEvidence, CandidateRanker, Client, RankChoice, RankMode, RankRequest, Task};
 pub use directory::Directory;
 pub use error::{Code, Error, Result};

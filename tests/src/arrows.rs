@@ -22,6 +22,7 @@ pub const ORDER: &[&str] = &[
     "directory",
     "gateway",
     "bridge",
+    "measured",
     "fuzzing",
 ];
 

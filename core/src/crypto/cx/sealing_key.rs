@@ -81,7 +81,7 @@ impl SealingKey {
     }
 
     /// `cx-` and 16 hex digits.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "testing"))]
     pub(crate) fn key_id(&self) -> &str {
         &self.key_id
     }
