@@ -377,7 +377,7 @@ export interface Chat {
   tools?: readonly Readonly<Record<string, unknown>>[] | undefined;
   /** Which of them it must call, passed through as it is. */
   toolChoice?: unknown | undefined;
-  /** Whether the model is told that the request reached it through IICP. Default: `"auto"`. */
+  /** Whether the model is told that the request reached it through IICP, by one system message after leading instructions. Default: `"auto"`. */
   runtimeIdentity?: "auto" | "required" | "disabled" | undefined;
   /** The model that must answer. */
   model?: string | undefined;

@@ -351,7 +351,7 @@ class Chat(TypedDict, total=False):
     tool_choice: Any | None
     """Which of them it must call, passed through as it is."""
     runtime_identity: Literal["auto", "required", "disabled"]
-    """Whether the model is told that the request reached it through IICP. Default: ``"auto"``."""
+    """Whether the model is told that the request reached it through IICP, by one system message after leading instructions. Default: ``"auto"``."""
     model: str | None
     """The model that must answer."""
     timeout: float | None

@@ -112,7 +112,8 @@ impl Client {
         let deadline = Instant::now() + Duration::from_millis(options.timeout_ms);
         let directory = self.0.routes.directory();
         let mut nodes = directory.discover(&query, Some(&Traceparent::random()), deadline).await?.nodes;
-        nodes.retain(|node| !query.browser_usable_only || node.browser_usable == Some(true));
+        let https = |node: &NodeInfo| node.endpoint.starts_with("https:");
+        nodes.retain(|node| !query.browser_usable_only || node.browser_usable.unwrap_or_else(|| https(node)));
         Ok(nodes)
     }
 
