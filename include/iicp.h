@@ -5,9 +5,10 @@
  *
  * One idea: commands in, events out. A function starts an operation, returns at once and tells its id. What becomes of
  * it comes out of a queue as events: any number of IICP_EVENT_CHUNK and then exactly one IICP_EVENT_DONE, whatever
- * happens: also after a cancel, a close or a shutdown. Inbound tasks of a node are events too, answered by their id. A
- * program takes events with iicp_queue_next on any thread, or watches iicp_queue_fd in its event loop and drains. Who
- * only asks now and then uses the functions that end in _wait.
+ * happens: also after a cancel, a close or a shutdown. Inbound tasks of a node are events too, answered by their id, and
+ * so are the questions of a client with an external ranker. A program takes events with iicp_queue_next on any thread,
+ * or watches iicp_queue_fd in its event loop and drains. Who only asks now and then uses the functions that end in
+ * _wait.
  *
  * Codes. Every function that can fail returns an iicp_code. Results are written only on success. The last argument
  * takes the address of an iicp_error pointer, or NULL if the code is enough; the error is written only on failure, and
@@ -158,8 +159,35 @@ enum {
     IICP_EVENT_RANK = 5,
 };
 
+/** Which model task `iicp_client_infer` runs. */
+typedef int32_t iicp_inference;
+
+/** Every model task. A later library may add some. */
+enum {
+    /** Completes a text. */
+    IICP_INFERENCE_COMPLETION = 1,
+    /** Turns texts into vectors. */
+    IICP_INFERENCE_EMBEDDING = 2,
+    /** Writes down what is said in a sound file. */
+    IICP_INFERENCE_TRANSCRIPTION = 3,
+    /** Speaks a text. */
+    IICP_INFERENCE_SPEECH = 4,
+    /** Judges texts. */
+    IICP_INFERENCE_MODERATION = 5,
+};
+
 /** The intent of chats. */
 #define IICP_CHAT "urn:iicp:intent:llm:chat:v1"
+/** The intent of completions. */
+#define IICP_COMPLETION "urn:iicp:intent:llm:completion:v1"
+/** The intent of embeddings. */
+#define IICP_EMBEDDING "urn:iicp:intent:llm:embedding:v1"
+/** The intent of transcriptions. */
+#define IICP_TRANSCRIPTION "urn:iicp:intent:audio:transcribe:v1"
+/** The intent of speeches. */
+#define IICP_SPEECH "urn:iicp:intent:audio:speech:v1"
+/** The intent of moderations. */
+#define IICP_MODERATION "urn:iicp:intent:safety:moderate:v1"
 
 /** Options of a directory for development on this machine: nothing is probed, limited or gated. */
 #define IICP_DIRECTORY_LOOPBACK "{\"limits\":false,\"probe\":false,\"qos_gating\":false}"
@@ -590,7 +618,12 @@ iicp_code iicp_client_discover(iicp_client client,
 /**
  * Submits a task. `task_json` is `{"intent": "urn:iicp:intent:..."}` and what else the options of a task say, `body` is
  * the payload, a JSON text. The body of its `IICP_EVENT_DONE` is the result, the json is `{"task_id", "node_id",
- * "attempts", "traceparent", "timings_ms"}`.
+ * "attempts", "traceparent", "timings_ms": {"discover", "select", "connect", "first_byte", "overhead", "total"}, "receipt":
+ * {"receipt_version", "selection_profile", "eligible_candidate_count", "selected_node_id_prefix",
+ * "dispatch_ticket_id_prefix", "profile_negotiation", "redaction"}, "sealed"}`.
+ *
+ * If the client was made with `external_ranker`, an `IICP_EVENT_RANK` of the operation comes before; see
+ * `iicp_rank_finish`.
  *
  * Ownership: arguments are copied. `op` may be NULL. Threads: any. Never blocks.
  * Errors: 2xxx for the options and the payload; `IICP_QUEUE_FULL`, `IICP_STALE_ID`, `IICP_CLOSED`, `IICP_FORKED`. All else
@@ -606,8 +639,8 @@ iicp_code iicp_client_submit(iicp_client client,
 
 /**
  * Chats. `chat_json` is `{"messages": [{"role": "user", "content": "Hello"}]}` and what else the options of a chat say.
- * The json of its `IICP_EVENT_DONE` is that of `iicp_client_submit` with `text`, `usage` and `model` besides, the body is
- * the provider's whole reply.
+ * The json of its `IICP_EVENT_DONE` is that of `iicp_client_submit` with `text`, `tool_calls`, `finish_reason`, `usage`
+ * and `model` besides, the body is the provider's whole reply.
  *
  * Ownership: arguments are copied. `op` may be NULL. Threads: any. Never blocks.
  * Errors: 2xxx for the options; `IICP_QUEUE_FULL`, `IICP_STALE_ID`, `IICP_CLOSED`, `IICP_FORKED`. All else comes as the
@@ -618,6 +651,48 @@ iicp_code iicp_client_chat(iicp_client client,
                            iicp_str chat_json,
                            uint64_t tag,
                            uint64_t *op,
+                           iicp_error **err);
+
+/**
+ * Runs a model task of a well-known intent. `ask_json` are the options of a completion, an embedding, a transcription, a
+ * speech or a moderation, as `kind` says. Of a transcription `body` is the sound file, else it is empty. The json of its
+ * `IICP_EVENT_DONE` is that of `iicp_client_submit` with, besides:
+ *
+ * - a completion: `text`, `finish_reason`, `usage`, `model`;
+ * - an embedding: `vectors`, `usage`, `model`;
+ * - a transcription: `text`, `language`;
+ * - a speech: `content_type`, `format`, and the body is the sound file;
+ * - a moderation: `results`, each `{"flagged", "categories", "category_scores"}`, `model`.
+ *
+ * But for a speech, the body is the provider's whole reply.
+ *
+ * Ownership: arguments are copied. `op` may be NULL. Threads: any. Never blocks.
+ * Errors: 2xxx for the options; `IICP_QUEUE_FULL`, `IICP_STALE_ID`, `IICP_CLOSED`, `IICP_FORKED`. All else comes as the
+ * error of the `IICP_EVENT_DONE`.
+ */
+iicp_code iicp_client_infer(iicp_client client,
+                            iicp_queue queue,
+                            iicp_inference kind,
+                            iicp_str ask_json,
+                            iicp_bytes body,
+                            uint64_t tag,
+                            uint64_t *op,
+                            iicp_error **err);
+
+/**
+ * Answers an `IICP_EVENT_RANK`, whose id is the operation `op` and whose json is `{"request_ref", "intent", "candidates":
+ * [{"candidate_ref", "models", "directory_score", "load", ...}]}`, in the order in which they would be asked.
+ *
+ * `choice_json` is `{"candidate_ref", "policy_id", "mode"}` to have this candidate asked first, with the mode `"normal"`
+ * or `"exploration"`; empty or `null` to keep the order; `{"error": "why"}` to refuse the task, which then ends with
+ * `IICP_RANKER_REFUSED`. Nothing is sent before the answer; the task's own deadline is that of the answer, too.
+ *
+ * Ownership: arguments are copied. Threads: any. Never blocks.
+ * Errors: `IICP_STALE_ID` if the operation does not ask, or no longer. `IICP_INVALID_ARG` if the answer is none of these:
+ * the task is refused then. `IICP_CLOSED`, `IICP_FORKED`.
+ */
+iicp_code iicp_rank_finish(uint64_t op,
+                           iicp_str choice_json,
                            iicp_error **err);
 
 /**
@@ -663,6 +738,19 @@ iicp_code iicp_client_chat_wait(iicp_client client,
                                 iicp_str chat_json,
                                 iicp_event **out,
                                 iicp_error **err);
+
+/**
+ * `iicp_client_infer`, and waits for its `IICP_EVENT_DONE`. The task's own deadline is that of the wait.
+ *
+ * Ownership: `*out` is yours, for `iicp_event_free`; it never has an error. Threads: any, but not inside a doorbell.
+ * Errors: those of the verb and of its `IICP_EVENT_DONE`.
+ */
+iicp_code iicp_client_infer_wait(iicp_client client,
+                                 iicp_inference kind,
+                                 iicp_str ask_json,
+                                 iicp_bytes body,
+                                 iicp_event **out,
+                                 iicp_error **err);
 
 /* ---- Serving nodes --------------------------------------------------------------------------------------- */
 

@@ -85,10 +85,12 @@ func (s *stage) run(c object) error {
 	if err != nil {
 		return err
 	}
-	subject, subjectErr := newSubject(as[object](c["client"]), scene)
+	steps := parse[[]object]([]byte(text(c["do"])))
+	ranks := slices.ContainsFunc(steps, func(step object) bool { return step["rank"] != nil })
+	subject, subjectErr := newSubject(as[object](c["client"]), scene, ranks)
 	defer func() { end(subject) }()
 	running := map[string]*calls{}
-	for number, step := range parse[[]object]([]byte(text(c["do"]))) {
+	for number, step := range steps {
 		begun, outcomes, name := time.Now(), []object(nil), as[string](step["as"])
 		if command := as[object](step["stage"]); command != nil {
 			answer, err := s.call(command)
@@ -100,7 +102,7 @@ func (s *stage) run(c object) error {
 			}
 		} else if options, ok := step["client_new"].(object); ok {
 			end(subject)
-			subject, subjectErr = newSubject(options, scene)
+			subject, subjectErr = newSubject(options, scene, ranks)
 			outcomes = []object{outcome(object{}, subjectErr)}
 		} else if join, cancel := as[string](step["join"]), as[string](step["cancel"]); join+cancel != "" {
 			if cancel != "" {
@@ -137,14 +139,38 @@ func over(to, from object) object {
 	return to
 }
 
+// ranking is the key in a call's context of what the step says of the ranker.
+type ranking struct{}
+
+// rank is the ranker of the cases.
+func rank(ctx context.Context, request iicp.RankRequest) (*iicp.RankChoice, error) {
+	switch told := ctx.Value(ranking{}).(type) {
+	case object:
+		return nil, errors.New(told["error"].(string))
+	case string:
+		switch told {
+		case "last":
+			last := request.Candidates[len(request.Candidates)-1]
+			return &iicp.RankChoice{CandidateRef: last.CandidateRef, PolicyID: "case-policy"}, nil
+		case "unknown":
+			return &iicp.RankChoice{CandidateRef: "nobody", PolicyID: "case-policy"}, nil
+		}
+	}
+	return nil, nil
+}
+
 // newSubject makes the client that a case is about.
-func newSubject(given, scene object) (*iicp.Client, error) {
+func newSubject(given, scene object, ranks bool) (*iicp.Client, error) {
 	url := scene["directory"].(string)
 	options := over(object{"directory": url}, given)
 	if named, ok := options["directory"].(string); ok {
 		options["directory"] = strings.ReplaceAll(named, "$directory", url)
 	}
-	return iicp.NewClientJSON(text(options))
+	if !ranks {
+		return iicp.NewClientJSON(text(options))
+	}
+	options["external_ranker"] = true
+	return iicp.NewClientJSON(text(options), rank)
 }
 
 func end(subject *iicp.Client) {
@@ -160,7 +186,7 @@ type calls struct {
 }
 
 func start(client *iicp.Client, step, scene object) *calls {
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(context.WithValue(context.Background(), ranking{}, step["rank"]))
 	all := &calls{cancel: cancel}
 	for range max(int(as[float64](step["parallel"])), 1) {
 		each := make(chan object, 1)
@@ -186,6 +212,11 @@ func attempt(ctx context.Context, client *iicp.Client, step, scene object) (obje
 		}
 		return nil
 	}
+	// success is what every task has.
+	success := func(done iicp.TaskResult, reply object) object {
+		task := object{"node": place(done.NodeID), "attempts": done.Attempts, "sealed": done.Sealed, "receipt": done.Receipt}
+		return over(task, reply)
+	}
 	if options, ok := step["submit"]; ok {
 		payload := step["payload"]
 		if size := as[float64](step["payload_bytes"]); size > 0 {
@@ -197,14 +228,39 @@ func attempt(ctx context.Context, client *iicp.Client, step, scene object) (obje
 		if err != nil {
 			return nil, err
 		}
-		return object{"result": done.Result, "node": place(done.NodeID), "attempts": done.Attempts}, nil
+		return success(*done, object{"result": done.Result}), nil
 	}
 	if options, ok := step["chat"]; ok {
-		reply, err := iicp.ChatJSON(client, ctx, text(options))
+		r, err := iicp.ChatJSON(client, ctx, text(options))
 		if err != nil {
 			return nil, err
 		}
-		return object{"text": reply.Text, "node": place(reply.NodeID), "model": reply.Model, "usage": reply.Usage}, nil
+		tools := append([]object{}, r.ToolCalls...)
+		return success(r.TaskResult, object{"text": r.Text, "tool_calls": tools, "finish_reason": orNull(r.FinishReason),
+			"usage": r.Usage, "model": orNull(r.Model)}), nil
+	}
+	if given, ok := step["infer"].(object); ok {
+		options := over(object{}, given)
+		delete(options, "kind")
+		delete(options, "audio_text")
+		reply, err := iicp.InferJSON(client, ctx, given["kind"].(string), text(options), []byte(as[string](given["audio_text"])))
+		if err != nil {
+			return nil, err
+		}
+		switch r := reply.(type) {
+		case *iicp.CompletionReply:
+			return success(r.TaskResult, object{"text": r.Text, "finish_reason": orNull(r.FinishReason), "usage": r.Usage,
+				"model": orNull(r.Model)}), nil
+		case *iicp.EmbeddingReply:
+			return success(r.TaskResult, object{"vectors": r.Vectors, "usage": r.Usage, "model": orNull(r.Model)}), nil
+		case *iicp.TranscriptionReply:
+			return success(r.TaskResult, object{"text": r.Text, "language": orNull(r.Language)}), nil
+		case *iicp.SpeechReply:
+			return success(r.TaskResult, object{"audio": string(r.Audio), "content_type": orNull(r.ContentType),
+				"format": orNull(r.Format)}), nil
+		case *iicp.ModerationReply:
+			return success(r.TaskResult, object{"results": r.Results, "model": orNull(r.Model)}), nil
+		}
 	}
 	nodes, err := iicp.DiscoverJSON(client, ctx, text(step["discover"]))
 	places := []any{}
@@ -212,6 +268,14 @@ func attempt(ctx context.Context, client *iicp.Client, step, scene object) (obje
 		places = append(places, place(node.NodeID))
 	}
 	return object{"nodes": places}, err
+}
+
+// orNull is a text, or what stands in JSON for one that is not there.
+func orNull(text string) any {
+	if text == "" {
+		return nil
+	}
+	return text
 }
 
 // outcome says what became of a call in the words of the table.

@@ -3,7 +3,6 @@ package iicp
 import (
 	"context"
 	"encoding/json"
-	"time"
 )
 
 // Client finds nodes and sends tasks to them. Any number of goroutines may use one.
@@ -31,72 +30,14 @@ type NodeInfo struct {
 	ReputationScore *float64 `json:"reputation_score"`
 	// CxPublicKey is the key to seal tasks to, as the directory shows it: JSON, or nil.
 	CxPublicKey json.RawMessage `json:"cx_public_key"`
-}
-
-// TaskResult is what became of a task.
-type TaskResult struct {
-	TaskID string
-	// NodeID is the node that ran the task.
-	NodeID string
-	// Result is what the node's handler returned: JSON.
-	Result json.RawMessage
-	// Attempts is how often the task was sent.
-	Attempts int
-	// Traceparent is the W3C trace context that the task was sent with.
-	Traceparent string
-	Timings     Timings
-}
-
-// Timings is where the time went.
-type Timings struct {
-	// Discover is the time until there was a node to send the task to.
-	Discover time.Duration
-	// Total is the time of the whole call.
-	Total time.Duration
-}
-
-func taskResult(done event) TaskResult {
-	result := TaskResult{Result: done.body}
-	for name, value := range members(done.json) {
-		switch name {
-		case "task_id":
-			result.TaskID = value.text()
-		case "node_id":
-			result.NodeID = value.text()
-		case "attempts":
-			result.Attempts = int(value.integer())
-		case "traceparent":
-			result.Traceparent = value.text()
-		case "timings_ms":
-			for name, value := range members(value) {
-				switch name {
-				case "discover":
-					result.Timings.Discover = value.milliseconds()
-				case "total":
-					result.Timings.Total = value.milliseconds()
-				}
-			}
-		}
-	}
-	return result
-}
-
-// Usage is how many tokens a chat took, as the provider counted.
-type Usage struct {
-	PromptTokens     uint64 `json:"prompt_tokens"`
-	CompletionTokens uint64 `json:"completion_tokens"`
-	TotalTokens      uint64 `json:"total_tokens"`
-}
-
-// ChatReply is the answer to a chat.
-type ChatReply struct {
-	TaskResult
-	// Text is the answer; what else the provider replied stands in Result.
-	Text string
-	// Usage is nil if the provider did not say.
-	Usage *Usage
-	// Model is the model that answered, or empty if the provider did not say.
-	Model string
+	// HealthLabel is how well the node is, in the directory's words, or empty.
+	HealthLabel string `json:"health_label"`
+	// DirectoryObservedReachable tells whether the directory has reached the node itself; nil if it does not say.
+	DirectoryObservedReachable *bool `json:"directory_observed_reachable"`
+	// BrowserUsable tells whether a browser can call the node; nil if the directory does not say.
+	BrowserUsable *bool `json:"browser_usable"`
+	// NodePolicyManifest is what the node promises about the tasks it is given, and how firmly: JSON, or nil.
+	NodePolicyManifest json.RawMessage `json:"node_policy_manifest"`
 }
 
 // UserChat is a chat of one message by the user.
@@ -105,15 +46,24 @@ func UserChat(content string) Chat {
 }
 
 // NewClient makes a client. Nothing is sent yet. Close it when it is no longer needed.
-func NewClient(opts ClientOptions) (*Client, error) {
-	text, err := options(opts)
+func NewClient(opts ClientOptions, more ...ClientOption) (*Client, error) {
+	var with clientSettings
+	for _, set := range more {
+		set(&with)
+	}
+	text, err := options(struct {
+		ClientOptions
+		// As itself: who alone may read it is the library.
+		NodeToken      string `json:"node_token,omitempty"`
+		ExternalRanker bool   `json:"external_ranker,omitempty"`
+	}{opts, string(opts.NodeToken), opts.ExternalRanker || with.ranker != nil})
 	if err != nil {
 		return nil, err
 	}
-	return newClient(text)
+	return newClient(text, with.ranker)
 }
 
-func newClient(options string) (*Client, error) {
+func newClient(options string, ranker Ranker) (*Client, error) {
 	runtime, err := engine()
 	if err != nil {
 		return nil, err
@@ -127,6 +77,7 @@ func newClient(options string) (*Client, error) {
 		clientClose(id)
 		return nil, err
 	}
+	queue.ranker = ranker
 	return &Client{id: id, queue: queue}, nil
 }
 
@@ -186,19 +137,5 @@ func (c *Client) Chat(ctx context.Context, messages Chat) (*ChatReply, error) {
 
 func (c *Client) chat(ctx context.Context, messages string) (*ChatReply, error) {
 	done, err := c.queue.call(ctx, func(tag uint64) (uint64, error) { return chat(c.id, c.queue.id, messages, tag) })
-	if err != nil {
-		return nil, err
-	}
-	reply := &ChatReply{TaskResult: taskResult(done)}
-	for name, value := range members(done.json) {
-		switch name {
-		case "text":
-			reply.Text = value.text()
-		case "usage":
-			err = read(value, &reply.Usage)
-		case "model":
-			reply.Model = value.text()
-		}
-	}
-	return reply, err
+	return reply(done, err, chatReply)
 }

@@ -4,8 +4,21 @@ package iicp
 
 import "encoding/json"
 
-// IntentChat is the intent of chats.
-const IntentChat = "urn:iicp:intent:llm:chat:v1"
+// The well-known intents.
+const (
+	// IntentChat is the intent of chats.
+	IntentChat = "urn:iicp:intent:llm:chat:v1"
+	// IntentCompletion is the intent of completions.
+	IntentCompletion = "urn:iicp:intent:llm:completion:v1"
+	// IntentEmbedding is the intent of embeddings.
+	IntentEmbedding = "urn:iicp:intent:llm:embedding:v1"
+	// IntentTranscription is the intent of transcriptions.
+	IntentTranscription = "urn:iicp:intent:audio:transcribe:v1"
+	// IntentSpeech is the intent of speeches.
+	IntentSpeech = "urn:iicp:intent:audio:speech:v1"
+	// IntentModeration is the intent of moderations.
+	IntentModeration = "urn:iicp:intent:safety:moderate:v1"
+)
 
 // Every code.
 const (
@@ -193,7 +206,7 @@ type ClientOptions struct {
 	// Whether providers are shown a token that names the caller; takes `node_token`. One of optional, required, disabled. Default "optional".
 	ConsumerAuth string `json:"consumer_auth,omitempty"`
 	// The caller's own credential at the directory; goes nowhere else.
-	NodeToken string `json:"node_token,omitempty"`
+	NodeToken Secret `json:"node_token,omitempty"`
 	// Id of the node that `node_token` belongs to, where the directory wants to be told.
 	NodeID string `json:"node_id,omitempty"`
 	// Whether nodes on private, loopback and other addresses that are not public may be called. A directory that is itself on this machine may name nodes on this machine.
@@ -265,7 +278,7 @@ type RoutingPolicy struct {
 	// Whether nodes that are not the caller's own may run the task.
 	AllowRemoteExecutor *bool `json:"allow_remote_executor,omitempty"`
 	// Regions that nodes must be in: equal, or beginning with one of these and a dash; `eea` also takes `eu-…`. An empty list allows every region.
-	AllowedRegions []string `json:"allowed_regions,omitempty"`
+	AllowedRegions []string `json:"allowed_regions,omitzero"`
 	// Whether nodes without a policy manifest are refused.
 	RequirePolicyManifest *bool `json:"require_policy_manifest,omitempty"`
 	// Whether nodes whose manifest does not rule out keeping the task are refused.
@@ -315,9 +328,9 @@ type Chat struct {
 	// Sampling temperature, 0 to 2.
 	Temperature *float64 `json:"temperature,omitempty"`
 	// Texts at which the answer ends.
-	Stop []string `json:"stop,omitempty"`
+	Stop []string `json:"stop,omitzero"`
 	// Tools that the model may call, passed through as they are.
-	Tools []map[string]any `json:"tools,omitempty"`
+	Tools []map[string]any `json:"tools,omitzero"`
 	// Which of them it must call, passed through as it is.
 	ToolChoice any `json:"tool_choice,omitempty"`
 	// Whether the model is told that the request reached it through IICP, by one system message after leading instructions. One of auto, required, disabled. Default "auto".
@@ -355,7 +368,7 @@ type ChatMessage struct {
 	// Who says it, where several have the same role.
 	Name string `json:"name,omitempty"`
 	// The tools that the assistant called, as it wrote them.
-	ToolCalls []map[string]any `json:"tool_calls,omitempty"`
+	ToolCalls []map[string]any `json:"tool_calls,omitzero"`
 	// The call that a tool's message answers.
 	ToolCallID string `json:"tool_call_id,omitempty"`
 }
@@ -369,7 +382,7 @@ type Completion struct {
 	// Sampling temperature, 0 to 2.
 	Temperature *float64 `json:"temperature,omitempty"`
 	// Texts at which the answer ends.
-	Stop []string `json:"stop,omitempty"`
+	Stop []string `json:"stop,omitzero"`
 	// The model that must answer.
 	Model string `json:"model,omitempty"`
 	// Time for the whole call, in milliseconds, at most 120,000; by default the client's.
@@ -426,8 +439,8 @@ type Embedding struct {
 
 // Transcription: Speech to be written down.
 type Transcription struct {
-	// The sound file, base64.
-	Audio string `json:"audio,omitempty"`
+	// The sound file.
+	Audio []byte `json:"-"`
 	// Its name, whose ending tells the format; `audio.wav` if nothing is said.
 	Filename string `json:"filename,omitempty"`
 	// The language that is spoken, such as `en`.

@@ -65,6 +65,8 @@ func (m member) integer() int64 {
 	return number
 }
 
+func (m member) truth() bool { return string(m) == "true" }
+
 // milliseconds is a time that the library wrote as a number of milliseconds.
 func (m member) milliseconds() time.Duration {
 	number, _ := strconv.ParseFloat(string(m), 64)

@@ -123,6 +123,20 @@ static result chat(uint64_t client, uint64_t queue, _GoString_ chat, uint64_t ta
 	return r;
 }
 
+static result infer(uint64_t client, uint64_t queue, iicp_inference kind, _GoString_ ask, const uint8_t *body, size_t len,
+	uint64_t tag) {
+	result r = {0};
+	iicp_bytes view = {body, len};
+	r.code = iicp_client_infer((iicp_client){client}, (iicp_queue){queue}, kind, str(ask), view, tag, &r.id, &r.err);
+	return r;
+}
+
+static result rank_finish(uint64_t op, _GoString_ choice) {
+	result r = {0};
+	r.code = iicp_rank_finish(op, str(choice), &r.err);
+	return r;
+}
+
 static result serve(uint64_t queue, _GoString_ options, uint64_t tag) {
 	result r = {0};
 	r.code = iicp_node_serve((iicp_queue){queue}, str(options), tag, &r.id, &r.err);
@@ -185,6 +199,18 @@ const (
 	eventDone       kind = C.IICP_EVENT_DONE
 	eventTask       kind = C.IICP_EVENT_TASK
 	eventTaskCancel kind = C.IICP_EVENT_TASK_CANCEL
+	eventRank       kind = C.IICP_EVENT_RANK
+)
+
+// inference is which model task runs.
+type inference int32
+
+const (
+	completion    inference = C.IICP_INFERENCE_COMPLETION
+	embedding     inference = C.IICP_INFERENCE_EMBEDDING
+	transcription inference = C.IICP_INFERENCE_TRANSCRIPTION
+	speech        inference = C.IICP_INFERENCE_SPEECH
+	moderation    inference = C.IICP_INFERENCE_MODERATION
 )
 
 // event is a copy of an event that owns nothing of the library.
@@ -322,6 +348,18 @@ func submit(client, queue uint64, task string, body []byte, tag uint64) (uint64,
 
 func chat(client, queue uint64, chat string, tag uint64) (uint64, error) {
 	return started(func() C.result { return C.chat(C.uint64_t(client), C.uint64_t(queue), chat, C.uint64_t(tag)) })
+}
+
+func startInference(client, queue uint64, kind inference, ask string, body []byte, tag uint64) (uint64, error) {
+	return started(func() C.result {
+		ptr, length := bytesOf(body)
+		return C.infer(C.uint64_t(client), C.uint64_t(queue), C.iicp_inference(kind), ask, ptr, length, C.uint64_t(tag))
+	})
+}
+
+func rankFinish(op uint64, choice string) error {
+	_, err := started(func() C.result { return C.rank_finish(C.uint64_t(op), choice) })
+	return err
 }
 
 func serve(queue uint64, options string, tag uint64) (uint64, error) {

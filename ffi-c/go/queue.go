@@ -26,10 +26,17 @@ type queue struct {
 
 	mu      sync.Mutex
 	lastTag uint64
-	waiting map[uint64]chan event
+	waiting map[uint64]waiter
+	ranker  Ranker
 
 	closing sync.Once
 	ended   chan struct{}
+}
+
+// waiter is who waits for the last event of an operation, as long as the context says.
+type waiter struct {
+	ctx  context.Context
+	over chan event
 }
 
 // newQueue starts a queue. Inbound tasks and what becomes of them go to onTask, on the queue's own goroutine.
@@ -42,7 +49,7 @@ func newQueue(what string, onTask func(event)) (*queue, error) {
 	if err != nil {
 		return nil, err
 	}
-	q := &queue{id: id, what: what, onTask: onTask, bell: pollable(id), waiting: map[uint64]chan event{}, ended: make(chan struct{})}
+	q := &queue{id: id, what: what, onTask: onTask, bell: pollable(id), waiting: map[uint64]waiter{}, ended: make(chan struct{})}
 	go q.pump()
 	return q, nil
 }
@@ -72,11 +79,19 @@ func (q *queue) hand(e event) {
 	switch e.kind {
 	case eventDone:
 		q.mu.Lock()
-		waiter := q.waiting[e.tag]
+		waiter, found := q.waiting[e.tag]
 		delete(q.waiting, e.tag)
 		q.mu.Unlock()
-		if waiter != nil {
-			waiter <- e
+		if found {
+			waiter.over <- e
+		}
+	case eventRank:
+		q.mu.Lock()
+		waiter, found := q.waiting[e.tag]
+		ranker := q.ranker
+		q.mu.Unlock()
+		if found {
+			go rank(waiter.ctx, ranker, e)
 		}
 	case eventTask, eventTaskCancel:
 		q.onTask(e)
@@ -92,11 +107,17 @@ func (q *queue) call(ctx context.Context, start func(tag uint64) (uint64, error)
 	if err := ctx.Err(); err != nil {
 		return event{}, ended(ctx)
 	}
+	// Who still ranks when the call is over is told.
+	asked, end := ctx, func() {}
+	if q.ranker != nil {
+		asked, end = context.WithCancel(ctx)
+	}
+	defer end()
 	over := make(chan event, 1)
 	q.mu.Lock()
 	q.lastTag++
 	tag := q.lastTag
-	q.waiting[tag] = over
+	q.waiting[tag] = waiter{asked, over}
 	q.mu.Unlock()
 
 	op, err := start(tag)
@@ -182,6 +203,14 @@ func notUTF8(name string, value reflect.Value) string {
 		for i := range value.NumField() {
 			if wrong := notUTF8(value.Type().Field(i).Name, value.Field(i)); wrong != "" {
 				return wrong
+			}
+		}
+	case reflect.Pointer, reflect.Interface:
+		return notUTF8(name, value.Elem())
+	case reflect.Map:
+		for each := value.MapRange(); each.Next(); {
+			if wrong := notUTF8(name, each.Key()) + notUTF8(name, each.Value()); wrong != "" {
+				return name
 			}
 		}
 	case reflect.Slice:

@@ -1,19 +1,24 @@
 //! Clients that wait.
 //!
-//! On the calling thread, with a queue of its own for the one event.
+//! On the calling thread, with a queue of its own for the one event. Of a client with an external ranker the tasks are
+//! refused: nobody could answer.
 
 use std::time::Duration;
 
-use iicp_core::bridge::{Bridge, Event};
+use iicp_core::bridge::{Bridge, Event, EventKind};
 use iicp_core::options::QueueOptions;
 use iicp_core::{Code, Error, Result};
 
-use crate::client::iicp_client;
+use crate::client::{iicp_client, iicp_inference, inference};
 use crate::error::{iicp_code, iicp_error};
 use crate::event::iicp_event;
 use crate::guard::guard;
 use crate::runtime::of;
 use crate::view::{Out, iicp_bytes, iicp_str};
+
+/// A ranking is asked for by an event, and a function that waits shows none but the last.
+const NO_RANKER: &str =
+    r#"{"error":"a function that waits cannot ask the application's ranker; start the operation with a queue"}"#;
 
 /// A queue that is gone when the wait is over.
 struct Private<'a> {
@@ -38,14 +43,18 @@ unsafe fn wait(
         let bridge = of(client.id)?;
         let own = Private { bridge: &bridge, queue: bridge.queue_new(QueueOptions::default())? };
         verb(&bridge, own.queue)?;
-        // Every operation has its own deadline, and then exactly one event.
-        let event = bridge.queue_next(own.queue, Duration::MAX)?;
-        match event.ok_or_else(|| Error::new(Code::Internal, "an operation ended without an event"))? {
-            Event { error: Some(error), .. } => Err(error),
-            event => {
-                // SAFETY: the caller's promise.
-                unsafe { out.set(iicp_event::boxed(event)) };
-                Ok(())
+        loop {
+            // Every operation has its own deadline, and then exactly one last event.
+            let event = bridge.queue_next(own.queue, Duration::MAX)?;
+            match event.ok_or_else(|| Error::new(Code::Internal, "an operation ended without an event"))? {
+                // An operation that is over meanwhile needs no answer.
+                Event { kind: EventKind::Rank, id, .. } => drop(bridge.rank_finish(id, NO_RANKER)),
+                Event { error: Some(error), .. } => return Err(error),
+                event => {
+                    // SAFETY: the caller's promise.
+                    unsafe { out.set(iicp_event::boxed(event)) };
+                    return Ok(());
+                }
             }
         }
     };
@@ -107,6 +116,28 @@ pub unsafe extern "C" fn iicp_client_chat_wait(
     let verb = |bridge: &Bridge, queue| {
         // SAFETY: the caller's promise.
         bridge.chat(client.id, queue, unsafe { chat_json.read("chat_json")? }, 0)
+    };
+    // SAFETY: the caller's promise.
+    unsafe { wait(client, out, err, verb) }
+}
+
+/// `iicp_client_infer`, and waits for its `IICP_EVENT_DONE`. The task's own deadline is that of the wait.
+///
+/// Ownership: `*out` is yours, for `iicp_event_free`; it never has an error. Threads: any, but not inside a doorbell.
+/// Errors: those of the verb and of its `IICP_EVENT_DONE`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn iicp_client_infer_wait(
+    client: iicp_client,
+    kind: iicp_inference,
+    ask_json: iicp_str,
+    body: iicp_bytes,
+    out: *mut *mut iicp_event,
+    err: *mut *mut iicp_error,
+) -> iicp_code {
+    let verb = |bridge: &Bridge, queue| {
+        // SAFETY: the caller's promise.
+        let (ask, body) = unsafe { (ask_json.read("ask_json")?, body.copy("body")?) };
+        bridge.infer(client.id, queue, inference(kind)?, ask, body, 0)
     };
     // SAFETY: the caller's promise.
     unsafe { wait(client, out, err, verb) }

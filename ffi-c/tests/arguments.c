@@ -44,6 +44,10 @@ static void texts_that_are_none_are_a_code(void) {
         FAILS(iicp_client_discover(client, queue, bad, 0, &op, &err), BAD[i].code);
         FAILS(iicp_client_submit(client, queue, bad, iicp_body("{}"), 0, &op, &err), BAD[i].code);
         FAILS(iicp_client_chat(client, queue, bad, 0, &op, &err), BAD[i].code);
+        for (iicp_inference kind = 1; kind <= 5; kind++) {
+            FAILS(iicp_client_infer(client, queue, kind, bad, iicp_body(NULL), 0, &op, &err), BAD[i].code);
+            FAILS(iicp_client_infer_wait(client, kind, bad, iicp_body(NULL), &event, &err), BAD[i].code);
+        }
         FAILS(iicp_client_discover_wait(client, bad, &event, &err), BAD[i].code);
         FAILS(iicp_client_submit_wait(client, bad, iicp_body("{}"), &event, &err), BAD[i].code);
         FAILS(iicp_client_chat_wait(client, bad, &event, &err), BAD[i].code);
@@ -53,6 +57,15 @@ static void texts_that_are_none_are_a_code(void) {
         CODE(iicp_client_chat(client, queue, bad, 0, &op, NULL), BAD[i].code);
     }
     CHECK(no_runtime.id == 0 && no_queue.id == 0 && no_client.id == 0 && op == 0 && !event, "written in spite of failure");
+}
+
+static void a_model_task_that_is_none_is_a_code(void) {
+    const iicp_inference none[] = {0, -1, 6, INT32_MAX, INT32_MIN};
+    iicp_event *event = NULL;
+    for (size_t i = 0; i < sizeof none / sizeof *none; i++) {
+        FAILS(iicp_client_infer(client, queue, none[i], iicp_text("{}"), iicp_body(NULL), 0, NULL, &err), IICP_INVALID_ARG);
+        FAILS(iicp_client_infer_wait(client, none[i], iicp_text("{}"), iicp_body(NULL), &event, &err), IICP_INVALID_ARG);
+    }
 }
 
 static void bodies_that_are_none_are_a_code(void) {
@@ -71,6 +84,13 @@ static void bodies_that_are_none_are_a_code(void) {
         FAILS(iicp_client_submit(client, queue, task, bodies[i].view, 0, &op, &err), bodies[i].code);
         FAILS(iicp_client_submit_wait(client, task, bodies[i].view, &event, &err), bodies[i].code);
     }
+    for (size_t i = 0; i < 3; i++) {
+        iicp_inference kind = IICP_INFERENCE_TRANSCRIPTION;
+        FAILS(iicp_client_infer(client, queue, kind, iicp_text("{}"), bodies[i].view, 0, &op, &err), bodies[i].code);
+        FAILS(iicp_client_infer_wait(client, kind, iicp_text("{}"), bodies[i].view, &event, &err), bodies[i].code);
+    }
+    /* No sound at all. */
+    CODE(iicp_client_infer(client, queue, IICP_INFERENCE_TRANSCRIPTION, NOTHING, iicp_body(NULL), 0, &op, NULL), IICP_CONFIG_INVALID);
     CHECK(op == 0 && !event);
 }
 
@@ -94,6 +114,8 @@ static void places_that_are_none_are_a_code(void) {
     FAILS(iicp_client_discover_wait(client, query, NULL, &err), IICP_NULL_ARG);
     FAILS(iicp_client_submit_wait(client, query, iicp_body("{}"), NULL, &err), IICP_NULL_ARG);
     FAILS(iicp_client_chat_wait(client, query, NULL, &err), IICP_NULL_ARG);
+    FAILS(iicp_client_infer_wait(client, 1, query, iicp_body(NULL), NULL, &err), IICP_NULL_ARG);
+    FAILS(iicp_client_infer(client, queue, 1, query, iicp_body(NULL), 0, CROOKED(uint64_t), &err), IICP_INVALID_ARG);
     FAILS(iicp_client_discover(client, queue, query, 0, CROOKED(uint64_t), &err), IICP_INVALID_ARG);
     FAILS(iicp_node_status((iicp_node){0}, NULL, &err), IICP_NULL_ARG);
     /* An error that cannot be written is not; the code still comes. */
@@ -122,6 +144,9 @@ static void ids_of_nothing_are_stale(void) {
         FAILS(iicp_client_submit((iicp_client){id}, queue, query, iicp_body("{}"), 0, &op, &err), IICP_STALE_ID);
         FAILS(iicp_client_submit(client, (iicp_queue){id}, query, iicp_body("{}"), 0, &op, &err), IICP_STALE_ID);
         FAILS(iicp_client_chat((iicp_client){id}, queue, NOTHING, 0, &op, &err), IICP_STALE_ID);
+        FAILS(iicp_client_infer((iicp_client){id}, queue, 1, query, iicp_body("{}"), 0, &op, &err), IICP_STALE_ID);
+        FAILS(iicp_client_infer_wait((iicp_client){id}, 1, query, iicp_body("{}"), &event, &err), IICP_STALE_ID);
+        FAILS(iicp_rank_finish(id, NOTHING, &err), IICP_STALE_ID);
         FAILS(iicp_client_discover_wait((iicp_client){id}, query, &event, &err), IICP_STALE_ID);
         FAILS(iicp_client_submit_wait((iicp_client){id}, query, iicp_body("{}"), &event, &err), IICP_STALE_ID);
         FAILS(iicp_client_chat_wait((iicp_client){id}, query, &event, &err), IICP_STALE_ID);
@@ -197,6 +222,7 @@ int main(int argc, char **argv) {
     queue = new_queue(runtime);
     client = new_client(runtime, "http://127.0.0.1:1");
     RUN(texts_that_are_none_are_a_code);
+    RUN(a_model_task_that_is_none_is_a_code);
     RUN(bodies_that_are_none_are_a_code);
     RUN(places_that_are_none_are_a_code);
     RUN(ids_of_nothing_are_stale);

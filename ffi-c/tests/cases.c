@@ -13,8 +13,10 @@ static iicp_error *no_client; /* why there is none */
 static struct json *scene;    /* what the stage set up */
 static char *scene_text;
 
+static int ranked;            /* whether a step of the case says what a ranker answers */
+
 /* One call: tag is its place. */
-static struct call { char name[64]; uint64_t op; char *outcome; } calls[CALLS];
+static struct call { char name[64]; uint64_t op; const struct json *rank; int speech; char *outcome; } calls[CALLS];
 static size_t call_count;
 
 static double now(void) {
@@ -79,20 +81,61 @@ static void new_client_as(const struct json *options) {
         const char *after = mark ? mark + 10 : options->raw + options->len;
         text = print("%.*s%s%.*s", before, options->raw, mark ? url : "", (int)(options->raw + options->len - after), after);
     }
+    if (ranked) {
+        char *more = print("{\"external_ranker\":true,%s", text + 1);
+        free(text);
+        text = more;
+    }
     iicp_client_new(runtime, iicp_text(text), &client, &no_client);
     free(text);
 }
 
+/* An object as it was read, but for the fields that are named in `but`. */
+static char *without(const struct json *object, const char *but) {
+    char *text = print("{");
+    for (struct json *field = object->child; field; field = field->next) {
+        if (strstr(but, field->key)) continue;
+        char *longer = print("%s%s\"%s\":%.*s", text, text[1] ? "," : "", field->key, (int)field->len, field->raw);
+        free(text);
+        text = longer;
+    }
+    char *closed = print("%s}", text);
+    free(text);
+    return closed;
+}
+
+static iicp_inference inference(const char *kind) {
+    static const char *const kinds[] = {"completion", "embedding", "transcription", "speech", "moderation"};
+    for (iicp_inference i = 0; i < 5; i++)
+        if (strcmp(kinds[i], kind) == 0) return i + IICP_INFERENCE_COMPLETION;
+    return 0;
+}
+
+/* Answers for the ranker as the step of the call says. */
+static void rank(const iicp_event *event) {
+    const struct json *told = calls[iicp_event_tag(event)].rank;
+    const char *answer = told && told->type == JSON_STRING ? told->text : "none", *last = "nobody";
+    struct json *json = json_parse(iicp_event_json(event).ptr), *candidate = json_get(json, "candidates")->child;
+    for (; strcmp(answer, "last") == 0 && candidate; candidate = candidate->next) last = json_string(candidate, "candidate_ref");
+    char *choice = told && told->type == JSON_OBJECT ? print("%.*s", (int)told->len, told->raw)
+                   : strcmp(answer, "none") == 0     ? print("null")
+                   : print("{\"candidate_ref\":\"%s\",\"policy_id\":\"case-policy\",\"mode\":\"normal\"}", last);
+    iicp_rank_finish(iicp_event_id(event), iicp_text(choice), NULL);
+    json_free(json);
+    free(choice);
+}
+
 /* Starts a verb; what is wrong with its arguments is an outcome already. */
 static void start(const struct json *step, const char *name) {
-    const struct json *submit = json_get(step, "submit"), *chat = json_get(step, "chat"), *verb = submit ? submit : chat;
+    const struct json *submit = json_get(step, "submit"), *chat = json_get(step, "chat"), *infer = json_get(step, "infer");
+    const struct json *verb = submit ? submit : chat ? chat : infer;
     if (!verb) verb = json_get(step, "discover");
     const struct json *payload = json_get(step, "payload"), *size = json_get(step, "payload_bytes");
     iicp_str options = {verb->raw, verb->len};
     uint64_t tag = call_count;
     struct call *call = &calls[call_count++];
     CHECK(call_count < CALLS);
-    *call = (struct call){0};
+    *call = (struct call){.rank = json_get(step, "rank")};
     snprintf(call->name, sizeof call->name, "%s", name);
     iicp_error *error = NULL;
     if (submit) {
@@ -105,6 +148,12 @@ static void start(const struct json *step, const char *name) {
         free(body);
     } else if (chat) {
         iicp_client_chat(client, queue, options, tag, &call->op, &error);
+    } else if (infer) {
+        iicp_inference kind = inference(json_string(infer, "kind"));
+        char *ask = without(infer, "kind audio_text");
+        call->speech = kind == IICP_INFERENCE_SPEECH;
+        iicp_client_infer(client, queue, kind, iicp_text(ask), iicp_body(json_string(infer, "audio_text")), tag, &call->op, &error);
+        free(ask);
     } else {
         iicp_client_discover(client, queue, options, tag, &call->op, &error);
     }
@@ -129,8 +178,11 @@ static char *outcome(const iicp_event *event) {
         text = closed;
     } else {
         iicp_bytes body = iicp_event_body(event);
-        text = print("{\"node\":%s,\"result\":%.*s,%s", node_place(json_string(json, "node_id")), (int)body.len,
-                     (const char *)body.ptr, iicp_event_json(event).ptr + 1);
+        /* A speech's body is its sound, and the sound of a case is plain text. */
+        int speech = calls[iicp_event_tag(event)].speech;
+        const char *name = speech ? "audio" : "result", *quote = speech ? "\"" : "";
+        text = print("{\"node\":%s,\"%s\":%s%.*s%s,%s", node_place(json_string(json, "node_id")), name, quote, (int)body.len,
+                     (const char *)body.ptr, quote, iicp_event_json(event).ptr + 1);
     }
     json_free(json);
     return text;
@@ -140,8 +192,10 @@ static char *outcome(const iicp_event *event) {
 static void wait_for(const char *name, size_t first) {
     for (size_t i = first; i < call_count; i++) {
         while (strcmp(calls[i].name, name) == 0 && !calls[i].outcome) {
-            iicp_event *event = take(queue, IICP_EVENT_DONE);
-            calls[iicp_event_tag(event)].outcome = outcome(event);
+            iicp_event *event = NULL;
+            OK(iicp_queue_next(queue, LONG, &event, NULL));
+            if (iicp_event_kind_of(event) == IICP_EVENT_RANK) rank(event);
+            else calls[iicp_event_tag(event)].outcome = outcome(event);
             iicp_event_free(event);
         }
     }
@@ -200,6 +254,8 @@ static int run_case(const struct json *given) {
     char *answer = stage("{\"setup\":%.*s}", setup ? setup->raw : "{}", setup ? (int)setup->len : 2);
     if (!answer) return 0;
     set_scene(answer);
+    ranked = 0;
+    for (struct json *step = json_get(given, "do")->child; step; step = step->next) ranked = ranked || json_get(step, "rank");
     new_client_as(json_get(given, "client"));
     int good = 1, number = 1;
     for (struct json *step = json_get(given, "do")->child; step && good; step = step->next, number++)

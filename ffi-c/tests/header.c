@@ -24,6 +24,10 @@ FIXED(ok_is_0, IICP_OK == 0);
 FIXED(stale_id_is_1010, IICP_STALE_ID == 1010);
 FIXED(done_is_1, IICP_EVENT_DONE == 1);
 FIXED(task_cancel_is_4, IICP_EVENT_TASK_CANCEL == 4);
+FIXED(rank_is_5, IICP_EVENT_RANK == 5);
+FIXED(inference_is_an_int32, sizeof(iicp_inference) == 4);
+FIXED(completion_is_1, IICP_INFERENCE_COMPLETION == 1);
+FIXED(moderation_is_5, IICP_INFERENCE_MODERATION == 5);
 
 int main(void) {
     return iicp_abi_version() == IICP_ABI_VERSION && iicp_text("text").len == 4 && iicp_body(NULL).len == 0 ? 0 : 1;

@@ -47,6 +47,9 @@ static void a_panic_in_a_function_is_a_code(void) {
     PANICS(iicp_client_discover(client, queue, NOTHING, 0, NULL, &err));
     PANICS(iicp_client_submit(client, queue, NOTHING, iicp_body("{}"), 0, NULL, &err));
     PANICS(iicp_client_chat(client, queue, NOTHING, 0, NULL, &err));
+    PANICS(iicp_client_infer(client, queue, 1, NOTHING, iicp_body("{}"), 0, NULL, &err));
+    PANICS(iicp_client_infer_wait(client, 1, NOTHING, iicp_body("{}"), &event, &err));
+    PANICS(iicp_rank_finish(1, NOTHING, &err));
     PANICS(iicp_client_discover_wait(client, NOTHING, &event, &err));
     PANICS(iicp_client_submit_wait(client, NOTHING, iicp_body("{}"), &event, &err));
     PANICS(iicp_client_chat_wait(client, NOTHING, &event, &err));

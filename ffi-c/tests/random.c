@@ -21,7 +21,8 @@ static uint32_t next(uint32_t *state) {
 static iicp_str any_text(uint32_t *state) {
     static const char *const texts[] = {
         "", "{}", "{\"intent\":\"" IICP_CHAT "\",\"timeout_ms\":50}", "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}",
-        "{\"directory\":\"http://127.0.0.1:1\"}", "{\"intents\":[\"" IICP_CHAT "\"],\"directory\":\"http://127.0.0.1:1\"}",
+        "{\"directory\":\"http://127.0.0.1:1\"}", "{\"external_ranker\":true}", "{\"prompt\":\"x\"}", "{\"error\":\"no\"}",
+        "{\"intents\":[\"" IICP_CHAT "\"],\"directory\":\"http://127.0.0.1:1\"}",
         "{\"hang\":true}", "{\"chunks\":3}", "{\"fail_code\":4001}", "{\"panic_after\":0}", "\xff", "[", "null",
     };
     uint32_t one = next(state) % (sizeof texts / sizeof *texts + 2);
@@ -54,7 +55,7 @@ static void call_something(uint32_t *state) {
     iicp_str text = any_text(state), other = any_text(state);
     iicp_bytes body = {(const uint8_t *)other.ptr, other.len};
     iicp_code code = IICP_OK;
-    switch (next(state) % 24) {
+    switch (next(state) % 27) {
     case 0: case 1: code = iicp_queue_new(runtime, text, &new_queue, where); break;
     case 2: code = iicp_client_new(runtime, text, &new_client, where); break;
     case 3: code = iicp_queue_next(queue, (int32_t)(next(state) % 2), &events[0], where); break;
@@ -75,6 +76,9 @@ static void call_something(uint32_t *state) {
     case 19: code = iicp_task_fail(id, (iicp_code)next(state), text, where); break;
     case 20: code = iicp_directory_close((iicp_directory){id}, queue, 0, 0, &op, where); break;
     case 21: code = iicp_op_cancel(id, where); break;
+    case 22: code = iicp_client_infer(client, queue, (iicp_inference)(next(state) % 8), text, body, id, &op, where); break;
+    case 23: code = iicp_client_infer_wait(client, (iicp_inference)(next(state) % 8), text, body, &events[0], where); break;
+    case 24: code = iicp_rank_finish(id, text, where); break;
     default: code = iicp_test_script(queue, text, id, &op, where);
     }
     CHECK(iicp_code_name(code).len > 0 && (!err || iicp_error_code(err) == code), "%d", code);

@@ -4,9 +4,9 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use cbindgen::{Builder, Config, DocumentationStyle, ExportConfig, FunctionConfig, Language, Layout, Style};
-use iicp_core::bridge::EventKind;
+use iicp_core::bridge::{EventKind, Inference};
 use iicp_core::options::DirectoryOptions;
-use iicp_core::{CHAT, Code};
+use iicp_core::{CHAT, COMPLETION, Code, EMBEDDING, MODERATION, SPEECH, TRANSCRIPTION};
 
 /// The files in the order in which the manual reads best.
 const FILES: &[&str] =
@@ -34,6 +34,16 @@ static inline iicp_bytes iicp_body(const char *text) {
 
 ";
 
+/// The well-known intents: their names in every language, and what they are the intents of.
+pub(super) const INTENTS: [(&str, &str, &str); 6] = [
+    ("CHAT", "chats", CHAT),
+    ("COMPLETION", "completions", COMPLETION),
+    ("EMBEDDING", "embeddings", EMBEDDING),
+    ("TRANSCRIPTION", "transcriptions", TRANSCRIPTION),
+    ("SPEECH", "speeches", SPEECH),
+    ("MODERATION", "moderations", MODERATION),
+];
+
 /// Where the functions begin.
 const FUNCTIONS: &str = "#ifdef __cplusplus\nextern \"C\" {";
 
@@ -52,8 +62,11 @@ pub(super) fn render(_present: &str) -> Result<String, String> {
         documentation_style: DocumentationStyle::Doxy,
         line_length: 110,
         tab_width: 4,
-        // Both stand above already, with their numbers.
-        export: ExportConfig { exclude: vec!["iicp_code".into(), "iicp_event_kind".into()], ..ExportConfig::default() },
+        // These stand above already, with their numbers.
+        export: ExportConfig {
+            exclude: ["iicp_code", "iicp_event_kind", "iicp_inference"].map(Into::into).into(),
+            ..ExportConfig::default()
+        },
         function: FunctionConfig { args: Layout::Auto, ..FunctionConfig::default() },
         ..Config::default()
     };
@@ -82,11 +95,19 @@ fn constants() -> Result<String, String> {
     for kind in EventKind::ALL {
         let _ = write!(out, "    /** {} */\n    IICP_EVENT_{} = {},\n", kind.text(), kind.name(), kind.number());
     }
+    out.push_str("};\n\n/** Which model task `iicp_client_infer` runs. */\ntypedef int32_t iicp_inference;\n");
+    out.push_str("\n/** Every model task. A later library may add some. */\nenum {\n");
+    for kind in Inference::ALL {
+        let _ = write!(out, "    /** {} */\n    IICP_INFERENCE_{} = {},\n", kind.text(), kind.name(), kind.number());
+    }
+    out.push_str("};\n\n");
+    for (name, what, intent) in INTENTS {
+        let _ = writeln!(out, "/** The intent of {what}. */\n#define IICP_{name} \"{intent}\"");
+    }
     let loopback = directory_loopback()?;
     let _ = write!(
         out,
-        "}};\n\n/** The intent of chats. */\n#define IICP_CHAT \"{CHAT}\"\n\n\
-         /** Options of a directory for development on this machine: nothing is probed, limited or gated. */\n\
+        "\n/** Options of a directory for development on this machine: nothing is probed, limited or gated. */\n\
          #define IICP_DIRECTORY_LOOPBACK \"{}\"",
         loopback.replace('"', "\\\"")
     );

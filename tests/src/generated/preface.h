@@ -5,9 +5,10 @@
  *
  * One idea: commands in, events out. A function starts an operation, returns at once and tells its id. What becomes of
  * it comes out of a queue as events: any number of IICP_EVENT_CHUNK and then exactly one IICP_EVENT_DONE, whatever
- * happens: also after a cancel, a close or a shutdown. Inbound tasks of a node are events too, answered by their id. A
- * program takes events with iicp_queue_next on any thread, or watches iicp_queue_fd in its event loop and drains. Who
- * only asks now and then uses the functions that end in _wait.
+ * happens: also after a cancel, a close or a shutdown. Inbound tasks of a node are events too, answered by their id, and
+ * so are the questions of a client with an external ranker. A program takes events with iicp_queue_next on any thread,
+ * or watches iicp_queue_fd in its event loop and drains. Who only asks now and then uses the functions that end in
+ * _wait.
  *
  * Codes. Every function that can fail returns an iicp_code. Results are written only on success. The last argument
  * takes the address of an iicp_error pointer, or NULL if the code is enough; the error is written only on failure, and
