@@ -30,7 +30,7 @@ export function optionsJson({ what, names, except, preset }: Options, options: o
     throw failure(Code.INVALID_ARG, `the options of ${what} must be an object`);
   }
   const given = (preset === undefined ? options : { ...preset, ...options }) as Named;
-  const named = coreNames(names, given, except);
+  const named = coreNames(what, names, given, except);
   for (const [name, value] of Object.entries(fixed)) {
     if (name in named) throw failure(Code.INVALID_ARG, `the options of ${what} cannot have ${name}: the call itself sets it`);
     named[name] = value;
@@ -39,15 +39,19 @@ export function optionsJson({ what, names, except, preset }: Options, options: o
 }
 
 /** Options under the core's names, those that options hold as well. */
-function coreNames(names: ReadonlyMap<string, string>, given: Named, except?: string): Named {
+function coreNames(what: string, names: ReadonlyMap<string, string>, given: Named, except?: string): Named {
   const named = new Named();
   for (const key of Object.keys(given)) {
     if (key === except) continue;
     const name = names.get(key);
     const inner = name === undefined ? undefined : NESTED.get(name);
     const value = given[key];
+    // JSON would leave it out in silence.
+    if (typeof value === "function" || typeof value === "symbol") {
+      throw failure(Code.INVALID_ARG, `option ${key} of ${what} cannot be a ${typeof value}; functions are given beside the options`);
+    }
     const holds = inner !== undefined && typeof value === "object" && value !== null && !Array.isArray(value);
-    named[name ?? key] = holds ? coreNames(inner, value as Named) : value;
+    named[name ?? key] = holds ? coreNames(what, inner, value as Named) : value;
   }
   return named;
 }

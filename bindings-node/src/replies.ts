@@ -22,7 +22,7 @@ export interface TimingsMs {
 export interface RoutingReceipt {
   /** Always `iicp-routing-receipt-v1`. */
   readonly receiptVersion: string;
-  /** What chose: a strategy, `directory_ticket_v1/<strategy>`, or `external_ranker/<policy>/<mode>`. */
+  /** What chose: a strategy, `directory_ticket_v1`, or `external_ranker/<policy>/<mode>`. */
   readonly selectionProfile: string;
   /** Nodes that the task could have been sent to. */
   readonly eligibleCandidateCount: number;
