@@ -6,8 +6,11 @@ use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use iicp_core::options::{Chat, ClientOptions, Discover, TaskOptions, from_json};
-use iicp_core::{Client, Error, Task, types::Payload};
+use iicp_core::options::{
+    Chat, ClientOptions, Completion, Discover, Embedding, Moderation, Speech, TaskOptions, Transcription, from_json,
+};
+use iicp_core::types::{Payload, TaskResult};
+use iicp_core::{Client, Code, Error, RankChoice, RankMode, RankRequest, Task};
 use iicp_tests::stage_process::StageProcess;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -34,6 +37,8 @@ struct Step {
     discover: Option<Value>,
     submit: Option<Value>,
     chat: Option<Value>,
+    infer: Option<Value>,
+    rank: Option<Value>,
     join: Option<String>,
     cancel: Option<String>,
     payload: Option<Value>,
@@ -91,7 +96,9 @@ fn table() -> Vec<Case> {
 
 async fn run(stage: &mut StageProcess, case: &Case) -> Result<(), String> {
     let mut scene = stage.call(&json!({ "setup": case.setup })).await?;
-    let mut client = new_client(&case.client, &scene);
+    let ranker = Ranker(Arc::new(Mutex::new(None)));
+    let wanted = case.r#do.iter().any(|step| step.rank.is_some());
+    let mut client = new_client(&case.client, &scene, wanted.then(|| ranker.clone()));
     let mut running: BTreeMap<String, Vec<JoinHandle<Value>>> = BTreeMap::new();
     for (number, step) in case.r#do.iter().enumerate() {
         let at = |why: String| format!("step {}: {why}", number + 1);
@@ -103,7 +110,7 @@ async fn run(stage: &mut StageProcess, case: &Case) -> Result<(), String> {
             }
             continue;
         } else if let Some(options) = &step.client_new {
-            client = new_client(options, &scene);
+            client = new_client(options, &scene, wanted.then(|| ranker.clone()));
             vec![client.as_ref().map_or_else(failed, |_| json!({}))]
         } else if let Some(name) = step.join.as_ref().or(step.cancel.as_ref()) {
             let calls = running.remove(name).ok_or_else(|| at(format!("nothing runs as {name}")))?;
@@ -111,6 +118,7 @@ async fn run(stage: &mut StageProcess, case: &Case) -> Result<(), String> {
             collect(calls).await
         } else {
             let client = client.as_ref().map_err(|e| at(format!("there is no client: {e}")))?;
+            ranker.0.lock().unwrap().clone_from(&step.rank);
             let start = || tokio::spawn(call(client.clone(), step.clone(), scene.clone()));
             let calls: Vec<_> = (0..step.parallel.unwrap_or(1)).map(|_| start()).collect();
             if let Some(name) = &step.r#as {
@@ -127,7 +135,31 @@ async fn run(stage: &mut StageProcess, case: &Case) -> Result<(), String> {
     stage.call(&json!({ "teardown": {} })).await.map(|_| ())
 }
 
-fn new_client(options: &Value, scene: &Value) -> Result<Client, Error> {
+/// Answers as the step says that it is at.
+#[derive(Clone)]
+struct Ranker(Arc<Mutex<Option<Value>>>);
+
+impl Ranker {
+    fn answer(&self, request: &RankRequest) -> Result<Option<RankChoice>, Error> {
+        let choose = |candidate_ref: &str| RankChoice {
+            candidate_ref: candidate_ref.into(),
+            policy_id: "case-policy".into(),
+            mode: RankMode::Normal,
+        };
+        let wanted = self.0.lock().unwrap().clone().unwrap_or_default();
+        match wanted.as_str() {
+            Some("last") => Ok(request.candidates.last().map(|last| choose(&last.candidate_ref))),
+            Some("unknown") => Ok(Some(choose("nobody"))),
+            Some(_) => Ok(None),
+            None => match wanted["error"].as_str() {
+                Some(why) => Err(Error::new(Code::RankerRefused, why)),
+                None => Ok(None),
+            },
+        }
+    }
+}
+
+fn new_client(options: &Value, scene: &Value, ranker: Option<Ranker>) -> Result<Client, Error> {
     let mut options = options.clone();
     let url = scene["directory"].as_str().unwrap_or_default();
     match options.get("directory") {
@@ -136,7 +168,11 @@ fn new_client(options: &Value, scene: &Value) -> Result<Client, Error> {
             options["directory"] = given.as_str().map_or(given.clone(), |s| s.replace("$directory", url).into())
         }
     }
-    Client::new(from_json::<ClientOptions>(&options.to_string())?)
+    let options = from_json::<ClientOptions>(&options.to_string())?;
+    match ranker {
+        None => Client::new(options),
+        Some(ranker) => Client::with_ranker(options, move |request: RankRequest| ranker.answer(&request)),
+    }
 }
 
 async fn collect(calls: Vec<JoinHandle<Value>>) -> Vec<Value> {
@@ -161,14 +197,65 @@ async fn attempt(client: &Client, step: &Step, scene: &Value) -> Result<Value, E
         let mut task = Task::new("", payload(step));
         task.options = from_json::<TaskOptions>(&options.to_string())?;
         let done = client.submit(task).await?;
-        json!({ "result": done.result.json::<Value>()?, "node": place(&done.node_id), "attempts": done.attempts })
+        json!({
+            "result": done.result.json::<Value>()?, "node": place(&done.node_id), "attempts": done.attempts,
+            "sealed": done.sealed, "receipt": done.receipt,
+        })
     } else if let Some(options) = &step.chat {
         let reply = client.chat(from_json::<Chat>(&options.to_string())?).await?;
-        json!({ "text": reply.text(), "node": place(&reply.node_id), "model": reply.model, "usage": reply.usage })
+        json!({
+            "text": reply.text(), "node": place(&reply.node_id), "model": reply.model, "usage": reply.usage,
+            "finish_reason": reply.finish_reason, "tool_calls": reply.tool_calls, "attempts": reply.task.attempts,
+            "sealed": reply.task.sealed, "receipt": reply.task.receipt,
+        })
+    } else if let Some(options) = &step.infer {
+        let (task, mut said) = infer(client, options.clone()).await?;
+        said["node"] = place(&task.node_id).into();
+        said["attempts"] = task.attempts.into();
+        said["sealed"] = task.sealed.into();
+        said["receipt"] = json!(task.receipt);
+        said
     } else {
         let options = step.discover.as_ref().expect("a step has a verb");
         let nodes = client.discover(from_json::<Discover>(&options.to_string())?).await?;
         json!({ "nodes": nodes.iter().map(|node| place(&node.node_id)).collect::<Vec<_>>() })
+    })
+}
+
+/// Runs a model task, and tells what its reply has beside the task.
+async fn infer(client: &Client, mut options: Value) -> Result<(TaskResult, Value), Error> {
+    let kind = options.as_object_mut().and_then(|options| options.remove("kind")).unwrap_or_default();
+    let sound = options.as_object_mut().and_then(|options| options.remove("audio_text"));
+    let json = options.to_string();
+    Ok(match kind.as_str().unwrap_or_default() {
+        "completion" => {
+            let r = client.complete(from_json::<Completion>(&json)?).await?;
+            let said = json!({ "text": r.text, "finish_reason": r.finish_reason, "usage": r.usage, "model": r.model });
+            (r.task, said)
+        }
+        "embedding" => {
+            let r = client.embed(from_json::<Embedding>(&json)?).await?;
+            let said = json!({ "vectors": r.vectors, "usage": r.usage, "model": r.model });
+            (r.task, said)
+        }
+        "transcription" => {
+            let sound = sound.as_ref().and_then(Value::as_str).unwrap_or_default();
+            options["audio"] = json!(Transcription::of(sound.as_bytes()).audio);
+            let r = client.transcribe(from_json::<Transcription>(&options.to_string())?).await?;
+            (r.task, json!({ "text": r.text, "language": r.language }))
+        }
+        "speech" => {
+            let r = client.speak(from_json::<Speech>(&json)?).await?;
+            let audio = String::from_utf8_lossy(&r.audio);
+            let said = json!({ "audio": audio, "content_type": r.content_type, "format": r.format });
+            (r.task, said)
+        }
+        "moderation" => {
+            let r = client.moderate(from_json::<Moderation>(&json)?).await?;
+            let said = json!({ "results": r.results, "model": r.model });
+            (r.task, said)
+        }
+        other => panic!("a case infers {other:?}"),
     })
 }
 

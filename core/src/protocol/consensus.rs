@@ -108,10 +108,10 @@ fn write_canonical(out: &mut Vec<u8>, value: &Value) {
             out.push(b'}');
         }
         Value::Number(number) => {
-            // Whole numbers that fit into 53 bits are the same written either way; larger ones are exact as integers.
-            let whole = number.as_f64().filter(|n| n.fract() == 0.0 && n.abs() < 9.0e15);
+            // An integer is exact as it is; a float that is whole is written as the integer that it is.
+            let whole = number.as_f64().filter(|n| number.is_f64() && n.fract() == 0.0 && n.abs() < 1.0e19);
             #[allow(clippy::cast_possible_truncation)]
-            let text = whole.map_or_else(|| number.to_string(), |n| (n as i64).to_string());
+            let text = whole.map_or_else(|| number.to_string(), |n| (n as i128).to_string());
             out.extend_from_slice(text.as_bytes());
         }
         other => {
@@ -225,9 +225,11 @@ mod tests {
     fn anything_else_agrees_as_json() {
         let other = "urn:iicp:intent:x.a:b:v1";
         assert!(agree(other, r#"{"a":1,"b":[1.50,-0.0]}"#, r#"{ "b": [15e-1, 0], "a": 1.0 }"#));
+        assert!(agree(other, "[1e16,18446744073709551615]", "[10000000000000000,18446744073709551615]"));
         for (left, right) in [
             ("1", "2"),
             ("9007199254740993", "9007199254740992"),
+            ("1e300", "1e301"),
             ("[1]", "1"),
             (r#"["a","b"]"#, r#"["a,b"]"#),
             ("[[],[]]", "[[[]]]"),

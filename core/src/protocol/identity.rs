@@ -183,7 +183,7 @@ fn render(intent: &str, facts: &Facts) -> String {
     lines.extend(selection);
     // Whatever they are, the lines above fit.
     let used: usize = lines.iter().map(|line| line.len() + 1).sum();
-    if let Some(line) = capabilities(&facts.effective_capabilities, MOST_BYTES - used) {
+    if let Some(line) = capabilities(&facts.effective_capabilities, MOST_BYTES.saturating_sub(used)) {
         lines.insert(capabilities_at, line);
     }
     lines.join("\n")

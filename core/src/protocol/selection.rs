@@ -149,6 +149,22 @@ mod tests {
     }
 
     #[test]
+    fn a_load_counts_from_0_to_1_whatever_is_reported() {
+        let strategy = strategy(RoutingStrategy::WeightedV1);
+        let first = |load: f64, random: f64| {
+            let two = [Candidate { score: 1.0, load }, Candidate { score: 1.0, load: 0.0 }];
+            with(&strategy, &two, &[random])[0]
+        };
+        // At full load it has a third, idle a half.
+        for load in [1.0, 4.0, f64::INFINITY, f64::NAN] {
+            assert_eq!((first(load, 0.33), first(load, 0.34)), (0, 1), "{load}");
+        }
+        for load in [0.0, -0.9, f64::NEG_INFINITY] {
+            assert_eq!((first(load, 0.49), first(load, 0.51)), (0, 1), "{load}");
+        }
+    }
+
+    #[test]
     fn no_chance_is_asked_for_where_there_is_no_choice() {
         for kind in ALL {
             assert_eq!(with(&strategy(kind), &candidates(&[0.5]), &[]), [0], "{kind:?}");

@@ -3,6 +3,7 @@
 //! A runner starts it as a child process and speaks one JSON object per line with it; `tests/cases/README.md` is the
 //! description. Everything listens on loopback and ends with the case.
 
+mod forger;
 mod ledger;
 mod peer;
 mod request;
@@ -25,6 +26,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use crate::http::{Conn, addr};
+use forger::Faults;
 use ledger::{Page, traceparents, wait_for};
 use peer::Names;
 use script::Script;
@@ -200,7 +202,11 @@ impl Scene {
         // A scripted directory may name the nodes in its answers, so it comes after them; a real one before.
         let scripted = match setup.directory {
             DirectorySetup::Embedded(options) => {
-                scene.directory = scene.embedded(options, page.clone()).await?;
+                scene.directory = scene.embedded(options, page.clone(), None).await?;
+                None
+            }
+            DirectorySetup::Forged(faults) => {
+                scene.directory = scene.embedded(DirectoryOptions::loopback(), page.clone(), Some(faults)).await?;
                 None
             }
             DirectorySetup::At(url) => {
@@ -221,12 +227,20 @@ impl Scene {
         Ok(scene)
     }
 
-    async fn embedded(&mut self, options: DirectoryOptions, page: Page) -> Result<Party, String> {
+    async fn embedded(
+        &mut self,
+        options: DirectoryOptions,
+        page: Page,
+        faults: Option<Faults>,
+    ) -> Result<Party, String> {
         let directory = Directory::bind(options).await.map_err(|e| e.to_string())?;
         self.register_at = directory.url();
         let listener = listen().await?;
         let url = url_of(listener.local_addr().map_err(|e| e.to_string())?);
-        let listener = Owned::new(request::listen_in(listener, directory.addr(), page.clone()));
+        let listener = match faults {
+            None => Owned::new(request::listen_in(listener, directory.addr(), page.clone())),
+            Some(faults) => Owned::new(forger::serve(listener, directory.addr(), faults, page.clone())),
+        };
         let role = Role::Directory { _directory: directory, _listener: listener };
         Ok(Party { id: String::new(), url, page, role })
     }

@@ -74,6 +74,13 @@ async fn act(setup: &HandlerSetup, task: &Inbound, run: u64) -> Result<Reply> {
             let last = payload["messages"].as_array().and_then(|messages| messages.last());
             Ok(Reply::chat(last.and_then(|last| last["content"].as_str()).unwrap_or_default()))
         }
+        HandlerSetup::Returns(value) => Ok(value.clone().into()),
+        HandlerSetup::Roles => {
+            let payload: Value = task.json()?;
+            let messages = payload["messages"].as_array().into_iter().flatten();
+            let roles: Vec<&str> = messages.filter_map(|message| message["role"].as_str()).collect();
+            Ok(Reply::chat(roles.join(",")))
+        }
         HandlerSetup::Count => Ok(json!({ "run": run }).into()),
         HandlerSetup::Slow(ms) => {
             tokio::time::sleep(Duration::from_millis(*ms)).await;

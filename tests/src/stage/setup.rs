@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use iicp_core::options::{DirectoryOptions, NodeOptions};
 use serde::Deserialize;
 
+use super::forger::Faults;
+
 /// Everything behind the network of one case.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -20,6 +22,8 @@ pub(super) struct Setup {
 pub(super) enum DirectorySetup {
     /// The real one, with these options over those of `DirectoryOptions::loopback()`.
     Embedded(#[serde(deserialize_with = "over_loopback")] DirectoryOptions),
+    /// The real one, for development, behind somebody who signs tickets and tokens in its place.
+    Forged(Faults),
     /// Of another stage.
     At(String),
     Peer(Peer),
@@ -63,6 +67,10 @@ pub(super) enum HandlerSetup {
     Echo,
     /// Returns the last message as a chat completion.
     ChatEcho,
+    /// Returns this.
+    Returns(serde_json::Value),
+    /// Returns the roles of the messages as a chat completion, such as `system,user`.
+    Roles,
     /// Returns `{"run": n}`, the number of this run on this node.
     Count,
     /// Returns the payload after so many milliseconds.
