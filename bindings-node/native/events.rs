@@ -1,15 +1,18 @@
 //! Events as one JSON text: one string and one parse for a whole batch, instead of a call for every field.
 //!
-//! An event is `[kind, tag, id, json, body, error]`. `id` is the task of `TASK` and `TASK_CANCEL`, and what a `DONE` made;
-//! `json`, `body` and `error` are null if there is none. Bodies are JSON that the engine has checked, so they stand in
-//! the text as they are.
+//! An event is `[kind, tag, id, json, body, error]`. `id` is the task of `TASK` and `TASK_CANCEL`, the operation of `RANK`,
+//! and what a `DONE` made; `json`, `body` and `error` are null if there is none. Bodies are JSON that the engine has
+//! checked, so they stand in the text as they are; those that are no JSON are base64, which their operation's tag tells.
 
 #![forbid(unsafe_code)]
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::error::Error as _;
 use std::fmt::Write as _;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use iicp_core::bridge::{Event, EventKind};
 use iicp_core::{Code, Error};
 use serde_json::Value;
@@ -19,6 +22,14 @@ const ENOUGH: usize = 1 << 20;
 
 /// A JavaScript string holds a little under 2^29 characters.
 const MOST: usize = (1 << 29) - (1 << 16);
+
+/// Of tags whose operation brings bytes. JavaScript counts in 53 bits, so this one is free.
+const BYTES: u64 = 1 << 63;
+
+/// The tag for an operation whose body is no JSON.
+pub(crate) fn with_bytes(tag: u64) -> u64 {
+    tag | BYTES
+}
 
 thread_local! {
     /// The text that is being written: a new one for every batch would be the largest piece of memory by far.
@@ -54,16 +65,16 @@ fn finish<T>(text: &mut String, take: impl Fn(&str) -> napi::Result<T>) -> napi:
 
 fn push(text: &mut String, event: &Event) {
     let id = match event.kind {
-        EventKind::Task | EventKind::TaskCancel => event.id,
+        EventKind::Task | EventKind::TaskCancel | EventKind::Rank => event.id,
         _ => event.handle,
     };
     // Writing to a string cannot fail.
-    let _ = write!(text, "[{},{},\"{id:x}\",", event.kind.number(), event.tag);
+    let _ = write!(text, "[{},{},\"{id:x}\",", event.kind.number(), event.tag & !BYTES);
     text.push_str(if event.json.is_empty() { "null" } else { &event.json });
     text.push(',');
     let error = match (body(event), &event.error) {
         (Ok(body), error) => {
-            text.push_str(body);
+            text.push_str(&body);
             error.as_ref().map(describe)
         }
         (Err(error), _) => {
@@ -79,17 +90,24 @@ fn push(text: &mut String, event: &Event) {
     }
 }
 
-fn body(event: &Event) -> Result<&str, Error> {
+fn body(event: &Event) -> Result<Cow<'_, str>, Error> {
     if event.body.is_empty() {
-        return Ok("null");
+        return Ok("null".into());
     }
-    if event.body.len() + event.json.len() > MOST {
+    let bytes = event.tag & BYTES != 0;
+    let size = if bytes { event.body.len() / 3 * 4 + 6 } else { event.body.len() };
+    if size + event.json.len() > MOST {
         return Err(Error::new(
             Code::ResponseTooLarge,
-            format!("{} bytes are more than a JavaScript string can hold; ask for less at once", event.body.len()),
+            format!("{size} bytes are more than a JavaScript string can hold; ask for less at once"),
         ));
     }
-    std::str::from_utf8(&event.body).map_err(|_| Error::new(Code::Internal, "the engine passed on what is not UTF-8"))
+    if bytes {
+        return Ok(format!("\"{}\"", STANDARD.encode(&event.body)).into());
+    }
+    std::str::from_utf8(&event.body)
+        .map(Cow::Borrowed)
+        .map_err(|_| Error::new(Code::Internal, "the engine passed on what is not UTF-8"))
 }
 
 /// The error with what caused it, as far as the engine tells.

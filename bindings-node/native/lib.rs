@@ -10,6 +10,7 @@ mod events;
 use std::time::Duration;
 
 use bytes::Bytes;
+use iicp_core::bridge::Inference;
 use iicp_core::{Code, Error};
 use napi::JsString;
 use napi::bindgen_prelude::{Either, Env, Function, Uint8Array};
@@ -131,6 +132,36 @@ pub fn submit(client: String, queue: String, task: String, body: Body, number: f
 #[napi(catch_unwind)]
 pub fn chat(client: String, queue: String, chat: String, number: f64) -> napi::Result<String> {
     bridge()?.chat(id(&client)?, id(&queue)?, &chat, tag(number)).map(text).map_err(|e| thrown(&e))
+}
+
+/// `Bridge::infer`. `sound` is the sound file of a transcription, else empty. The sound of a speech comes as base64.
+///
+/// # Errors
+/// As there; `INVALID_ARG` for a kind that is none.
+#[napi(catch_unwind)]
+#[allow(clippy::needless_pass_by_value)]
+pub fn infer(
+    client: String,
+    queue: String,
+    kind: i32,
+    ask: String,
+    sound: Uint8Array,
+    number: f64,
+) -> napi::Result<String> {
+    let kind = Inference::from_number(kind)
+        .ok_or_else(|| thrown(&Error::new(Code::InvalidArg, format!("there is no model task {kind}"))))?;
+    let tag = if kind == Inference::Speech { events::with_bytes(tag(number)) } else { tag(number) };
+    let sound = Bytes::copy_from_slice(&sound);
+    bridge()?.infer(id(&client)?, id(&queue)?, kind, &ask, sound, tag).map(text).map_err(|e| thrown(&e))
+}
+
+/// `Bridge::rank_finish`.
+///
+/// # Errors
+/// As there.
+#[napi(catch_unwind)]
+pub fn rank_finish(operation: String, choice: String) -> napi::Result<()> {
+    bridge()?.rank_finish(id(&operation)?, &choice).map_err(|e| thrown(&e))
 }
 
 /// `Bridge::cancel`.

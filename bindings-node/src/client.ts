@@ -1,5 +1,7 @@
 // The client: discover, submit, chat.
 
+import { types } from "node:util";
+
 import { failure, fromThrown } from "./errors.js";
 import {
   type Chat,
@@ -7,19 +9,55 @@ import {
   CLIENT_NAMES,
   type ClientOptions,
   Code,
+  type Completion,
+  COMPLETION_NAMES,
   type Discover,
   DISCOVER_NAMES,
+  type Embedding,
+  EMBEDDING_NAMES,
+  Inference,
+  type Moderation,
+  MODERATION_NAMES,
+  type Speech,
+  SPEECH_NAMES,
   TASK_NAMES,
   type TaskOptions,
+  type Transcription,
+  TRANSCRIPTION_NAMES,
 } from "./generated.js";
-import { type Options, camelKeys, encode, optionsJson } from "./json.js";
+import { type Options, encode, onlyKnown, optionsJson } from "./json.js";
 import { type CallOptions, engine, settled, start } from "./loop.js";
 import { native } from "./native.js";
+import type { Ranker } from "./ranker.js";
+import {
+  type ChatReply,
+  type CompletionReply,
+  type EmbeddingReply,
+  type ModerationReply,
+  type NodeInfo,
+  type SpeechReply,
+  type TaskResult,
+  type TranscriptionReply,
+  readChat,
+  readCompletion,
+  readEmbedding,
+  readModeration,
+  readNodes,
+  readSpeech,
+  readTask,
+  readTranscription,
+} from "./replies.js";
 
 const CLIENT: Options = { what: "a client", names: CLIENT_NAMES };
 const DISCOVER: Options = { what: "a discovery", names: DISCOVER_NAMES };
 const TASK: Options = { what: "a task", names: TASK_NAMES, except: "payload" };
 const CHAT: Options = { what: "a chat", names: CHAT_NAMES };
+const COMPLETION: Options = { what: "a completion", names: COMPLETION_NAMES, except: "signal" };
+const EMBEDDING: Options = { what: "an embedding", names: EMBEDDING_NAMES, except: "signal" };
+const TRANSCRIPTION: Options = { what: "a transcription", names: TRANSCRIPTION_NAMES, except: "signal" };
+const SPEECH: Options = { what: "a speech", names: SPEECH_NAMES, except: "signal" };
+const MODERATION: Options = { what: "a moderation", names: MODERATION_NAMES, except: "signal" };
+const NO_SOUND = new Uint8Array(0);
 
 /** A task: its options and its payload. */
 export interface Task extends TaskOptions {
@@ -27,84 +65,25 @@ export interface Task extends TaskOptions {
   payload: unknown;
 }
 
-/** Where the time of a submit went, in milliseconds. */
-export interface TimingsMs {
-  /** Asking the directory; zero if a known route was used. */
-  discover: number;
-  /** From the first byte of the submit to its result. */
-  total: number;
-}
+/** What a completion may be given besides its text. */
+export interface CompleteOptions extends Omit<Completion, "prompt">, CallOptions {}
 
-/** A finished task. */
-export interface TaskResult<R = unknown> {
-  /** Id of the task. */
-  taskId: string;
-  /** Id of the node that ran it. */
-  nodeId: string;
-  /** How often the task was sent, at least once. */
-  attempts: number;
-  /** The trace that all calls of this submit carried. */
-  traceparent: string;
-  /** Where the time went. */
-  timingsMs: TimingsMs;
-  /** What the handler returned. */
-  result: R;
-}
+/** What an embedding may be given besides its texts. */
+export interface EmbedOptions extends Omit<Embedding, "input">, CallOptions {}
 
-/** Tokens that a chat used, as the provider counted them. */
-export interface Usage {
-  /** Tokens of the messages. */
-  promptTokens: number;
-  /** Tokens of the answer. */
-  completionTokens: number;
-  /** Both together. */
-  totalTokens: number;
-}
+/** What a transcription may be given besides its sound. */
+export interface TranscribeOptions extends Omit<Transcription, "audio">, CallOptions {}
 
-/** The answer to a chat; `result` is the provider's whole reply. */
-export interface ChatReply extends TaskResult {
-  /** The text of the answer. */
-  text: string;
-  /** Tokens used, if the provider counted them. */
-  usage: Usage | null;
-  /** The model that answered, if the provider says. */
-  model: string | null;
-}
+/** What a speech may be given besides its text. */
+export interface SpeakOptions extends Omit<Speech, "input">, CallOptions {}
 
-/** A provider as the directory describes it. */
-export interface NodeInfo {
-  /** Id of the node. */
-  nodeId: string;
-  /** Base URL of the node. */
-  endpoint: string;
-  /** The directory's score, 0 to 1; 0 if it gave none. */
-  score: number;
-  /** Whether the directory calls the node available. */
-  available: boolean;
-  /** Region of the node. */
-  region: string | null;
-  /** Models that the node serves. */
-  models: string[];
-  /** Share of the node's slots in use, 0 to 1. */
-  load: number | null;
-  /** Reputation of the node, 0 to 1. */
-  reputationScore: number | null;
-  /** The key to seal tasks to, as the directory shows it. */
-  cxPublicKey: unknown;
-}
+/** What a moderation may be given besides its texts. */
+export interface ModerateOptions extends Omit<Moderation, "input">, CallOptions {}
 
-interface CoreTask {
-  task_id: string;
-  node_id: string;
-  attempts: number;
-  traceparent: string;
-  timings_ms: TimingsMs;
-}
-
-interface CoreChat extends CoreTask {
-  text: string;
-  usage: object | null;
-  model: string | null;
+/** What a client may be given besides its options. */
+export interface ClientHooks {
+  /** Asked before every task which candidate goes first. */
+  ranker?: Ranker | undefined;
 }
 
 /** A client that was forgotten without `close`. */
@@ -119,11 +98,17 @@ const forgotten = new FinalizationRegistry<string>((client) => {
 /** Finds nodes and sends them tasks. Cheap to keep and made to be shared; an idle one keeps no process alive. */
 export class Client {
   readonly #id: string;
+  readonly #ranker: Ranker | undefined;
   #closed: Promise<void> | undefined;
 
   /** Nothing is sent before the first call. */
-  constructor(options: ClientOptions = {}) {
-    const json = optionsJson(CLIENT, options);
+  constructor(options: ClientOptions = {}, hooks: ClientHooks = {}) {
+    onlyKnown("the second argument of a client", hooks, "ranker");
+    this.#ranker = hooks.ranker;
+    if (this.#ranker !== undefined && typeof this.#ranker !== "function") {
+      throw failure(Code.INVALID_ARG, "the ranker of a client must be a function");
+    }
+    const json = optionsJson(CLIENT, options, { external_ranker: this.#ranker && true });
     try {
       this.#id = engine().native.clientNew(json);
     } catch (thrown) {
@@ -152,6 +137,7 @@ export class Client {
       {
         entry: this.submit,
         owner: this,
+        ranker: this.#ranker,
         start: (native, queue, tag) => {
           const json = optionsJson(TASK, task);
           const payload = encode(task.payload, "the payload", Code.PAYLOAD_INVALID);
@@ -169,6 +155,7 @@ export class Client {
       {
         entry: this.chat,
         owner: this,
+        ranker: this.#ranker,
         start: (native, queue, tag) => {
           const options: Chat = typeof chat === "string" ? { messages: [{ role: "user", content: chat }] } : chat;
           return native.chat(this.#open(), queue, optionsJson(CHAT, options), tag);
@@ -176,6 +163,61 @@ export class Client {
         read: readChat,
       },
       call,
+    );
+  }
+
+  /** Completes a text. */
+  complete(prompt: string, options: CompleteOptions = {}): Promise<CompletionReply> {
+    const ask = () => optionsJson(COMPLETION, options, { prompt });
+    return this.#infer(this.complete, Inference.COMPLETION, ask, options, readCompletion);
+  }
+
+  /** Turns a text, or several, into vectors. */
+  embed(input: string | readonly string[], options: EmbedOptions = {}): Promise<EmbeddingReply> {
+    const ask = () => optionsJson(EMBEDDING, options, { input });
+    return this.#infer(this.embed, Inference.EMBEDDING, ask, options, readEmbedding);
+  }
+
+  /** Writes down what is said in a sound file. */
+  transcribe(audio: Uint8Array, options: TranscribeOptions = {}): Promise<TranscriptionReply> {
+    const ask = () => {
+      if (!types.isUint8Array(audio)) throw failure(Code.INVALID_ARG, "transcribe takes the sound file as a Uint8Array");
+      // Refused among the options, and left out of them: the bytes go beside.
+      return optionsJson(TRANSCRIPTION, options, { audio: undefined });
+    };
+    return this.#infer(this.transcribe, Inference.TRANSCRIPTION, ask, options, readTranscription, audio);
+  }
+
+  /** Speaks a text. */
+  speak(input: string, options: SpeakOptions = {}): Promise<SpeechReply> {
+    const ask = () => optionsJson(SPEECH, options, { input });
+    return this.#infer(this.speak, Inference.SPEECH, ask, options, readSpeech);
+  }
+
+  /** Judges a text, or several. */
+  moderate(input: string | readonly string[], options: ModerateOptions = {}): Promise<ModerationReply> {
+    const ask = () => optionsJson(MODERATION, options, { input });
+    return this.#infer(this.moderate, Inference.MODERATION, ask, options, readModeration);
+  }
+
+  #infer<T>(
+    entry: Function,
+    kind: number,
+    ask: () => string,
+    options: CallOptions,
+    read: (json: never, body: unknown) => T,
+    sound: Uint8Array = NO_SOUND,
+  ): Promise<T> {
+    return start<T>(
+      {
+        entry,
+        owner: this,
+        ranker: this.#ranker,
+        start: (native, queue, tag) => native.infer(this.#open(), queue, kind, ask(), sound, tag),
+        read,
+      },
+      // Options that are none are refused with their own words.
+      { signal: (options as CallOptions | null)?.signal },
     );
   }
 
@@ -201,24 +243,4 @@ export class Client {
     if (this.#closed !== undefined) throw failure(Code.CLOSED, "the client was closed; make a new one");
     return this.#id;
   }
-}
-
-function readNodes(nodes: object[]): NodeInfo[] {
-  return nodes.map((node) => camelKeys(node) as NodeInfo);
-}
-
-function readTask<R>(task: CoreTask, body: unknown): TaskResult<R> {
-  return {
-    taskId: task.task_id,
-    nodeId: task.node_id,
-    attempts: task.attempts,
-    traceparent: task.traceparent,
-    timingsMs: task.timings_ms,
-    result: body as R,
-  };
-}
-
-function readChat(chat: CoreChat, body: unknown): ChatReply {
-  const usage = chat.usage && (camelKeys(chat.usage) as Usage);
-  return { ...readTask(chat, body), text: chat.text, usage, model: chat.model };
 }

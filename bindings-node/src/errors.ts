@@ -96,7 +96,7 @@ export function noteCallSite(site: CallSite, entry: Function): void {
 }
 
 /** The public error of one that the core wrote, with the stack of the call that failed; see `standAt`. */
-export function fromCore(core: CoreError, site?: CallSite, entry?: Function): IicpError {
+export function fromCore(core: CoreError, site?: CallSite, entry?: Function, thrown?: unknown): IicpError {
   const error = new IicpError({
     code: core.code,
     message: core.message,
@@ -104,7 +104,7 @@ export function fromCore(core: CoreError, site?: CallSite, entry?: Function): Ii
     retryAfterMs: core.retry_after_ms,
     httpStatus: core.http_status,
     wireCode: core.wire_code,
-    cause: core.cause === undefined ? undefined : new Error(core.cause),
+    cause: core.cause === undefined ? thrown : new Error(core.cause),
   });
   if (site !== undefined) standAt(error, site, entry);
   return error;

@@ -3,6 +3,21 @@
 /** The intent of a chat with a language model. */
 export const CHAT = "urn:iicp:intent:llm:chat:v1";
 
+/** The intent of a text completion. */
+export const COMPLETION = "urn:iicp:intent:llm:completion:v1";
+
+/** The intent of turning texts into vectors. */
+export const EMBEDDING = "urn:iicp:intent:llm:embedding:v1";
+
+/** The intent of writing down speech. */
+export const TRANSCRIPTION = "urn:iicp:intent:audio:transcribe:v1";
+
+/** The intent of speaking a text. */
+export const SPEECH = "urn:iicp:intent:audio:speech:v1";
+
+/** The intent of judging a text. */
+export const MODERATION = "urn:iicp:intent:safety:moderate:v1";
+
 /** Every stable error code by its name. */
 export const Code = {
   /** Success; never carried by an error. */
@@ -123,6 +138,20 @@ export const EventKind = {
   RANK: 5,
 } as const;
 
+/** The model tasks that have a call of their own. */
+export const Inference = {
+  /** Completes a text. */
+  COMPLETION: 1,
+  /** Turns texts into vectors. */
+  EMBEDDING: 2,
+  /** Writes down what is said in a sound file. */
+  TRANSCRIPTION: 3,
+  /** Speaks a text. */
+  SPEECH: 4,
+  /** Judges texts. */
+  MODERATION: 5,
+} as const;
+
 /** A part of a message: text, a picture (an `https:` or a `data:` URL that the provider fetches), or sound in base64. */
 export type ContentPart =
   | { type: "text"; text: string }
@@ -161,8 +190,6 @@ export interface ClientOptions {
   routingPolicy?: RoutingPolicy | undefined;
   /** A profile that the directory is to take into account, unless a call names one. */
   profileRequest?: ProfileRequest | undefined;
-  /** Whether the application ranks the candidates; it is asked before every task, by an event. Default: `false`. */
-  externalRanker?: boolean | undefined;
   /** Whether providers are shown a token that names the caller; takes `node_token`. Default: `"optional"`. */
   consumerAuth?: "optional" | "required" | "disabled" | undefined;
   /** The caller's own credential at the directory; goes nowhere else. */
@@ -194,7 +221,6 @@ export const CLIENT_NAMES: ReadonlyMap<string, string> = new Map([
   ["routingSoftmaxTau", "routing_softmax_tau"],
   ["routingPolicy", "routing_policy"],
   ["profileRequest", "profile_request"],
-  ["externalRanker", "external_ranker"],
   ["consumerAuth", "consumer_auth"],
   ["nodeToken", "node_token"],
   ["nodeId", "node_id"],
@@ -377,7 +403,7 @@ export interface Chat {
   tools?: readonly Readonly<Record<string, unknown>>[] | undefined;
   /** Which of them it must call, passed through as it is. */
   toolChoice?: unknown | undefined;
-  /** Whether the model is told that the request reached it through IICP. Default: `"auto"`. */
+  /** Whether the model is told that the request reached it through IICP, by one system message after leading instructions. Default: `"auto"`. */
   runtimeIdentity?: "auto" | "required" | "disabled" | undefined;
   /** The model that must answer. */
   model?: string | undefined;

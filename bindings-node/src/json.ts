@@ -1,7 +1,7 @@
 // JSON towards the core: option names as it calls them, and values that have a JSON form.
 
 import { failure } from "./errors.js";
-import { Code } from "./generated.js";
+import { Code, NESTED } from "./generated.js";
 
 /** An option struct of the core. */
 export interface Options {
@@ -21,17 +21,39 @@ class Named {
 }
 Object.setPrototypeOf(Named.prototype, null);
 
-/** Options as the core reads them. A name that is not in the table goes as it is, and the core refuses it by that name. */
-export function optionsJson({ what, names, except, preset }: Options, options: object): string {
+/**
+ * Options as the core reads them. A name that is not in the table goes as it is, and the core refuses it by that name.
+ * `fixed` are set by the call itself, by the core's names.
+ */
+export function optionsJson({ what, names, except, preset }: Options, options: object, fixed: object = {}): string {
   if (typeof options !== "object" || options === null || Array.isArray(options)) {
     throw failure(Code.INVALID_ARG, `the options of ${what} must be an object`);
   }
   const given = (preset === undefined ? options : { ...preset, ...options }) as Named;
-  const named = new Named();
-  for (const key of Object.keys(given)) {
-    if (key !== except) named[names.get(key) ?? key] = given[key];
+  const named = coreNames(what, names, given, except);
+  for (const [name, value] of Object.entries(fixed)) {
+    if (name in named) throw failure(Code.INVALID_ARG, `the options of ${what} cannot have ${name}: the call itself sets it`);
+    named[name] = value;
   }
   return encode(named, `the options of ${what}`, Code.INVALID_ARG) as string;
+}
+
+/** Options under the core's names, those that options hold as well. */
+function coreNames(what: string, names: ReadonlyMap<string, string>, given: Named, except?: string): Named {
+  const named = new Named();
+  for (const key of Object.keys(given)) {
+    if (key === except) continue;
+    const name = names.get(key);
+    const inner = name === undefined ? undefined : NESTED.get(name);
+    const value = given[key];
+    // JSON would leave it out in silence.
+    if (typeof value === "function" || typeof value === "symbol") {
+      throw failure(Code.INVALID_ARG, `option ${key} of ${what} cannot be a ${typeof value}; functions are given beside the options`);
+    }
+    const holds = inner !== undefined && typeof value === "object" && value !== null && !Array.isArray(value);
+    named[name ?? key] = holds ? coreNames(what, inner, value as Named) : value;
+  }
+  return named;
 }
 
 /** Refuses what is no object, and a name that would be ignored. */

@@ -7,6 +7,7 @@ import { type CallSite, type CoreError, failure, fromCore, fromThrown, noteCallS
 import { Code, EventKind } from "./generated.js";
 import { onlyKnown } from "./json.js";
 import { type Native, native } from "./native.js";
+import { type Ranker, Ranking } from "./ranker.js";
 
 /** `[kind, tag, id, json, body, error]`, as the addon writes it. */
 type Event = [kind: number, tag: number, id: string, json: unknown, body: unknown, error: CoreError | null];
@@ -18,6 +19,8 @@ interface Pending {
   owner: object | undefined;
   signal: AbortSignal | undefined;
   operation: string;
+  ranker: Ranker | undefined;
+  ranking: Ranking | undefined;
   /** Called when the promise is settled. */
   over: (() => void) | undefined;
 }
@@ -44,6 +47,8 @@ export interface Verb<T> {
   /** Makes the result of what the core answered. */
   read(json: never, body: unknown, id: string): T;
   owner?: object;
+  /** Asked before the task is sent. */
+  ranker?: Ranker | undefined;
 }
 
 /** Longest time of a timer. It never has anything to do; it only holds the process. */
@@ -90,7 +95,15 @@ export async function start<T>(verb: Verb<T>, call?: CallOptions): Promise<T> {
   const signal = call === undefined ? undefined : signalOf(call, site, verb.entry);
   if (signal?.aborted) throw signal.reason;
   const tag = verb.tag ?? ++lastTag;
-  const entry: Pending = { done: nobody, owner: verb.owner, signal, operation: "", over: undefined };
+  const entry: Pending = {
+    done: nobody,
+    owner: verb.owner,
+    signal,
+    operation: "",
+    ranker: verb.ranker,
+    ranking: undefined,
+    over: undefined,
+  };
   try {
     const { native, queue } = engine();
     entry.operation = verb.start(native, queue, tag);
@@ -104,7 +117,8 @@ export async function start<T>(verb: Verb<T>, call?: CallOptions): Promise<T> {
     const [, , id, json, body, error] = await new Promise<Event>((resolve) => (entry.done = resolve));
     if (error === null) return verb.read(json as never, body, id);
     if (error.code === Code.CANCELLED && signal?.aborted) throw signal.reason;
-    throw fromCore(error, site, start);
+    const cause = error.code === Code.RANKER_REFUSED ? entry.ranking?.refusal : undefined;
+    throw fromCore(error, site, start, cause);
   } finally {
     entry.over?.();
   }
@@ -202,6 +216,9 @@ function dispatch(event: Event): void {
     case EventKind.TASK_CANCEL:
       servers.get(tag)?.onCancel(id);
       break;
+    case EventKind.RANK:
+      rank(tag, id, json);
+      break;
   }
 }
 
@@ -211,7 +228,14 @@ function finish(tag: number, event: Event): void {
   pending.delete(tag);
   release();
   if (entry.signal !== undefined) unwatch(entry.signal, entry.operation);
+  entry.ranking?.end();
   entry.done(event);
+}
+
+/** Only operations of a client that has a ranker ask. */
+function rank(tag: number, operation: string, request: unknown): void {
+  const entry = pending.get(tag);
+  if (entry?.ranker !== undefined) entry.ranking = new Ranking(entry.ranker, operation, request);
 }
 
 function serve(tag: number, id: string, json: unknown, payload: unknown, error: CoreError | null): void {

@@ -18,6 +18,8 @@ export interface Native {
   discover(client: string, queue: string, query: string, tag: number): string;
   submit(client: string, queue: string, task: string, body: string | Uint8Array, tag: number): string;
   chat(client: string, queue: string, chat: string, tag: number): string;
+  infer(client: string, queue: string, kind: number, ask: string, sound: Uint8Array, tag: number): string;
+  rankFinish(operation: string, choice: string): void;
   directoryBind(queue: string, options: string, tag: number): string;
   directoryClose(directory: string, queue: string, graceMs: number, tag: number): string;
   nodeServe(queue: string, options: string, tag: number): string;

@@ -1,6 +1,7 @@
 // Serving: a handler of yours behind the engine's node.
 
-import { IicpError, RejectedError, failure, fromThrown } from "./errors.js";
+import { Context } from "./context.js";
+import { RejectedError, failure, fromThrown } from "./errors.js";
 import { Code, NODE_NAMES, type NodeOptions } from "./generated.js";
 import { type CloseOptions, type Options, camelKeys, encode, graceOf, onlyKnown, optionsJson } from "./json.js";
 import { type Server, quietly, recruit, start } from "./loop.js";
@@ -100,25 +101,6 @@ interface CoreTask {
   node: string;
 }
 
-/** Makes its signal when it is asked for: most handlers never do. */
-class Context implements HandlerContext {
-  #controller: AbortController | undefined;
-  #reason: IicpError | undefined;
-
-  get signal(): AbortSignal {
-    if (this.#controller === undefined) {
-      this.#controller = new AbortController();
-      if (this.#reason !== undefined) this.#controller.abort(this.#reason);
-    }
-    return this.#controller.signal;
-  }
-
-  cancel(): void {
-    this.#reason = failure(Code.CANCELLED, "the task needs no answer any more");
-    this.#controller?.abort(this.#reason);
-  }
-}
-
 /** The tasks of one node that run. */
 class Desk implements Server {
   readonly #handler: Handler<never>;
@@ -141,7 +123,7 @@ class Desk implements Server {
       caller: { peer: about.peer, sourceNodeId: about.source_node_id },
       nodeId: about.node,
     };
-    const context = new Context();
+    const context = new Context("the task");
     this.#running.set(id, context);
     try {
       const answer = this.#handler(task, context);

@@ -39,7 +39,11 @@ describe("the case table", { concurrency: WORKERS }, () => {
 
 async function run(stage, it) {
   let scene = await stage.call({ setup: it.setup ?? {} });
-  let made = newClient(it.client ?? {}, scene);
+  // What the ranker answers for the call that was made last.
+  let answer;
+  const ranks = it.do.some((step) => step.rank !== undefined);
+  const hooks = ranks ? { ranker: (request) => rank(answer, request) } : {};
+  let made = newClient(it.client ?? {}, scene, hooks);
   const running = new Map();
   for (const [index, step] of it.do.entries()) {
     const begun = performance.now();
@@ -49,7 +53,7 @@ async function run(stage, it) {
       if (step.stage.add_node) scene = answer;
       continue;
     } else if (step.client_new) {
-      made = newClient(step.client_new, scene);
+      made = newClient(step.client_new, scene, hooks);
       outcomes = [made.error ? failed(made.error) : {}];
     } else if (step.join ?? step.cancel) {
       const calls = running.get(step.join ?? step.cancel);
@@ -57,6 +61,7 @@ async function run(stage, it) {
       outcomes = await Promise.all(calls.outcomes);
     } else {
       if (made.error) throw made.error;
+      answer = step.rank ?? "none";
       const controller = new AbortController();
       const start = () => call(made.client, step, scene, controller.signal);
       const calls = { controller, outcomes: Array.from({ length: step.parallel ?? 1 }, start) };
@@ -73,11 +78,18 @@ async function run(stage, it) {
   await made.client?.close();
 }
 
-function newClient(options, scene) {
+function rank(answer, { candidates }) {
+  if (answer === "none") return null;
+  if (answer === "last") return { candidateRef: candidates.at(-1).candidateRef, policyId: "case-policy", mode: "normal" };
+  if (answer === "unknown") return { candidateRef: "nobody", policyId: "case-policy", mode: "normal" };
+  throw new Error(answer.error);
+}
+
+function newClient(options, scene, hooks) {
   const { directory } = options;
   const given = directory === undefined ? scene.directory : replaced(directory, scene.directory);
   try {
-    return { client: new Client(camel({ ...options, directory: given }, names.CLIENT_NAMES)) };
+    return { client: new Client(camel({ ...options, directory: given }, names.CLIENT_NAMES), hooks) };
   } catch (error) {
     return { error };
   }
@@ -92,21 +104,61 @@ async function call(client, step, scene, signal) {
     const index = scene.nodes.findIndex((node) => node.node_id === id);
     return index < 0 ? null : index;
   };
+  const ran = (done) => ({
+    node: place(done.nodeId),
+    attempts: done.attempts,
+    sealed: done.sealed,
+    receipt: snake(done.receipt),
+  });
   try {
     if (step.submit) {
       const task = { ...camel(step.submit, names.TASK_NAMES), payload: payload(step) };
       const done = await client.submit(task, { signal });
-      return { result: done.result, node: place(done.nodeId), attempts: done.attempts };
+      return { ...ran(done), result: done.result };
     }
-    if (step.chat) {
-      const reply = await client.chat(camel(step.chat, names.CHAT_NAMES), { signal });
-      return { text: reply.text, node: place(reply.nodeId), model: reply.model, usage: snake(reply.usage) };
-    }
+    if (step.chat) return said(ran, await client.chat(camel(step.chat, names.CHAT_NAMES), { signal }));
+    if (step.infer) return said(ran, await infer(client, step.infer, signal));
     const nodes = await client.discover(camel(step.discover, names.DISCOVER_NAMES), { signal });
     return { nodes: nodes.map((node) => place(node.nodeId)) };
   } catch (error) {
     return failed(error);
   }
+}
+
+function infer(client, { kind, audio_text: sound, ...asked }, signal) {
+  const given = (table) => ({ ...camel(asked, table), signal });
+  switch (kind) {
+    case "completion": {
+      const { prompt, ...options } = given(names.COMPLETION_NAMES);
+      return client.complete(prompt, options);
+    }
+    case "embedding": {
+      const { input, ...options } = given(names.EMBEDDING_NAMES);
+      return client.embed(input, options);
+    }
+    case "transcription":
+      return client.transcribe(new TextEncoder().encode(sound ?? ""), given(names.TRANSCRIPTION_NAMES));
+    case "speech": {
+      const { input, ...options } = given(names.SPEECH_NAMES);
+      return client.speak(input, options);
+    }
+    case "moderation": {
+      const { input, ...options } = given(names.MODERATION_NAMES);
+      return client.moderate(input, options);
+    }
+    default:
+      throw new Error(`there is no call for ${kind}`);
+  }
+}
+
+/** What a model's reply holds besides its task. */
+function said(ran, reply) {
+  const { taskId, nodeId, attempts, traceparent, timingsMs, receipt, sealed, result, usage, results, audio, ...rest } = reply;
+  const outcome = { ...ran(reply), ...snake(rest) };
+  if (usage !== undefined) outcome.usage = snake(usage);
+  if (results !== undefined) outcome.results = results.map(snake);
+  if (audio !== undefined) outcome.audio = new TextDecoder().decode(audio);
+  return outcome;
 }
 
 function payload(step) {
@@ -116,13 +168,17 @@ function payload(step) {
 /** The options of a case under the names that they have in this language; unknown ones as they are. */
 function camel(options, table) {
   const back = new Map([...table].map(([name, core]) => [core, name]));
-  return Object.fromEntries(Object.entries(options).map(([name, value]) => [back.get(name) ?? name, value]));
+  const inner = (name, value) => {
+    const table = back.has(name) ? names.NESTED.get(name) : undefined;
+    return table !== undefined && Object.prototype.toString.call(value) === "[object Object]" ? camel(value, table) : value;
+  };
+  return Object.fromEntries(Object.entries(options).map(([name, value]) => [back.get(name) ?? name, inner(name, value)]));
 }
 
-function snake(usage) {
-  if (usage === null) return null;
-  const { promptTokens, completionTokens, totalTokens } = usage;
-  return { prompt_tokens: promptTokens, completion_tokens: completionTokens, total_tokens: totalTokens };
+/** The fields of a result under the core's names. */
+function snake(fields) {
+  const name = (key) => key.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
+  return fields && Object.fromEntries(Object.entries(fields).map(([key, value]) => [name(key), value]));
 }
 
 function failed(error) {

@@ -22,6 +22,13 @@ test("the README's quickstart runs and prints what it promises", () => {
   );
 });
 
+test("the README's model task is sealed, ranked and answered", () => {
+  assert.equal(
+    output("../README.md", "Model tasks and routing"),
+    "[ [ 3, 0.5 ], [ 5, 0.5 ] ] true external_ranker/least-busy/normal\n",
+  );
+});
+
 test("the project's README runs", () => {
   assert.equal(output("../../README.md", "Write it"), "Hello!\n");
 });

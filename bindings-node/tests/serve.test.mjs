@@ -65,7 +65,9 @@ test("a value without JSON form is a failure that the provider reads", async (t)
   const cycle = {};
   cycle.self = cycle;
   const values = [undefined, () => {}, Symbol("s"), 1n, cycle, NaN, "\udc00", new Uint8Array([123])];
-  const { client, node } = await mesh(t, (task) => values[task.payload], { onError: (error) => told.push(error.codeName) });
+  const onError = (error) => told.push(error.codeName);
+  // As many failures in a row as there are values: the client is not to leave the node alone.
+  const { client, node } = await mesh(t, (task) => values[task.payload], { onError, client: { breakerFailures: 100 } });
   for (const payload of values.keys()) {
     const error = await rejection(client.submit({ intent: ECHO, payload }));
     assert.ok(error instanceof IicpError, String(error));

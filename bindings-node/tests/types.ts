@@ -4,16 +4,23 @@ import {
   CHAT,
   type ChatReply,
   Client,
+  type CompletionReply,
   Code,
   type CodeName,
   Directory,
+  type EmbeddingReply,
   IicpError,
   type Inbound,
   Node,
+  type ModerationReply,
   type NodeInfo,
+  type Ranker,
   RejectedError,
   Reply,
+  type RoutingPolicy,
+  type SpeechReply,
   type TaskResult,
+  type TranscriptionReply,
   serve,
 } from "@iicp/core";
 
@@ -44,6 +51,61 @@ export async function everything(signal: AbortSignal): Promise<void> {
   });
   same<typeof node, Node>(true);
   await serve({ intents: [CHAT] }, (task) => task.payload, { onError: (error, task) => console.error(error, task.taskId) });
+
+  const asked = await client.chat({
+    messages: [
+      { role: "user", content: [{ type: "text", text: "Hi" }, { type: "image_url", image_url: { url: "data:," } }] },
+      { role: "tool", tool_call_id: "1", content: "done" },
+    ],
+    tools: [{ type: "function" }],
+    toolChoice: "auto",
+  });
+  same<typeof asked.finishReason, string | null>(true);
+  same<typeof asked.sealed, boolean>(true);
+  same<typeof asked.receipt.dispatchTicketIdPrefix, string | null>(true);
+  same<typeof asked.timingsMs.firstByte, number>(true);
+
+  const routingPolicy: RoutingPolicy = { profile: "eu_restricted", allowedRegions: ["eu"] as const };
+  const completed = await client.complete("Once", { maxTokens: 5, routingPolicy, route: { profileRequest: undefined } });
+  same<typeof completed, CompletionReply>(true);
+  const embedded = await client.embed(["a", "b"] as const, { dimensions: 5, signal });
+  same<typeof embedded, EmbeddingReply>(true);
+  const heard = await client.transcribe(Buffer.from("sound"), { filename: "a.wav" });
+  same<typeof heard, TranscriptionReply>(true);
+  const spoken = await client.speak("Hi", { responseFormat: "wav", signal: undefined });
+  same<typeof spoken, SpeechReply>(true);
+  same<typeof spoken.result, null>(true);
+  const judged = await client.moderate("Hi");
+  same<typeof judged, ModerationReply>(true);
+
+  const rankers: Ranker[] = [
+    () => null,
+    () => undefined,
+    async ({ candidates: [first] }, context) => {
+      same<typeof context.signal, AbortSignal>(true);
+      return first && { candidateRef: first.candidateRef, policyId: "first", mode: "normal" };
+    },
+  ];
+  for (const ranker of rankers) await new Client({}, { ranker }).close();
+
+  // @ts-expect-error this language's spelling, in what options hold as well
+  new Client({ routingPolicy: { allowed_regions: [] } });
+  // @ts-expect-error no such profile
+  new Client({ routingPolicy: { profile: "secret" } });
+  // @ts-expect-error a ranker is given beside the options
+  new Client({ ranker: () => null });
+  // @ts-expect-error set by giving a ranker
+  new Client({ externalRanker: true });
+  // @ts-expect-error a choice says by which policy
+  new Client({}, { ranker: () => ({ candidateRef: "x", mode: "normal" }) });
+  // @ts-expect-error what is asked is the first argument
+  await client.embed("a", { input: "b" });
+  // @ts-expect-error a sound is bytes
+  await client.transcribe("c29tZQ==");
+  // @ts-expect-error no such part
+  await client.chat({ messages: [{ role: "user", content: [{ type: "video" }] }] });
+  // @ts-expect-error replies are only read
+  reply.text = "";
 
   // @ts-expect-error an unknown option
   new Client({ directroy: "x" });

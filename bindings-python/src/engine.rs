@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use iicp_core::bridge::Bridge;
+use iicp_core::bridge::{Bridge, Inference};
 use iicp_core::options::from_json;
 use iicp_core::{Code, Error, Result};
 use pyo3::prelude::*;
@@ -105,6 +105,29 @@ impl Engine {
 
     fn chat(&self, client: u64, queue: u64, chat: &[u8], tag: u64) -> PyResult<u64> {
         text(chat).and_then(|chat| self.0.chat(client, queue, chat, tag)).map_err(failure)
+    }
+
+    /// Detached, because a sound is long.
+    fn infer(
+        &self,
+        py: Python<'_>,
+        client: u64,
+        queue: u64,
+        kind: i32,
+        ask: &[u8],
+        body: &[u8],
+        tag: u64,
+    ) -> PyResult<u64> {
+        let start = || {
+            let kind = Inference::from_number(kind)
+                .ok_or_else(|| Error::new(Code::InvalidArg, format!("there is no model task {kind}")))?;
+            self.0.infer(client, queue, kind, text(ask)?, Bytes::copy_from_slice(body), tag)
+        };
+        py.detach(start).map_err(failure)
+    }
+
+    fn rank_finish(&self, operation: u64, choice: &[u8]) -> PyResult<()> {
+        text(choice).and_then(|choice| self.0.rank_finish(operation, choice)).map_err(failure)
     }
 
     fn directory_bind(&self, queue: u64, options: &[u8], tag: u64) -> PyResult<u64> {

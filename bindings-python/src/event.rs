@@ -55,13 +55,42 @@ struct Finished<'a> {
     attempts: u32,
     traceparent: Cow<'a, str>,
     timings_ms: Timings,
+    receipt: Receipt<'a>,
+    sealed: bool,
 }
 
 #[derive(Deserialize)]
 struct Timings {
     discover: f64,
+    select: f64,
+    connect: f64,
+    first_byte: f64,
+    overhead: f64,
     total: f64,
 }
+
+#[derive(Deserialize)]
+struct Receipt<'a> {
+    receipt_version: Cow<'a, str>,
+    selection_profile: Cow<'a, str>,
+    eligible_candidate_count: usize,
+    selected_node_id_prefix: Cow<'a, str>,
+    dispatch_ticket_id_prefix: Option<Cow<'a, str>>,
+    profile_negotiation: Option<Cow<'a, str>>,
+    redaction: Cow<'a, str>,
+}
+
+/// The fields of a class, by their interned names.
+macro_rules! fields {
+    ($py:ident, { $($name:ident: $value:expr,)* }) => {{
+        let fields = PyDict::new($py);
+        $(fields.set_item(intern!($py, stringify!($name)), $value)?;)*
+        fields
+    }};
+}
+
+/// The fields of a `TaskResult`, of its `Timings` and of its `RoutingReceipt`.
+type Fields<'py> = (Bound<'py, PyDict>, Bound<'py, PyDict>, Bound<'py, PyDict>);
 
 #[pymethods]
 impl Event {
@@ -96,23 +125,36 @@ impl Event {
         json::loads(py, &self.0.body)
     }
 
-    /// The fields of a `TaskResult` with this result, but for its timings, and the fields of these.
-    fn finished<'py>(
-        &self,
-        py: Python<'py>,
-        result: &Bound<'py, PyAny>,
-    ) -> PyResult<(Bound<'py, PyDict>, Bound<'py, PyDict>)> {
+    /// The fields of a `TaskResult` with this result, but for its timings and its receipt, and the fields of these.
+    fn finished<'py>(&self, py: Python<'py>, result: &Bound<'py, PyAny>) -> PyResult<Fields<'py>> {
         let said: Finished<'_> =
             serde_json::from_str(&self.0.json).map_err(|e| PyValueError::new_err(e.to_string()))?;
-        let timings = PyDict::new(py);
-        timings.set_item(intern!(py, "discover"), said.timings_ms.discover / 1_000.0)?;
-        timings.set_item(intern!(py, "total"), said.timings_ms.total / 1_000.0)?;
-        let task = PyDict::new(py);
-        task.set_item(intern!(py, "task_id"), said.task_id)?;
-        task.set_item(intern!(py, "node_id"), said.node_id)?;
-        task.set_item(intern!(py, "result"), result)?;
-        task.set_item(intern!(py, "attempts"), said.attempts)?;
-        task.set_item(intern!(py, "traceparent"), said.traceparent)?;
-        Ok((task, timings))
+        let (time, receipt) = (said.timings_ms, said.receipt);
+        let timings = fields!(py, {
+            discover: time.discover / 1_000.0,
+            select: time.select / 1_000.0,
+            connect: time.connect / 1_000.0,
+            first_byte: time.first_byte / 1_000.0,
+            overhead: time.overhead / 1_000.0,
+            total: time.total / 1_000.0,
+        });
+        let receipt = fields!(py, {
+            receipt_version: receipt.receipt_version,
+            selection_profile: receipt.selection_profile,
+            eligible_candidate_count: receipt.eligible_candidate_count,
+            selected_node_id_prefix: receipt.selected_node_id_prefix,
+            dispatch_ticket_id_prefix: receipt.dispatch_ticket_id_prefix,
+            profile_negotiation: receipt.profile_negotiation,
+            redaction: receipt.redaction,
+        });
+        let task = fields!(py, {
+            task_id: said.task_id,
+            node_id: said.node_id,
+            result: result,
+            attempts: said.attempts,
+            traceparent: said.traceparent,
+            sealed: said.sealed,
+        });
+        Ok((task, timings, receipt))
     }
 }

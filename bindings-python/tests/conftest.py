@@ -51,9 +51,10 @@ def run(request: pytest.FixtureRequest) -> Run:
 @contextlib.asynccontextmanager
 async def mesh(handler: iicp_core.Handler, **options: Any) -> AsyncIterator[tuple[iicp_core.Node, iicp_core.Client]]:
     """A directory, a node and a client that knows them."""
+    options.setdefault("intents", [CHAT])
     async with (
         iicp_core.Directory.loopback() as directory,
-        iicp_core.serve(handler, intents=[CHAT], directory=directory.url, **options) as node,
+        iicp_core.serve(handler, directory=directory.url, **options) as node,
         iicp_core.Client(directory=directory.url) as client,
     ):
         yield node, client

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import dataclasses
 import json
 import os
 import queue
@@ -18,7 +19,7 @@ from typing import Any
 import pytest
 
 import iicp_core
-from iicp_core import IicpError, sync
+from iicp_core import IicpError, RankChoice, RankRequest, sync
 
 ROOT = Path(__file__).parents[2]
 # Stages, and so cases, that run at the same time.
@@ -130,7 +131,8 @@ def test_every_case_keeps_its_promise(face: type[Async] | type[Sync]) -> None:
 
 def play(stage: Stage, side: Async | Sync, case: Json) -> None:
     scene = stage.call({"setup": case.get("setup", {})})
-    made, client = new_client(side, case.get("client", {}), scene)
+    ranks = Ranks() if any("rank" in step for step in case["do"]) else None
+    made, client = new_client(side, case.get("client", {}), scene, ranks)
     running: dict[str, list[tuple[Future[Any], Callable[[], object]]]] = {}
     for number, step in enumerate(case["do"], 1):
         began = time.monotonic()
@@ -139,7 +141,7 @@ def play(stage: Stage, side: Async | Sync, case: Json) -> None:
             scene = answer if "add_node" in step["stage"] else scene
             continue
         if "client_new" in step:
-            made, client = new_client(side, step["client_new"], scene)
+            made, client = new_client(side, step["client_new"], scene, ranks)
             outcomes = [made]
         elif name := step.get("join") or step.get("cancel"):
             calls = running.pop(name)
@@ -149,6 +151,8 @@ def play(stage: Stage, side: Async | Sync, case: Json) -> None:
         else:
             assert client is not None, f"step {number}: there is no client: {made}"
             verb = prepare(client, step)
+            if ranks is not None:
+                ranks.answer = step.get("rank", "none")
             calls = [side.start(verb) for _ in range(step.get("parallel", 1))]
             if "as" in step:
                 running[step["as"]] = calls
@@ -161,6 +165,25 @@ def play(stage: Stage, side: Async | Sync, case: Json) -> None:
     stage.call({"teardown": {}})
 
 
+class Ranks:
+    """A ranker that answers what the step says."""
+
+    answer: Any = "none"
+
+    def __call__(self, request: RankRequest) -> RankChoice | None:
+        match self.answer:
+            case "none":
+                return None
+            case "last":
+                return RankChoice(request.candidates[-1].candidate_ref, "case-policy")
+            case "unknown":
+                return RankChoice("nobody", "case-policy")
+            case {"error": text}:
+                raise RuntimeError(text)
+            case other:
+                raise AssertionError(f"no ranker answers {other!r}")
+
+
 def in_python(options: Json) -> Json:
     """The options as Python names them: times are seconds."""
     is_time = {name: name.endswith("_ms") and type(value) is int and value >= 0 for name, value in options.items()}
@@ -170,12 +193,12 @@ def in_python(options: Json) -> Json:
     }
 
 
-def new_client(side: Async | Sync, options: Json, scene: Json) -> tuple[Json, Any]:
+def new_client(side: Async | Sync, options: Json, scene: Json, ranks: Ranks | None) -> tuple[Json, Any]:
     directory = options.get("directory", "$directory")
     if isinstance(directory, str):
         directory = directory.replace("$directory", scene["directory"])
     try:
-        return {}, side.make(**in_python({**options, "directory": directory}))
+        return {}, side.make(ranker=ranks, **in_python({**options, "directory": directory}))
     except IicpError as e:
         return failed(e), None
 
@@ -190,7 +213,26 @@ def prepare(client: Any, step: Json) -> Callable[[], Any]:
         options = in_python(step["chat"])
         messages = options.pop("messages", [])
         return lambda: client.chat(messages, **options)
+    if "infer" in step:
+        return prepare_inference(client, in_python(step["infer"]))
     return lambda: client.discover(**in_python(step["discover"]))
+
+
+def prepare_inference(client: Any, options: Json) -> Callable[[], Any]:
+    match options.pop("kind"):
+        case "completion":
+            call, asked = client.complete, options.pop("prompt", "")
+        case "embedding":
+            call, asked = client.embed, options.pop("input", [])
+        case "transcription":
+            call, asked = client.transcribe, options.pop("audio_text", "").encode()
+        case "speech":
+            call, asked = client.speak, options.pop("input", "")
+        case "moderation":
+            call, asked = client.moderate, options.pop("input", [])
+        case other:
+            raise AssertionError(f"there is no model task {other!r}")
+    return lambda: call(asked, **options)
 
 
 def outcome(future: Future[Any], scene: Json) -> Json:
@@ -201,12 +243,23 @@ def outcome(future: Future[Any], scene: Json) -> Json:
         return failed(e)
     except CancelledError:
         return {"code": "CANCELLED"}
+    if isinstance(came, list):
+        return {"nodes": [places.get(node.node_id) for node in came]}
+    told: Json = in_json(came)
+    task = told.pop("task", told)
     if isinstance(came, iicp_core.TaskResult):
-        return {"result": came.result, "node": places.get(came.node_id), "attempts": came.attempts}
-    if isinstance(came, iicp_core.ChatReply):
-        usage = came.usage and {name: getattr(came.usage, name) for name in came.usage.__slots__}
-        return {"text": came.text, "node": places.get(came.node_id), "model": came.model, "usage": usage}
-    return {"nodes": [places.get(node.node_id) for node in came]}
+        told = {"result": came.result}
+    known = {name: task[name] for name in ("attempts", "sealed", "receipt")}
+    return told | known | {"node": places.get(task["node_id"])}
+
+
+def in_json(value: Any) -> Any:
+    """What comes out as JSON says it; a sound is text in the cases."""
+    if dataclasses.is_dataclass(value):
+        return {field.name: in_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, tuple):
+        return list(map(in_json, value))
+    return value.decode() if isinstance(value, bytes) else value
 
 
 def failed(e: IicpError) -> Json:

@@ -28,7 +28,14 @@ def test_a_client_discovers_submits_and_chats(run: Run) -> None:
             done = await client.submit(intent=CHAT, payload={"n": [1, 2.5, None, "ü"]}, timeout=30.0)
             assert done.result == {"n": [1, 2.5, None, "ü"]}
             assert (done.node_id, done.attempts) == (node.node_id, 1)
-            assert 0 <= done.timings.discover <= done.timings.total < 30
+            spent = done.timings
+            parts = (spent.discover, spent.select, spent.connect, spent.first_byte, spent.overhead)
+            assert min(parts) >= 0
+            assert 0 < spent.first_byte <= spent.total < 30
+            assert done.sealed
+            assert done.receipt.receipt_version == "iicp-routing-receipt-v1"
+            assert done.receipt.selected_node_id_prefix == node.node_id[:8]
+            assert done.receipt.eligible_candidate_count == 1
 
     run(main())
 
@@ -41,12 +48,15 @@ def test_a_chat_takes_a_text_or_messages(run: Run) -> None:
     async def main() -> None:
         async with mesh(answer) as (node, client):
             reply = await client.chat("Hello")
-            assert (reply.text, reply.node_id, reply.usage) == ("user: Hello", node.node_id, None)
+            # Before it, the model is told how the request reached it.
+            assert reply.text.startswith("system: [IICP-RUNTIME-CONTEXT/1]")
+            assert reply.text.endswith("user: Hello")
+            assert (reply.node_id, reply.usage, reply.finish_reason) == (node.node_id, None, "stop")
             messages: list[iicp_core.ChatMessage] = [
                 {"role": "system", "content": "Be brief"},
                 {"role": "user", "content": "Hi"},
             ]
-            reply = await client.chat(messages, temperature=0.5)
+            reply = await client.chat(messages, temperature=0.5, runtime_identity="disabled")
             assert reply.text == "system: Be brief, user: Hi"
             assert reply.task.result["choices"][0]["finish_reason"] == "stop"
 

@@ -31,7 +31,18 @@ def test_both_faces_have_the_same_methods() -> None:
     for mine, theirs in [(iicp_core.Client, sync.Client), (iicp_core.Directory, sync.Directory)]:
         mine_, theirs_ = ({name for name in vars(face) if not name.startswith("_")} for face in (mine, theirs))
         assert mine_ - theirs_ == set()
-    for verb in ("discover", "submit", "chat", "close"):
+    for verb in (
+        "discover",
+        "submit",
+        "chat",
+        "complete",
+        "embed",
+        "transcribe",
+        "speak",
+        "moderate",
+        "close",
+        "__init__",
+    ):
         ours, other = (inspect.signature(getattr(face, verb)) for face in (iicp_core.Client, sync.Client))
         assert list(ours.parameters.values()) == list(other.parameters.values())
 

@@ -14,7 +14,8 @@ use iicp_core::{CHAT, Client, Directory, Inbound, Node, Reply, Result};
 /// The "model": says how many words it was asked.
 async fn count_words(task: Inbound) -> Result<Reply> {
     let payload: serde_json::Value = task.json()?;
-    let question = payload["messages"][0]["content"].as_str().unwrap_or_default();
+    // What the user says comes last; before it a chat tells the model that it is called through the mesh.
+    let question = payload["messages"].as_array().and_then(|all| all.last()?["content"].as_str()).unwrap_or_default();
     let words = question.split_whitespace().count();
     Ok(Reply::chat(format!("You sent {words} words; this node serves {}.", task.intent)))
 }
@@ -45,6 +46,12 @@ async fn main() -> Result<()> {
         let step = Instant::now();
         let reply = client.chat("Hello, mesh: is anybody there?").await?;
         done(name, step, reply.text());
+        let (task, receipt) = (&reply.task, &reply.task.receipt);
+        let ticket = receipt.dispatch_ticket_id_prefix.as_deref().unwrap_or("none");
+        println!(
+            "{:>27}sealed: {}, ticket {ticket}…, waited {:?} for the node, own work {:?}",
+            "", task.sealed, task.timings.first_byte, task.timings.overhead
+        );
     }
 
     let step = Instant::now();

@@ -20,8 +20,15 @@ mod client;
 mod node;
 mod directory;
 pub mod bridge;
+#[cfg(feature = "testing")]
+#[doc(hidden)]
+pub mod fuzzing;
 #[cfg(test)]
 mod fixtures;
+
+#[cfg(feature = "testing")]
+#[doc(hidden)]
+pub mod measured;
 
 pub use client::{CandidateEvidence, CandidateRanker, Client, RankChoice, RankMode, RankRequest, Task};
 pub use directory::Directory;

@@ -333,7 +333,7 @@ type Chat struct {
 	Tools []map[string]any `json:"tools,omitzero"`
 	// Which of them it must call, passed through as it is.
 	ToolChoice any `json:"tool_choice,omitempty"`
-	// Whether the model is told that the request reached it through IICP. One of auto, required, disabled. Default "auto".
+	// Whether the model is told that the request reached it through IICP, by one system message after leading instructions. One of auto, required, disabled. Default "auto".
 	RuntimeIdentity string `json:"runtime_identity,omitempty"`
 	// The model that must answer.
 	Model string `json:"model,omitempty"`

@@ -51,7 +51,7 @@ int main(int argc, char **argv) {
     iicp_error *err = NULL;
     iicp_runtime runtime;
     if (argc != 4) return 2;
-    snprintf(options, sizeof options, "{\"directory\":\"%s\"}", argv[1]);
+    snprintf(options, sizeof options, "{\"directory\":\"%s\",\"routing_policy\":{\"require_encryption\":false}}", argv[1]);
     payload = iicp_body(argv[3]);
     check(iicp_runtime_new(IICP_ABI_VERSION, iicp_text(NULL), &runtime, &err), err);
     check(iicp_queue_new(runtime, iicp_text(NULL), &queue, &err), err);

@@ -5,5 +5,5 @@ import { many, obey } from "./node_child.mjs";
 
 const [directory, inFlight, json] = process.argv.slice(2);
 const payload = JSON.parse(json);
-const client = new Client({ directory });
+const client = new Client({ directory, routingPolicy: { requireEncryption: false } });
 obey({}, (count) => many(count, Number(inFlight), () => client.submit({ intent: CHAT, payload })));

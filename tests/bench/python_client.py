@@ -26,7 +26,7 @@ def main() -> None:
     directory, in_flight, text, *face = sys.argv[1:]
     payload = json.loads(text)
     if face:
-        waiting = sync.Client(directory=directory)
+        waiting = sync.Client(directory=directory, routing_policy={"require_encryption": False})
 
         def one_after_the_other(count: int) -> None:
             for _ in range(count):
@@ -34,7 +34,7 @@ def main() -> None:
 
         obey({}, one_after_the_other)
         return
-    client = iicp_core.Client(directory=directory)
+    client = iicp_core.Client(directory=directory, routing_policy={"require_encryption": False})
     with asyncio.Runner() as runner:
         obey({}, lambda count: runner.run(many(count, int(in_flight), client, payload)))
 

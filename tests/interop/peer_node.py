@@ -49,7 +49,7 @@ class Peer:
         port: int = command["port"]
         config = NodeConfig(
             node_id=command["node_id"],
-            endpoint=f"http://127.0.0.1:{port}",
+            endpoint=command.get("endpoint", f"http://127.0.0.1:{port}"),
             intent=command["intent"],
             model=command["model"],
             region="eu-lab",

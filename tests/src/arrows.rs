@@ -22,6 +22,8 @@ pub const ORDER: &[&str] = &[
     "directory",
     "gateway",
     "bridge",
+    "measured",
+    "fuzzing",
 ];
 
 /// Modules that take bytes and time and return bytes and deadlines.

@@ -8,23 +8,54 @@ from typing import TYPE_CHECKING
 
 from . import _forms
 from ._engine import engine, refused
+from ._errors import error
+from ._generated import Code, Inference
 from ._loop import current
 from ._native import Failure, NotPlain
-from ._types import ChatReply, NodeInfo, TaskResult
+from ._types import (
+    ChatReply,
+    CompletionReply,
+    EmbeddingReply,
+    ModerationReply,
+    NodeInfo,
+    SpeechReply,
+    TaskResult,
+    TranscriptionReply,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from typing import Any, Self, Unpack
 
-    from ._generated import Chat, ChatMessage, ClientOptions, Discover, TaskOptions
+    from ._generated import (
+        Chat,
+        ChatMessage,
+        ClientOptions,
+        Completion,
+        Discover,
+        Embedding,
+        Moderation,
+        Speech,
+        TaskOptions,
+        Transcription,
+    )
     from ._native import Event
+    from ._ranker import Ranker, Ranking
 
 
 class Handle:
     """A client of the engine by its id; the same for both faces."""
 
-    def __init__(self, options: Mapping[str, object]) -> None:
+    def __init__(self, options: Mapping[str, object], ranker: Ranker | None, *, plain_only: bool = False) -> None:
         self.engine = engine()
+        self.ranking: Ranking | None = None
+        if ranker is not None:
+            from ._ranker import Ranking
+
+            self.ranking = Ranking(ranker, plain_only=plain_only)
+            options = {**options, "external_ranker": True}
+        elif options.get("external_ranker"):
+            raise error(Code.CONFIG_INVALID, "option external_ranker of a client: give it a ranker instead")
         try:
             self.id: int = self.engine.client_new(_forms.options(options))
         except Failure as failure:
@@ -37,6 +68,8 @@ class Handle:
             self.closed = True
             with contextlib.suppress(Failure):
                 self.engine.client_close(self.id)
+            if self.ranking is not None:
+                self.ranking.close()
 
     def __del__(self) -> None:
         # Not there if the options were refused.
@@ -48,11 +81,12 @@ class Client:
     """Finds nodes and sends tasks to them.
 
     May be used from any event loop; every call belongs to the loop it is made on. Cancelling a call cancels it at the
-    far end. Options are those of :class:`ClientOptions`; nothing is sent before the first call.
+    far end. Options are those of :class:`ClientOptions`; nothing is sent before the first call. A ``ranker`` is asked
+    before every task which candidate goes first.
     """
 
-    def __init__(self, **options: Unpack[ClientOptions]) -> None:
-        self._handle = Handle(options)
+    def __init__(self, *, ranker: Ranker | None = None, **options: Unpack[ClientOptions]) -> None:
+        self._handle = Handle(options, ranker)
 
     async def discover(self, **query: Unpack[Discover]) -> list[NodeInfo]:
         """Asks the directory for nodes that serve an intent, best first."""
@@ -75,13 +109,45 @@ class Client:
         chat = _forms.options({**options, "messages": _forms.messages(messages)})
         return _forms.read_chat(await self._call(self._handle.engine.chat, chat))
 
+    async def complete(self, prompt: str, /, **options: Unpack[Completion]) -> CompletionReply:
+        """Completes a text."""
+        ask = _forms.options({**options, "prompt": prompt})
+        return _forms.read_completion(await self._infer(Inference.COMPLETION, ask))
+
+    async def embed(self, input: str | Sequence[str], /, **options: Unpack[Embedding]) -> EmbeddingReply:  # noqa: A002
+        """Turns a text, or several, into vectors."""
+        ask = _forms.options({**options, "input": input})
+        return _forms.read_embedding(await self._infer(Inference.EMBEDDING, ask))
+
+    async def transcribe(
+        self, audio: bytes | bytearray | memoryview, /, **options: Unpack[Transcription]
+    ) -> TranscriptionReply:
+        """Writes down what is said in a sound file."""
+        ask, sound = _forms.options(options), _forms.sound(audio)
+        return _forms.read_transcription(await self._infer(Inference.TRANSCRIPTION, ask, sound))
+
+    async def speak(self, input: str, /, **options: Unpack[Speech]) -> SpeechReply:  # noqa: A002
+        """Speaks a text. The result of the reply's task is None: the sound is in the reply itself."""
+        ask = _forms.options({**options, "input": input})
+        return _forms.read_speech(await self._infer(Inference.SPEECH, ask))
+
+    async def moderate(self, input: str | Sequence[str], /, **options: Unpack[Moderation]) -> ModerationReply:  # noqa: A002
+        """Judges a text, or several."""
+        ask = _forms.options({**options, "input": input})
+        return _forms.read_moderation(await self._infer(Inference.MODERATION, ask))
+
     async def close(self) -> None:
         """Closes the client; what it is doing ends with ``CLOSED``."""
         self._handle.close()
 
     def _call(self, verb: Callable[..., int], *arguments: object) -> Coroutine[Any, Any, Event]:
-        queue = current()
-        return queue.call(verb, self._handle.id, queue.id, *arguments)
+        queue, handle = current(), self._handle
+        if handle.ranking is None:
+            return queue.call(verb, handle.id, queue.id, *arguments)
+        return queue.call_ranked(handle.ranking.of_call(), verb, handle.id, queue.id, *arguments)
+
+    def _infer(self, kind: Inference, ask: bytes, sound: bytes = b"") -> Coroutine[Any, Any, Event]:
+        return self._call(self._handle.engine.infer, kind, ask, sound)
 
     async def __aenter__(self) -> Self:
         return self

@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from ._errors import error
 from ._generated import SECONDS, Code
 from ._native import Event, NotPlain, dumps, loads
-from ._types import ChatReply, NodeInfo, TaskResult, Timings, Usage
+from ._types import (
+    ChatReply,
+    CompletionReply,
+    EmbeddingReply,
+    Judgement,
+    ModerationReply,
+    NodeInfo,
+    RoutingReceipt,
+    SpeechReply,
+    TaskResult,
+    Timings,
+    TranscriptionReply,
+    Usage,
+)
 
 T = TypeVar("T")
 _new, _set = object.__new__, object.__setattr__
@@ -73,6 +86,13 @@ def messages(given: object) -> object:
     return [{"role": "user", "content": given}] if isinstance(given, str) else given
 
 
+def sound(given: object) -> bytes:
+    """The bytes of a sound file."""
+    if isinstance(given, bytes | bytearray | memoryview):
+        return bytes(cast("bytes", given))
+    raise error(Code.CONFIG_INVALID, f"option audio of a transcription must be bytes, not {type(given).__name__}")
+
+
 def value(event: Event) -> Any:
     """What the body of an event says."""
     try:
@@ -90,14 +110,52 @@ def read_nodes(event: Event) -> list[NodeInfo]:
 def read_chat(event: Event) -> ChatReply:
     """What a chat brought."""
     about = from_json(event.json)
-    usage = about["usage"]
     return ChatReply(
         text=about["text"],
-        usage=Usage(**usage) if usage else None,
+        tool_calls=tuple(about["tool_calls"]),
+        finish_reason=about["finish_reason"],
+        usage=_usage(about),
         model=about["model"],
         node_id=about["node_id"],
         task=read_task(event),
     )
+
+
+def read_completion(event: Event) -> CompletionReply:
+    """What a completion brought."""
+    about = from_json(event.json)
+    return CompletionReply(about["text"], about["finish_reason"], _usage(about), about["model"], task=read_task(event))
+
+
+def read_embedding(event: Event) -> EmbeddingReply:
+    """What an embedding brought."""
+    about = from_json(event.json)
+    vectors: list[list[float]] = about["vectors"]
+    return EmbeddingReply(tuple(map(tuple, vectors)), _usage(about), about["model"], task=read_task(event))
+
+
+def read_transcription(event: Event) -> TranscriptionReply:
+    """What a transcription brought."""
+    about = from_json(event.json)
+    return TranscriptionReply(about["text"], about["language"], task=read_task(event))
+
+
+def read_speech(event: Event) -> SpeechReply:
+    """What a speech brought: the body is the sound."""
+    about = from_json(event.json)
+    return SpeechReply(event.body, about["content_type"], about["format"], task=_finished(event, None))
+
+
+def read_moderation(event: Event) -> ModerationReply:
+    """What a moderation brought."""
+    about = from_json(event.json)
+    results = tuple(Judgement(**judgement) for judgement in about["results"])
+    return ModerationReply(results, about["model"], task=read_task(event))
+
+
+def _usage(about: Mapping[str, Any]) -> Usage | None:
+    usage = about["usage"]
+    return Usage(**usage) if usage else None
 
 
 def read_task(event: Event) -> TaskResult:
@@ -109,8 +167,13 @@ def read_task(event: Event) -> TaskResult:
         node = from_json(event.json)["node_id"]
         why = f"node {node} answered with JSON that Python does not read ({type(e).__name__}); ask its operator"
         raise error(Code.MALFORMED, why) from None
-    fields, timings = event.finished(result)
+    return _finished(event, result)
+
+
+def _finished(event: Event, result: object) -> TaskResult:
+    fields, timings, receipt = event.finished(result)
     fields["timings"] = _made(Timings, timings)
+    fields["receipt"] = _made(RoutingReceipt, receipt)
     return _made(TaskResult, fields)
 
 

@@ -9,6 +9,21 @@ from typing import Any, Final, Literal, Required, TypedDict
 CHAT: Final = "urn:iicp:intent:llm:chat:v1"
 """The intent of a chat with a language model."""
 
+COMPLETION: Final = "urn:iicp:intent:llm:completion:v1"
+"""The intent of a text completion."""
+
+EMBEDDING: Final = "urn:iicp:intent:llm:embedding:v1"
+"""The intent of turning texts into vectors."""
+
+TRANSCRIPTION: Final = "urn:iicp:intent:audio:transcribe:v1"
+"""The intent of writing down speech."""
+
+SPEECH: Final = "urn:iicp:intent:audio:speech:v1"
+"""The intent of speaking a text."""
+
+MODERATION: Final = "urn:iicp:intent:safety:moderate:v1"
+"""The intent of judging a text."""
+
 
 class Code(IntEnum):
     """The stable error codes, the same in every language."""
@@ -124,6 +139,21 @@ class EventKind(IntEnum):
     """An operation asks the application which candidate goes first; it waits for an answer."""
 
 
+class Inference(IntEnum):
+    """Which model task a call runs."""
+
+    COMPLETION = 1
+    """Completes a text."""
+    EMBEDDING = 2
+    """Turns texts into vectors."""
+    TRANSCRIPTION = 3
+    """Writes down what is said in a sound file."""
+    SPEECH = 4
+    """Speaks a text."""
+    MODERATION = 5
+    """Judges texts."""
+
+
 SECONDS: Final = frozenset(
     {
         "breaker_open",
@@ -216,8 +246,6 @@ class ClientOptions(TypedDict, total=False):
     """Who may be sent a task, unless a call says otherwise."""
     profile_request: ProfileRequest | None
     """A profile that the directory is to take into account, unless a call names one."""
-    external_ranker: bool
-    """Whether the application ranks the candidates; it is asked before every task, by an event. Default: False."""
     consumer_auth: Literal["optional", "required", "disabled"]
     """Whether providers are shown a token that names the caller; takes ``node_token``. Default: ``"optional"``."""
     node_token: str | None
@@ -301,7 +329,9 @@ class RoutingPolicy(TypedDict, total=False):
     """Whether nodes whose manifest does not rule out keeping the task are refused."""
     known_operator_only: bool | None
     """Whether only nodes of operators whom the directory knows are taken; the same as the highest identity level."""
-    required_manifest_identity_level: Literal["self_attested", "signed_valid", "operator_bound", "known_operator"] | None
+    required_manifest_identity_level: (
+        Literal["self_attested", "signed_valid", "operator_bound", "known_operator"] | None
+    )
     """The least level of identity that a node's manifest must have."""
 
 
@@ -351,7 +381,7 @@ class Chat(TypedDict, total=False):
     tool_choice: Any | None
     """Which of them it must call, passed through as it is."""
     runtime_identity: Literal["auto", "required", "disabled"]
-    """Whether the model is told that the request reached it through IICP. Default: ``"auto"``."""
+    """Whether the model is told that the request reached it through IICP, by one system message after leading instructions. Default: ``"auto"``."""
     model: str | None
     """The model that must answer."""
     timeout: float | None

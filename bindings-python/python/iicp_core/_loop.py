@@ -21,16 +21,17 @@ from ._native import Engine, Event, Failure
 _DONE = EventKind.DONE.value
 _TASK = EventKind.TASK.value
 _TASK_CANCEL = EventKind.TASK_CANCEL.value
+_RANK = EventKind.RANK.value
 _MOST_AT_ONCE = 256
 
 
 class Serves(Protocol):
-    """Who takes the inbound tasks of one tag."""
+    """Who takes the inbound tasks, or answers the rankings, of one tag."""
 
     def begin(self, event: Event) -> None:
         """Starts on a task."""
 
-    def withdraw(self, task: int) -> None:
+    def withdraw(self, task: int, /) -> None:
         """Stops working on a task that nobody waits for."""
 
 
@@ -96,6 +97,16 @@ class LoopQueue:
             raise error(*failed)
         return event
 
+    async def call_ranked(self, ranking: Serves, verb: Callable[..., int], *arguments: object) -> Event:
+        """A call whose candidates the application ranks."""
+        tag = self.new_tag()
+        self.serving[tag] = ranking
+        try:
+            return await self.call(verb, *arguments, tag=tag)
+        finally:
+            del self.serving[tag]
+            ranking.withdraw(0)
+
     def _drain(self) -> None:
         try:
             events = self.engine.queue_drain(self.id, _MOST_AT_ONCE)
@@ -120,8 +131,11 @@ class LoopQueue:
                 else:
                     with contextlib.suppress(Failure):
                         self.engine.task_fail(event.id, Code.CLOSED, "the node is closed")
-            elif kind == _TASK_CANCEL and (server := self.serving.get(tag)) is not None:
-                server.withdraw(event.id)
+            elif (server := self.serving.get(tag)) is not None:
+                if kind == _TASK_CANCEL:
+                    server.withdraw(event.id)
+                elif kind == _RANK:
+                    server.begin(event)
 
     def _give_back(self, tag: int, event: Event) -> None:
         undo = self._unwanted.pop(tag, None)

@@ -37,19 +37,19 @@ def serve(handler: Handler, **options: Unpack[NodeOptions]) -> Opening[Node]:
     ``async with serve(handler, intents=[CHAT], directory=url) as node:`` or ``node = await serve(...)``. An exception
     of the handler is logged here and answered without its text; raise :class:`Rejected` to tell the caller something.
     """
-    is_async = check_handler(handler)
+    is_async = check_function(handler, "handler")
     return Opening(lambda: _start(handler, is_async, _forms.options(options), options.get("max_concurrent")))
 
 
-def check_handler(handler: Handler) -> bool:
-    """Whether the handler is a coroutine function; refuses what cannot be a handler."""
-    call = getattr(handler, "__call__", None)  # noqa: B004 - the method of an object counts as well
-    for form in (handler, call):
+def check_function(given: object, what: str) -> bool:
+    """Whether a handler or a ranker is a coroutine function; refuses what can be neither."""
+    call = getattr(given, "__call__", None)  # noqa: B004 - the method of an object counts as well
+    for form in (given, call):
         if inspect.isasyncgenfunction(form) or inspect.isgeneratorfunction(form):
-            raise error(Code.INVALID_ARG, "the handler is a generator; it must return one value")
+            raise error(Code.INVALID_ARG, f"the {what} is a generator; it must return one value")
     if call is None:
-        raise error(Code.INVALID_ARG, f"the handler must be a function, not {type(handler).__name__}")
-    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(call)
+        raise error(Code.INVALID_ARG, f"the {what} must be a function, not {type(given).__name__}")
+    return inspect.iscoroutinefunction(given) or inspect.iscoroutinefunction(call)
 
 
 async def _start(handler: Handler, is_async: bool, options: bytes, max_concurrent: int | None) -> Node:

@@ -24,11 +24,19 @@ class NodeInfo:
     """0 to 1."""
     cx_public_key: Any = field(default=None, repr=False)
     """The key to seal tasks to, as the directory shows it."""
+    health_label: str | None = None
+    """How well the node is, in the directory's words."""
+    directory_observed_reachable: bool | None = None
+    """Whether the directory has reached the node itself."""
+    browser_usable: bool | None = None
+    """Whether a browser can call the node."""
+    node_policy_manifest: Any = field(default=None, repr=False)
+    """What the node promises about the tasks it is given, and how firmly, as the directory states it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens that a chat used, as the provider counted them."""
+    """Tokens that a model task used, as the provider counted them."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -41,7 +49,36 @@ class Timings:
 
     discover: float
     """Asking the directory; zero if a known route was used."""
+    select: float
+    """Choosing among the candidates, the application's ranker included."""
+    connect: float
+    """Connecting to the node that answered; zero if a connection was there."""
+    first_byte: float
+    """From sending the task, over an open connection, to the first byte of the answer."""
+    overhead: float
+    """The engine's own work: what is left of the total after waiting for directory, ranker, nodes and pauses."""
     total: float
+    """From the call of the submit to its result."""
+
+
+@dataclass(frozen=True)
+class RoutingReceipt:
+    """How the node of a task was chosen, without anything private: no prompt, answer, endpoint or token."""
+
+    receipt_version: str
+    """Always ``iicp-routing-receipt-v1``."""
+    selection_profile: str
+    """What chose: a strategy, ``directory_ticket_v1/<strategy>``, or ``external_ranker/<policy>/<mode>``."""
+    eligible_candidate_count: int
+    """Nodes that the task could have been sent to."""
+    selected_node_id_prefix: str
+    """The first eight characters of the node's id."""
+    dispatch_ticket_id_prefix: str | None
+    """The first twelve characters of the ticket's id, if the route came with a ticket."""
+    profile_negotiation: str | None
+    """What the directory said about the profile that was asked for: ``compatible`` or ``unsupported``."""
+    redaction: str
+    """What was left out: always ``prompt_response_endpoint_token_excluded``."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +95,11 @@ class TaskResult:
     traceparent: str
     """The trace that all calls of this submit carried."""
     timings: Timings
+    """Where the time went."""
+    receipt: RoutingReceipt
+    """How the node was chosen."""
+    sealed: bool
+    """Whether task and answer were sealed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +107,96 @@ class ChatReply:
     """The answer to a chat."""
 
     text: str = field(repr=False)
+    """Empty if the model only calls tools."""
+    tool_calls: tuple[dict[str, Any], ...] = field(repr=False)
+    """The tools that the model wants called, as it wrote them."""
+    finish_reason: str | None
+    """Why the answer ends: ``stop``, ``length``, ``tool_calls``, …"""
     usage: Usage | None
     """None if the provider did not count."""
     model: str | None
     """The model that answered, if the provider says."""
     node_id: str
+    task: TaskResult
+    """The finished task; its result is the provider's whole reply."""
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionReply:
+    """The answer to a completion."""
+
+    text: str = field(repr=False)
+    """The text that follows."""
+    finish_reason: str | None
+    """Why it ends: ``stop``, ``length``, …"""
+    usage: Usage | None
+    """None if the provider did not count."""
+    model: str | None
+    """The model that answered, if the provider says."""
+    task: TaskResult
+    """The finished task; its result is the provider's whole reply."""
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingReply:
+    """The vectors of texts."""
+
+    vectors: tuple[tuple[float, ...], ...] = field(repr=False)
+    """One vector for each text, in their order."""
+    usage: Usage | None
+    """None if the provider did not count."""
+    model: str | None
+    """The model that answered, if the provider says."""
+    task: TaskResult
+    """The finished task; its result is the provider's whole reply."""
+
+
+@dataclass(frozen=True, slots=True)
+class TranscriptionReply:
+    """What was said in a sound file."""
+
+    text: str = field(repr=False)
+    """The words."""
+    language: str | None
+    """The language, if the provider says."""
+    task: TaskResult
+    """The finished task; its result is the provider's whole reply."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechReply:
+    """A spoken text."""
+
+    audio: bytes = field(repr=False)
+    """The sound file."""
+    content_type: str | None
+    """Its media type, such as ``audio/wav``, if the provider says."""
+    format: str | None
+    """Its format, such as ``wav``, if the provider says."""
+    task: TaskResult
+    """The finished task. Its result is None: the sound is not kept a second time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """How one text was judged."""
+
+    flagged: bool
+    """Whether it breaks a rule at all."""
+    categories: dict[str, bool]
+    """Which rules it breaks."""
+    category_scores: dict[str, float]
+    """How surely it breaks each."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModerationReply:
+    """How texts were judged."""
+
+    results: tuple[Judgement, ...] = field(repr=False)
+    """One judgement for each text, in their order."""
+    model: str | None
+    """The model that judged, if the provider says."""
     task: TaskResult
     """The finished task; its result is the provider's whole reply."""
 

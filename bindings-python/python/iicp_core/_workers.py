@@ -1,4 +1,4 @@
-"""The threads of plain handlers. They never keep the process alive: a handler that hangs must not."""
+"""The threads of plain handlers and rankers. They never keep the process alive: a handler that hangs must not."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from queue import SimpleQueue
 class Workers:
     """At most ``limit`` jobs at a time, each on a thread of its own; what does not fit is refused, never queued."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, name: str = "iicp-handler") -> None:
         self._jobs: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._limit = limit
+        self._name = name
         self._busy = 0
         self._threads = 0
 
@@ -25,7 +26,7 @@ class Workers:
             self._busy += 1
             if self._busy > self._threads:
                 self._threads += 1
-                threading.Thread(target=self._work, name=f"iicp-handler-{self._threads}", daemon=True).start()
+                threading.Thread(target=self._work, name=f"{self._name}-{self._threads}", daemon=True).start()
         self._jobs.put(job)
         return True
 

@@ -19,22 +19,47 @@ from ._directory import CLOSE_SECONDS as DIRECTORY_CLOSE_SECONDS
 from ._directory import LOOPBACK
 from ._engine import engine, refused
 from ._errors import error
-from ._generated import Code
+from ._generated import Code, EventKind, Inference
 from ._native import Engine, Event, Failure, NotPlain
 from ._open import Opening
 from ._serve import CLOSE_SECONDS, Handler
 from ._serve import Node as AsyncNode
 from ._serve import serve as serve_async
-from ._types import ChatReply, NodeInfo, NodeStatus, TaskResult
+from ._types import (
+    ChatReply,
+    CompletionReply,
+    EmbeddingReply,
+    ModerationReply,
+    NodeInfo,
+    NodeStatus,
+    SpeechReply,
+    TaskResult,
+    TranscriptionReply,
+)
 
 if TYPE_CHECKING:
     from typing import Self, Unpack
 
-    from ._generated import Chat, ChatMessage, ClientOptions, DirectoryOptions, Discover, NodeOptions, TaskOptions
+    from ._generated import (
+        Chat,
+        ChatMessage,
+        ClientOptions,
+        Completion,
+        DirectoryOptions,
+        Discover,
+        Embedding,
+        Moderation,
+        NodeOptions,
+        Speech,
+        TaskOptions,
+        Transcription,
+    )
+    from ._ranker import CallRanking, Ranker
 
 __all__ = ["Client", "Directory", "Node", "serve"]
 
 _SLICE = 0.1
+_DONE = EventKind.DONE.value
 T = TypeVar("T")
 
 
@@ -49,7 +74,7 @@ class Mailbox:
         except Failure as failure:
             raise refused(failure) from None
 
-    def call(self, verb: Callable[..., int], *arguments: object) -> Event:
+    def call(self, verb: Callable[..., int], *arguments: object, ranking: CallRanking | None = None) -> Event:
         """Starts an operation and waits for its end. Interrupted, it cancels the operation."""
         tag = next(self._tags)
         try:
@@ -57,7 +82,9 @@ class Mailbox:
             try:
                 found = self.engine.queue_next(self.id, _SLICE)
                 # Also past what interrupted calls left behind.
-                while found is None or found[1] != tag:
+                while found is None or found[1] != tag or found[0] != _DONE:
+                    if ranking is not None and found is not None and found[1] == tag:
+                        ranking.begin(found[2])
                     found = self.engine.queue_next(self.id, _SLICE)
             except BaseException:
                 with contextlib.suppress(Failure):
@@ -91,10 +118,13 @@ def _mailbox() -> Mailbox:
 
 
 class Client:
-    """Finds nodes and sends tasks to them. May be shared by threads."""
+    """Finds nodes and sends tasks to them. May be shared by threads.
 
-    def __init__(self, **options: Unpack[ClientOptions]) -> None:
-        self._handle = Handle(options)
+    A ``ranker``, a plain function, is asked before every task which candidate goes first.
+    """
+
+    def __init__(self, *, ranker: Ranker | None = None, **options: Unpack[ClientOptions]) -> None:
+        self._handle = Handle(options, ranker, plain_only=True)
 
     def discover(self, **query: Unpack[Discover]) -> list[NodeInfo]:
         """Asks the directory for nodes that serve an intent, best first."""
@@ -117,13 +147,44 @@ class Client:
         chat = _forms.options({**options, "messages": _forms.messages(messages)})
         return _forms.read_chat(self._call(self._handle.engine.chat, chat))
 
+    def complete(self, prompt: str, /, **options: Unpack[Completion]) -> CompletionReply:
+        """Completes a text."""
+        ask = _forms.options({**options, "prompt": prompt})
+        return _forms.read_completion(self._infer(Inference.COMPLETION, ask))
+
+    def embed(self, input: str | Sequence[str], /, **options: Unpack[Embedding]) -> EmbeddingReply:  # noqa: A002
+        """Turns a text, or several, into vectors."""
+        ask = _forms.options({**options, "input": input})
+        return _forms.read_embedding(self._infer(Inference.EMBEDDING, ask))
+
+    def transcribe(
+        self, audio: bytes | bytearray | memoryview, /, **options: Unpack[Transcription]
+    ) -> TranscriptionReply:
+        """Writes down what is said in a sound file."""
+        ask, sound = _forms.options(options), _forms.sound(audio)
+        return _forms.read_transcription(self._infer(Inference.TRANSCRIPTION, ask, sound))
+
+    def speak(self, input: str, /, **options: Unpack[Speech]) -> SpeechReply:  # noqa: A002
+        """Speaks a text. The result of the reply's task is None: the sound is in the reply itself."""
+        ask = _forms.options({**options, "input": input})
+        return _forms.read_speech(self._infer(Inference.SPEECH, ask))
+
+    def moderate(self, input: str | Sequence[str], /, **options: Unpack[Moderation]) -> ModerationReply:  # noqa: A002
+        """Judges a text, or several."""
+        ask = _forms.options({**options, "input": input})
+        return _forms.read_moderation(self._infer(Inference.MODERATION, ask))
+
     def close(self) -> None:
         """Closes the client; what it is doing on other threads ends with ``CLOSED``."""
         self._handle.close()
 
     def _call(self, verb: Callable[..., int], *arguments: object) -> Event:
-        mailbox = _mailbox()
-        return mailbox.call(verb, self._handle.id, mailbox.id, *arguments)
+        mailbox, handle = _mailbox(), self._handle
+        ranking = handle.ranking.of_call() if handle.ranking is not None else None
+        return mailbox.call(verb, handle.id, mailbox.id, *arguments, ranking=ranking)
+
+    def _infer(self, kind: Inference, ask: bytes, sound: bytes = b"") -> Event:
+        return self._call(self._handle.engine.infer, kind, ask, sound)
 
     def __enter__(self) -> Self:
         return self

@@ -16,6 +16,7 @@ use super::verbs::Finished;
 use crate::client::{CandidateRanker, Client, RankChoice, RankRequest};
 use crate::error::{Code, Error, Result};
 use crate::options::{Completion, Embedding, Moderation, Speech, Transcription, from_json};
+use crate::protocol::ranker::read_choice;
 use crate::types::{Judgement, Usage};
 
 macro_rules! inferences {
@@ -249,16 +250,16 @@ impl Bridge {
             error: String,
         }
         let op = self.open()?.operations.get(operation)?;
-        if matches!(choice_json.trim(), "" | "null") {
+        if choice_json.trim().is_empty() {
             return op.ranked(Ok(None));
         }
         if let Ok(Refusal { error }) = serde_json::from_str(choice_json) {
             return op.ranked(Err(Error::new(Code::RankerRefused, error)));
         }
-        match serde_json::from_str::<RankChoice>(choice_json) {
-            Ok(choice) => op.ranked(Ok(Some(choice))),
-            Err(_) => {
-                op.ranked(Err(Error::new(Code::RankerRefused, "the ranker's answer is no choice")))?;
+        match read_choice(choice_json.as_bytes()) {
+            Ok(choice) => op.ranked(Ok(choice)),
+            Err(error) => {
+                op.ranked(Err(error))?;
                 Err(Error::new(Code::InvalidArg, "a ranker answers with candidate_ref, policy_id and mode, or null"))
             }
         }

@@ -140,7 +140,7 @@ impl Bridge {
     /// Makes a client. Nothing is sent before its first verb.
     ///
     /// # Errors
-    /// `CONFIG_INVALID`, `TIMEOUT_TOO_LARGE`, `CONFIDENTIALITY_REQUIRED`; `CLOSED`, `FORKED`.
+    /// `CONFIG_INVALID`, `TIMEOUT_TOO_LARGE`, `ENDPOINT_REFUSED`; `CLOSED`, `FORKED`.
     pub fn client_new(&self, options_json: &str) -> Result<u64> {
         let tables = self.open()?;
         let options: ClientOptions = from_json(options_json)?;

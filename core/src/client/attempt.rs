@@ -150,10 +150,12 @@ impl Submit<'_> {
                 return Err(Failed::new(Code::ConfidentialityRequired, why, Outcome::Elsewhere));
             }
             _ => {
-                tracing::warn!(
-                    target: telemetry::CLIENT, node_id = %route.node.node_id,
-                    "the task goes out unsealed, as the routing policy allows"
-                );
+                if !self.client.said_unsealed.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(
+                        target: telemetry::CLIENT, node_id = %route.node.node_id,
+                        "tasks go out unsealed to nodes without a key, as the routing policy allows; said once"
+                    );
+                }
                 return Ok((write(TaskBody::Plain(&payload)), None));
             }
         };

@@ -39,10 +39,10 @@ impl Inner {
 
     /// Sorts out the routes that the policy refuses and the nodes whose circuit is open.
     pub(super) fn eligible(&self, routes: &[Arc<Route>], policy: &Resolved, into: &mut Eligible) {
-        let now = self.started.elapsed();
+        let (now, date) = (self.started.elapsed(), self.routes.directory().now_unix_s());
         let breakers = self.breakers();
         for route in routes {
-            let key_ready = matches!(route.key, Some(Ok(_)));
+            let key_ready = matches!(&route.key, Some(Ok(key)) if !key.has_expired(date));
             if let Some(reason) = policy::refusal(policy, &route.node, key_ready) {
                 into.refused.push(reason);
             } else if let Admission::Open { until } = breakers.look(&route.node.node_id, now) {
@@ -66,23 +66,7 @@ impl Inner {
             )
             .with_retry_after(pause);
         }
-        let reasons = policy::summary(&eligible.refused);
-        if !eligible.refused.is_empty() && eligible.refused.iter().all(|reason| *reason == Reason::MissingEncryptionKey)
-        {
-            return Error::new(
-                Code::ConfidentialityRequired,
-                format!(
-                    "none of the nodes that serve {intent} has a key to seal the task to; no prompt was sent. Allow \
-                     unsealed tasks by routing_policy if that is meant"
-                ),
-            )
-            .with_wire_code("IICP-CX-REQUIRED");
-        }
-        Error::new(
-            Code::PolicyRefused,
-            format!("the routing policy refuses every node that serves {intent} ({reasons}); no prompt was sent"),
-        )
-        .with_wire_code("IICP-POLICY-ROUTING")
+        policy::refused(&eligible.refused)
     }
 
     /// Orders the candidates by the client's strategy.

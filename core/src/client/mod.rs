@@ -8,6 +8,7 @@ mod submit;
 mod task;
 
 use std::fmt;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -45,6 +46,8 @@ struct Inner {
     breakers: Mutex<Breakers>,
     ranker: Option<Arc<dyn CandidateRanker>>,
     started: Instant,
+    /// Whether it was logged that tasks go out unsealed.
+    said_unsealed: AtomicBool,
     group: TaskGroup,
 }
 
@@ -82,7 +85,17 @@ impl Client {
         let open_for = Duration::from_millis(options.breaker_open_ms);
         let breakers = Mutex::new(Breakers::new(options.breaker_failures, open_for));
         let tokens = ConsumerTokens::new(&options);
-        Ok(Client(Arc::new(Inner { options, http, routes, tokens, breakers, ranker, started: Instant::now(), group })))
+        Ok(Client(Arc::new(Inner {
+            options,
+            http,
+            routes,
+            tokens,
+            breakers,
+            ranker,
+            started: Instant::now(),
+            said_unsealed: AtomicBool::new(false),
+            group,
+        })))
     }
 
     /// Asks the directory for nodes, best first. Always asks; nothing is held back for later.
@@ -99,7 +112,8 @@ impl Client {
         let deadline = Instant::now() + Duration::from_millis(options.timeout_ms);
         let directory = self.0.routes.directory();
         let mut nodes = directory.discover(&query, Some(&Traceparent::random()), deadline).await?.nodes;
-        nodes.retain(|node| !query.browser_usable_only || node.browser_usable == Some(true));
+        let https = |node: &NodeInfo| node.endpoint.starts_with("https:");
+        nodes.retain(|node| !query.browser_usable_only || node.browser_usable.unwrap_or_else(|| https(node)));
         Ok(nodes)
     }
 

@@ -2,6 +2,5 @@
 
 pub(crate) mod cx;
 pub(crate) mod digest;
-#[allow(dead_code)] // the client is not built on it yet
 pub(crate) mod ticket;
 pub(crate) mod token;

@@ -43,6 +43,12 @@ impl TokenSigner {
         Ok(TokenSigner(SigningKey::from_bytes(&random::<32>()?)))
     }
 
+    /// The same key every time.
+    #[cfg(feature = "testing")]
+    pub(crate) fn from_seed(seed: [u8; 32]) -> Self {
+        TokenSigner(SigningKey::from_bytes(&seed))
+    }
+
     pub(crate) fn public_key(&self) -> [u8; 32] {
         self.0.verifying_key().to_bytes()
     }
@@ -57,7 +63,7 @@ impl TokenSigner {
         Ok(self.sign_json(domain, &json))
     }
 
-    fn sign_json(&self, domain: Domain, json: &[u8]) -> String {
+    pub(crate) fn sign_json(&self, domain: Domain, json: &[u8]) -> String {
         let text = URL_SAFE_NO_PAD.encode(json);
         let signature = self.0.sign(&[domain.line(), text.as_bytes()].concat());
         format!("{text}.{}", hex(&signature.to_bytes()))

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use url::Url;
 
 use crate::crypto::digest::unhex;
+use crate::crypto::ticket;
 use crate::error::{Code, Error, Result};
 use crate::options::Discover;
 use crate::transport::endpoint::Endpoint;
@@ -180,8 +181,7 @@ impl DirectoryClient {
 
     /// Who signs as this directory: its URL without a final `/api`.
     pub(crate) fn issuer(&self) -> &str {
-        let base = self.base.as_str();
-        base.strip_suffix("/api").unwrap_or(base)
+        ticket::issuer(self.base.as_str())
     }
 
     /// The time by the directory's clock, which is what its tickets are dated with, in seconds since 1970.

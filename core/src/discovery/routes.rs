@@ -17,6 +17,7 @@ use crate::crypto::cx::{KeyFault, SealingKey};
 use crate::crypto::ticket::ConsumerClaims;
 use crate::error::{Code, Error, Result};
 use crate::options::{Discover, ProfileRequest, RouteDiscovery};
+use crate::protocol::profiles::UNSUPPORTED;
 use crate::runtime::TaskGroup;
 use crate::telemetry;
 use crate::transport::endpoint::Endpoint;
@@ -430,14 +431,14 @@ impl Routes {
         }
         let listed = match self.directory.discover(query, trace, deadline).await {
             Ok(listed) => listed,
+            Err(error) if error.wire_code() == Some(UNSUPPORTED) => return Err(unsupported()),
             Err(error) => return self.stale(slot, error),
         };
         let required = query.profile_request.as_ref().is_some_and(|profile| profile.required);
         let compatible =
             |p: &crate::wire::directory::ProfileNegotiation| p.status == "compatible" && p.dispatch_allowed;
         if required && !listed.profile.as_ref().is_some_and(compatible) {
-            let why = "the directory does not support the profile that is required; no task was sent";
-            return Err(Error::new(Code::ProfileUnsupported, why).with_wire_code("unsupported_pre_normative_profile"));
+            return Err(unsupported());
         }
         let routes = self.usable(listed.nodes, query)?;
         let profile = listed.profile.map(|profile| profile.status);
@@ -490,6 +491,11 @@ impl Routes {
         let key = node.cx_public_key.as_ref().map(|key| SealingKey::read(key, self.directory.now_unix_s()));
         Ok(Some(Route { node, task_url, reach: self.reach, key, ticket: None, since: Instant::now(), until: None }))
     }
+}
+
+fn unsupported() -> Error {
+    let why = "the directory does not support the profile that is required; no task was sent";
+    Error::new(Code::ProfileUnsupported, why).with_wire_code(UNSUPPORTED)
 }
 
 /// Why a ticket brought no route.

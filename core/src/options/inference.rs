@@ -274,7 +274,8 @@ inference! {
         tools: Option<Vec<Map<String, Value>>>,
         /// Which of them it must call, passed through as it is.
         tool_choice: Option<Value>,
-        /// Whether the model is told that the request reached it through IICP.
+        /// Whether the model is told that the request reached it through IICP, by one system message after leading
+        /// instructions.
         runtime_identity: RuntimeIdentity,
     }
 }

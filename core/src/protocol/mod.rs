@@ -2,7 +2,10 @@
 
 pub(crate) mod admission;
 pub(crate) mod breaker;
+#[allow(dead_code)] // pre-normative and off: the published fixtures run it, and who asks for it will
 pub(crate) mod capability;
+#[allow(dead_code)] // pre-normative and off, as above
+pub(crate) mod compatibility;
 pub(crate) mod consensus;
 pub(crate) mod heartbeat;
 pub(crate) mod identity;
@@ -15,4 +18,5 @@ pub(crate) mod retry;
 pub(crate) mod risk;
 pub(crate) mod sealed;
 pub(crate) mod selection;
+#[allow(dead_code)] // pre-normative and off, as above
 pub(crate) mod ticket_admission;

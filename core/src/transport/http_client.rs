@@ -69,14 +69,11 @@ pub(crate) struct Reply {
     pub(crate) status: u16,
     pub(crate) retry_after: Option<Duration>,
     /// What the peer's clock said, in seconds since 1970.
-    #[allow(dead_code)] // For the client's tickets, which are judged by the directory's clock.
     pub(crate) date: Option<u64>,
     pub(crate) body: Bytes,
     /// Time for names and connections; zero if pooled ones were used.
-    #[allow(dead_code)] // For the client's timings.
     pub(crate) connect: Duration,
     /// From the sending, over an open connection, to the head of the answer.
-    #[allow(dead_code)] // For the client's timings.
     pub(crate) first_byte: Duration,
 }
 

@@ -51,7 +51,6 @@ pub(crate) struct ReplyEnvelope<'a> {
 }
 
 /// What an envelope is written from.
-#[allow(dead_code, reason = "the client does not seal yet")]
 pub(crate) struct Parts<'a> {
     pub(crate) recipient_key_id: &'a str,
     pub(crate) ephemeral: &'a [u8; 32],
@@ -62,7 +61,6 @@ pub(crate) struct Parts<'a> {
 }
 
 /// Writes `iicp_conf`.
-#[allow(dead_code, reason = "the client does not seal yet")]
 pub(crate) fn write_envelope(parts: &Parts<'_>) -> Vec<u8> {
     let mut out = Vec::with_capacity(encoded_len(parts.encrypted_body.len()) + encoded_len(parts.aad.len()) + 256);
     out.extend_from_slice(br#"{"version":1,"recipient_key_id":"#);

@@ -79,7 +79,6 @@ impl<'a> TaskRequest<'a> {
 pub(crate) enum TaskBody<'a> {
     Plain(&'a Payload),
     /// `iicp_conf` as JSON, and whether the reply must be sealed too.
-    #[allow(dead_code, reason = "the client does not seal yet")]
     Sealed {
         envelope: &'a [u8],
         sealed_reply: bool,

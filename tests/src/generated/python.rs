@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use iicp_core::Code;
-use iicp_core::bridge::EventKind;
+use iicp_core::bridge::{EventKind, Inference};
 
 use super::source::{Kind, OptionField, Struct, structs};
 
@@ -19,6 +19,7 @@ const REQUIRED: &[(&str, &str)] = &[
     ("ChatMessage", "role"),
 ];
 const ARGUMENTS: &[(&str, &str)] = &[
+    ("ClientOptions", "external_ranker"),
     ("Chat", "messages"),
     ("Completion", "prompt"),
     ("Embedding", "input"),
@@ -26,6 +27,8 @@ const ARGUMENTS: &[(&str, &str)] = &[
     ("Speech", "input"),
     ("Moderation", "input"),
 ];
+/// As `ruff format` is told.
+const LONGEST_LINE: usize = 120;
 /// Not for users of this layer, which makes its runtime and its queues itself.
 const INTERNAL: &[&str] = &["RuntimeOptions", "QueueOptions"];
 
@@ -39,10 +42,10 @@ pub(super) fn render(_present: &str) -> Result<String, String> {
          from enum import IntEnum\n\
          from typing import Any, Final, Literal, Required, TypedDict\n\n",
     );
-    let _ =
-        writeln!(out, "CHAT: Final = {:?}\n\"\"\"The intent of a chat with a language model.\"\"\"\n", iicp_core::CHAT);
+    intents(&mut out);
     codes(&mut out);
     event_kinds(&mut out);
+    inferences(&mut out);
     times(&mut out, &structs);
     let _ = writeln!(out, "DEFAULT_MAX_CONCURRENT: Final = {}", default_of(&structs, "NodeOptions", "max_concurrent")?);
     message(&mut out);
@@ -50,6 +53,20 @@ pub(super) fn render(_present: &str) -> Result<String, String> {
         options_type(&mut out, options);
     }
     Ok(out)
+}
+
+/// The well-known intents: of a chat, and of every model task that has a call of its own.
+fn intents(out: &mut String) {
+    for (name, intent, about) in [
+        ("CHAT", iicp_core::CHAT, "a chat with a language model"),
+        ("COMPLETION", iicp_core::COMPLETION, "a text completion"),
+        ("EMBEDDING", iicp_core::EMBEDDING, "turning texts into vectors"),
+        ("TRANSCRIPTION", iicp_core::TRANSCRIPTION, "writing down speech"),
+        ("SPEECH", iicp_core::SPEECH, "speaking a text"),
+        ("MODERATION", iicp_core::MODERATION, "judging a text"),
+    ] {
+        let _ = writeln!(out, "{name}: Final = {intent:?}\n\"\"\"The intent of {about}.\"\"\"\n");
+    }
 }
 
 fn codes(out: &mut String) {
@@ -63,6 +80,14 @@ fn codes(out: &mut String) {
 fn event_kinds(out: &mut String) {
     out.push_str("\nclass EventKind(IntEnum):\n    \"\"\"What an event of a queue says.\"\"\"\n\n");
     for kind in EventKind::ALL {
+        let _ = writeln!(out, "    {} = {}\n    \"\"\"{}\"\"\"", kind.name(), kind.number(), kind.text());
+    }
+    out.push_str("\n\n");
+}
+
+fn inferences(out: &mut String) {
+    out.push_str("class Inference(IntEnum):\n    \"\"\"Which model task a call runs.\"\"\"\n\n");
+    for kind in Inference::ALL {
         let _ = writeln!(out, "    {} = {}\n    \"\"\"{}\"\"\"", kind.name(), kind.number(), kind.text());
     }
     out.push_str("\n\n");
@@ -122,7 +147,11 @@ fn options_type(out: &mut String, options: &Struct) {
             default => format!(" Default: {}.", python_value(default, in_seconds(option).is_some())),
         };
         let about = option.about.replace('`', "``").replace("milliseconds", "seconds").replace("120,000", "120");
-        let _ = writeln!(out, "    {field}: {kind}\n    \"\"\"{about}{default}\"\"\"");
+        let mut line = format!("    {field}: {kind}");
+        if line.len() > LONGEST_LINE {
+            line = format!("    {field}: (\n        {kind}\n    )");
+        }
+        let _ = writeln!(out, "{line}\n    \"\"\"{about}{default}\"\"\"");
     }
 }
 

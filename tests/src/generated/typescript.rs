@@ -3,9 +3,9 @@
 
 use std::fmt::Write as _;
 
-use iicp_core::bridge::EventKind;
+use iicp_core::bridge::{EventKind, Inference};
 use iicp_core::options::DirectoryOptions;
-use iicp_core::{CHAT, Code};
+use iicp_core::{CHAT, COMPLETION, Code, EMBEDDING, MODERATION, SPEECH, TRANSCRIPTION};
 use serde_json::Value;
 
 use super::source::{Kind, OptionField, Struct, structs};
@@ -29,6 +29,19 @@ const REQUIRED: &[(&str, &str)] = &[
 
 /// Keeps the names that every chat library has, whatever the language; nothing is mapped in it.
 const AS_THEY_ARE: &str = "ChatMessage";
+
+/// Set by this layer itself: its clients are given a function.
+const OURS: &[(&str, &str)] = &[("ClientOptions", "external_ranker")];
+
+/// The well-known intents that have a call of their own.
+const INTENTS: &[(&str, &str, &str)] = &[
+    ("CHAT", CHAT, "a chat with a language model"),
+    ("COMPLETION", COMPLETION, "a text completion"),
+    ("EMBEDDING", EMBEDDING, "turning texts into vectors"),
+    ("TRANSCRIPTION", TRANSCRIPTION, "writing down speech"),
+    ("SPEECH", SPEECH, "speaking a text"),
+    ("MODERATION", MODERATION, "judging a text"),
+];
 
 /// Not for users of this layer, which makes its runtime and its queues itself.
 const INTERNAL: &[&str] = &["RuntimeOptions", "QueueOptions"];
@@ -62,16 +75,22 @@ fn stamp(present: &str, places: usize) -> Result<String, String> {
 pub(super) fn render(_present: &str) -> Result<String, String> {
     let mut out =
         String::from("// Written by `cargo gen` from options.rs, error.rs and event.rs of the core. Do not edit.\n\n");
-    let _ = writeln!(out, "/** The intent of a chat with a language model. */\nexport const CHAT = \"{CHAT}\";\n");
+    for (name, intent, about) in INTENTS {
+        let _ = writeln!(out, "/** The intent of {about}. */\nexport const {name} = \"{intent}\";\n");
+    }
     codes(&mut out);
     kinds(&mut out);
+    inferences(&mut out);
     out.push_str(
         "/** A part of a message: text, a picture (an `https:` or a `data:` URL that the provider fetches), or sound in base64. */\n\
          export type ContentPart =\n  | { type: \"text\"; text: string }\n  \
          | { type: \"image_url\"; image_url: { url: string; detail?: \"auto\" | \"low\" | \"high\" } }\n  \
          | { type: \"input_audio\"; input_audio: { data: string; format: string } };\n\n",
     );
-    let structs = structs()?;
+    let mut structs = structs()?;
+    for Struct { name, options, .. } in &mut structs {
+        options.retain(|option| !OURS.contains(&(name.as_str(), option.name.as_str())));
+    }
     let mut nested = Vec::new();
     for options in structs.iter().filter(|options| !INTERNAL.contains(&options.name.as_str())) {
         interface(&mut out, options);
@@ -125,6 +144,14 @@ fn codes(out: &mut String) {
 fn kinds(out: &mut String) {
     out.push_str("/** What an event of the core says. */\nexport const EventKind = {\n");
     for kind in EventKind::ALL {
+        let _ = writeln!(out, "  /** {} */\n  {}: {},", kind.text(), kind.name(), kind.number());
+    }
+    out.push_str("} as const;\n\n");
+}
+
+fn inferences(out: &mut String) {
+    out.push_str("/** The model tasks that have a call of their own. */\nexport const Inference = {\n");
+    for kind in Inference::ALL {
         let _ = writeln!(out, "  /** {} */\n  {}: {},", kind.text(), kind.name(), kind.number());
     }
     out.push_str("} as const;\n\n");

@@ -5,6 +5,7 @@
 
 mod peer;
 mod sealed;
+mod tap;
 mod their_client;
 mod their_node;
 

@@ -1,63 +1,18 @@
-//! The published client seals its tasks to our node and takes nothing but sealed replies. Whether it really was so is
+//! Tasks and replies are sealed, whoever of us and the published peer is client and node. Whether it really was so is
 //! seen on the wire, by somebody who listens in between.
-//!
-//! The other way, our client and their node, needs a client that seals: `their_node.rs` is the place for it.
 
-use std::sync::{Arc, Mutex};
-
-use iicp_core::options::NodeOptions;
-use iicp_core::{CHAT, Error, Inbound, LiveNode, Node, Reply};
+use iicp_core::options::{ClientOptions, NodeOptions, RouteDiscovery};
+use iicp_core::{CHAT, Client, Code, Directory, Error, Inbound, LiveNode, Node, Reply, Task};
 use serde_json::{Value, json};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
 
 use crate::directory;
 use crate::peer::{Peer, free_port};
+use crate::tap::Tap;
 use crate::their_client::{MODES, TASK};
+use crate::their_node::serve;
 
 const PROMPT: &str = "canary-prompt";
 const ANSWER: &str = "canary-answer";
-
-/// Passes bytes on between callers and a node, and writes them all down.
-struct Tap {
-    heard: Arc<Mutex<Vec<u8>>>,
-    _tasks: JoinSet<()>,
-}
-
-impl Tap {
-    async fn start(port: u16, node: u16) -> Tap {
-        let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
-        let heard = Arc::new(Mutex::new(Vec::new()));
-        let (all, mut tasks) = (heard.clone(), JoinSet::new());
-        tasks.spawn(async move {
-            let mut conns = JoinSet::new();
-            while let Ok((caller, _)) = listener.accept().await {
-                let Ok(node) = TcpStream::connect(("127.0.0.1", node)).await else { continue };
-                let ((from_caller, to_caller), (from_node, to_node)) = (caller.into_split(), node.into_split());
-                conns.spawn(pass(from_caller, to_node, all.clone()));
-                conns.spawn(pass(from_node, to_caller, all.clone()));
-            }
-        });
-        Tap { heard, _tasks: tasks }
-    }
-
-    /// Everything so far; the next look begins anew.
-    fn take(&self) -> String {
-        String::from_utf8_lossy(&std::mem::take(&mut *self.heard.lock().unwrap())).into_owned()
-    }
-}
-
-async fn pass(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, heard: Arc<Mutex<Vec<u8>>>) {
-    let mut buffer = vec![0; 16 << 10];
-    while let Ok(length @ 1..) = from.read(&mut buffer).await {
-        heard.lock().unwrap().extend_from_slice(&buffer[..length]);
-        if to.write_all(&buffer[..length]).await.is_err() {
-            return;
-        }
-    }
-    let _ = to.shutdown().await;
-}
 
 async fn handle(task: Inbound) -> Result<Reply, Error> {
     let payload: Value = task.json()?;
@@ -88,6 +43,8 @@ async fn tapped(directory: &str) -> (LiveNode, Tap) {
 }
 
 fn assert_sealed_both_ways(heard: &str, mode: &str) {
+    // Theirs writes JSON with spaces.
+    let heard = heard.replace("\": ", "\":");
     for sealed in ["\"iicp_conf\"", "\"cx_response_encryption\"", "\"status\":\"encrypted\"", "\"iicp_conf_resp\""] {
         assert!(heard.contains(sealed), "{mode}: no {sealed} in\n{heard}");
     }
@@ -127,4 +84,63 @@ async fn a_refusal_of_a_sealed_task_reaches_their_client_as_what_it_is() {
     assert_eq!((&error["code"], &error["http_status"]), (&json!("rejected"), &json!(422)), "{error:#}");
     assert_eq!(error["message"], "no such tenant");
     assert!(!tap.take().contains(PROMPT));
+}
+
+/// Their node behind a tap.
+async fn their_tapped_node(directory: &Directory) -> (Peer, Tap) {
+    let (node_port, tap_port) = (free_port(), free_port());
+    let tap = Tap::start(tap_port, node_port).await;
+    let node = Peer::start("peer_node.py").await;
+    let endpoint = format!("http://127.0.0.1:{tap_port}");
+    serve(&node, directory, json!({ "port": node_port, "endpoint": endpoint })).await;
+    tap.take();
+    (node, tap)
+}
+
+fn client(directory: &Directory, mode: RouteDiscovery) -> Client {
+    let mut options = ClientOptions::default();
+    options.directory = directory.url();
+    options.route_discovery = mode;
+    Client::new(options).unwrap()
+}
+
+#[tokio::test]
+async fn our_clients_tasks_and_their_nodes_replies_are_sealed_on_the_wire_in_every_route_mode() {
+    let directory = directory().await;
+    let (node, tap) = their_tapped_node(&directory).await;
+    // What a client does that is told nothing comes first.
+    for (mode, ticketed) in
+        [(RouteDiscovery::default(), true), (RouteDiscovery::Ticketed, true), (RouteDiscovery::Legacy, false)]
+    {
+        let client = client(&directory, mode);
+        let what = format!("{mode:?}");
+        for n in 0..2 {
+            let payload = json!({ "text": PROMPT, "grüße": [1, null, 2.5], "n": n });
+            let done = client.submit(Task::new(CHAT, payload.clone())).await.unwrap();
+            assert_eq!(done.result.json::<Value>().unwrap(), json!({ "echo": payload }), "{what}");
+            assert!(done.sealed, "{what}");
+            assert_eq!(done.receipt.dispatch_ticket_id_prefix.is_some(), ticketed, "{what}");
+            assert_sealed_both_ways(&tap.take(), &what);
+        }
+        let reply = client.chat(PROMPT).await.unwrap();
+        assert_eq!(reply.text(), format!("echo: {PROMPT}"), "{what}");
+        assert!(reply.task.sealed, "{what}");
+        assert_sealed_both_ways(&tap.take(), &what);
+    }
+    // Nine tasks, and their handler was given each once.
+    assert_eq!(node.ok("seen", json!({})).await["tasks"].as_array().unwrap().len(), 9);
+}
+
+#[tokio::test]
+async fn a_failure_of_their_handler_shows_neither_the_prompt_on_the_wire_nor_their_words_to_us() {
+    let directory = directory().await;
+    let (_node, tap) = their_tapped_node(&directory).await;
+    let client = client(&directory, RouteDiscovery::default());
+    for act in ["fail", "close", "backend"] {
+        let task = Task::new(CHAT, json!({ "act": act, "text": PROMPT }));
+        let error = client.submit(task).await.unwrap_err();
+        assert_eq!(error.code(), Code::Backend, "{act}: {error:?}");
+        assert!(!format!("{error:?} {error}").contains("secret"), "{act}: {error:?}");
+        assert!(!tap.take().contains(PROMPT), "{act}");
+    }
 }

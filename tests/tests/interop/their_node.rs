@@ -72,6 +72,7 @@ async fn our_client_finds_their_node_and_gets_its_results() {
     // It speaks HTTP/1.0 and closes after every answer.
     for n in 0..5 {
         let done = mesh.submit(json!({ "n": n })).await.unwrap();
+        assert!(done.sealed);
         assert_eq!(done.result.json::<Value>().unwrap(), json!({ "echo": { "n": n } }));
         assert_eq!((done.node_id.as_str(), done.attempts), ("peer-node-1", 1));
     }

@@ -106,7 +106,13 @@ impl ReplySeal {
         self.seal_with(random()?, task_id, reply, out)
     }
 
-    fn seal_with(&self, nonce: [u8; NONCE_BYTES], task_id: &str, reply: &[u8], out: &mut Vec<u8>) -> Result<()> {
+    pub(crate) fn seal_with(
+        &self,
+        nonce: [u8; NONCE_BYTES],
+        task_id: &str,
+        reply: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<()> {
         let info = [REPLY_LABEL, task_id.as_bytes()];
         let body = seal(&self.0, nonce, &info, &reply_aad(task_id), reply)?;
         write_reply_envelope(out, &nonce, &body);

@@ -1,7 +1,5 @@
 //! The consumer's side: a node's published key, and sealing to it.
 
-#![allow(dead_code, reason = "the client does not seal yet")]
-
 use std::fmt;
 
 use serde_json::Value;
@@ -83,6 +81,7 @@ impl SealingKey {
     }
 
     /// `cx-` and 16 hex digits.
+    #[cfg(any(test, feature = "testing"))]
     pub(crate) fn key_id(&self) -> &str {
         &self.key_id
     }
@@ -112,7 +111,7 @@ impl SealingKey {
         self.seal_with(&private, nonce, task_id, intent, plaintext)
     }
 
-    pub(super) fn seal_with(
+    pub(crate) fn seal_with(
         &self,
         ephemeral: &StaticSecret,
         nonce: [u8; NONCE_BYTES],

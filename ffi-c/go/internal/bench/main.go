@@ -35,7 +35,9 @@ func obey(args []string) error {
 	if err != nil {
 		return err
 	}
-	client, err := iicp.NewClient(iicp.ClientOptions{Directory: args[0]})
+	sealed := false // The stub has no key.
+	policy := &iicp.RoutingPolicy{RequireEncryption: &sealed}
+	client, err := iicp.NewClient(iicp.ClientOptions{Directory: args[0], RoutingPolicy: policy})
 	if err != nil {
 		return err
 	}

@@ -21,23 +21,45 @@ pub(super) async fn directory() -> Result<(String, Directory)> {
     Ok((directory.url(), directory))
 }
 
-/// An echo node, registered with a directory.
-pub(super) async fn node(directory: &str) -> Result<(String, LiveNode)> {
+/// An echo node, registered with a directory, that takes its time.
+pub(super) async fn node(directory: &str, pause: Duration) -> Result<(String, LiveNode)> {
     let mut options = NodeOptions::default();
     options.intents = vec![CHAT.into()];
     options.directory = directory.into();
     options.max_concurrent = 256;
-    let node = Node::bind(options).await?.serve(async |task: Inbound| Ok(task.payload)).await?;
+    let serve = move |task: Inbound| async move {
+        if !pause.is_zero() {
+            tokio::time::sleep(pause).await;
+        }
+        Ok(task.payload)
+    };
+    let node = Node::bind(options).await?.serve(serve).await?;
     if !node.is_registered() {
         return Err("the node could not register".into());
     }
     Ok((node.url(), node))
 }
 
+/// The stub that the clients are measured with has no key: sealing has rows of its own.
 fn client_of(directory: &str) -> Result<Client> {
     let mut options = ClientOptions::default();
     options.directory = directory.into();
+    options.routing_policy.require_encryption = Some(false);
     Ok(Client::new(options)?)
+}
+
+/// A client as it is without any option: with tickets, sealing and guard.
+pub(super) fn whole_client(directory: &str) -> Result<impl Operation> {
+    let mut options = ClientOptions::default();
+    options.directory = directory.into();
+    let (client, payload) = (Client::new(options)?, Payload::from_json(load::payload())?);
+    Ok(operation(move || {
+        let (client, task) = (client.clone(), Task::new(CHAT, payload.clone()));
+        async move {
+            let done = client.submit(task).await?;
+            if done.sealed { Ok(()) } else { Err("the task was not sealed".into()) }
+        }
+    }))
 }
 
 /// A client that submits along the route that it holds.
@@ -77,7 +99,9 @@ impl Host {
     pub(super) fn new(directory: &str) -> Result<Self> {
         let bridge = Bridge::new(RuntimeOptions::default())?;
         let queue = bridge.queue_new(QueueOptions::default())?;
-        let client = bridge.client_new(&json!({ "directory": directory }).to_string())?;
+        let client = bridge.client_new(
+            &json!({ "directory": directory, "routing_policy": { "require_encryption": false } }).to_string(),
+        )?;
         let task = json!({ "intent": CHAT }).to_string();
         Ok(Host { bridge, queue, client, task, payload: load::payload().into() })
     }

@@ -21,7 +21,9 @@ pub(crate) fn play(role: &str, args: &[&str]) -> Result<()> {
         ("axum", []) => serve(&runtime, servers::axum()),
         ("stub", []) => serve(&runtime, servers::stub()),
         ("directory", []) => serve(&runtime, engine::directory()),
-        ("node", [directory]) => serve(&runtime, engine::node(directory)),
+        ("node", [directory]) => serve(&runtime, engine::node(directory, Duration::ZERO)),
+        ("slow-node", [directory, ms]) => serve(&runtime, engine::node(directory, Duration::from_millis(ms.parse()?))),
+        ("whole-client", [directory, in_flight]) => repeat(&runtime, in_flight, engine::whole_client(directory)?),
         ("client", [directory, in_flight]) => repeat(&runtime, in_flight, engine::client(directory)?),
         ("checking-client", [directory, in_flight]) => repeat(&runtime, in_flight, engine::checking_client(directory)?),
         ("bridge", [directory, in_flight]) => {

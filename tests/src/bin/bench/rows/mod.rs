@@ -8,6 +8,7 @@ mod layer_python;
 mod memory;
 mod node;
 mod published;
+mod safe;
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -22,6 +23,7 @@ use crate::load::Window;
 const GROUPS: &[&[Row]] = &[
     node::ROWS,
     client::ROWS,
+    safe::ROWS,
     published::ROWS,
     memory::ROWS,
     layer_c::ROWS,
