@@ -223,7 +223,7 @@ func TestCallsTakeNoMemory(t *testing.T) {
 	if !alone(t) {
 		return
 	}
-	m := newMesh(t, iicp.NodeOptions{MaxConcurrent: 64, ReplayBytes: 1 << 20, ResultBytes: iicp.Ptr[int64](0)}, echo)
+	m := newMesh(t, iicp.NodeOptions{MaxConcurrent: 64, ReplayBytes: 64 << 10, ResultBytes: iicp.Ptr[int64](0)}, echo)
 	calls := func(count int) int {
 		var all sync.WaitGroup
 		for range 16 {
@@ -241,8 +241,9 @@ func TestCallsTakeNoMemory(t *testing.T) {
 		all.Wait()
 		return resident(t)
 	}
-	warm := calls(4_000)
-	if grown := calls(8_000) - warm; grown > most(2<<10) {
+	// Sealed by a library that is not optimised, a call takes milliseconds.
+	warm := calls(1_500)
+	if grown := calls(3_000) - warm; grown > most(1<<10) {
 		t.Errorf("grew by %d KiB", grown)
 	}
 }
