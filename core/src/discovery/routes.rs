@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use url::Url;
 
 use super::directory_client::DirectoryClient;
-use super::tickets::{Disclosed, Tickets, Waiting};
+use super::tickets::{Disclosed, Tickets, Waiting, unavailable};
 use crate::crypto::cx::{KeyFault, SealingKey};
 use crate::crypto::ticket::ConsumerClaims;
 use crate::error::{Code, Error, Result};
@@ -296,11 +296,15 @@ impl Routes {
         trace: &Traceparent,
         deadline: Instant,
     ) -> Result<Found> {
+        let waited = slot.asking.try_lock().is_err();
         let _turn = turn(slot, deadline).await?;
         // Who waited takes what the other was told.
         let live = slot.live(Instant::now());
         if !live.is_empty() {
             return Ok(Found { routes: live, fresh: true, profile: None });
+        }
+        if waited && self.tickets.are_unavailable() {
+            return Err(unavailable());
         }
         let mut unusable: Vec<String> = Vec::new();
         let mut refused = None;

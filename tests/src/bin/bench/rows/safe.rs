@@ -158,22 +158,25 @@ fn full_submit() -> Result<Figure> {
     Ok(Figure { value, seen: rounds.seen("a submit takes", "a plain one with the primitives") })
 }
 
-/// Submits 64 tasks at once, again and again, and tells how long each took.
-async fn latencies(client: &Client, rounds: usize) -> Result<Vec<f64>> {
+/// Keeps 64 submits in flight until each lane has made so many, and tells how long each took.
+async fn latencies(client: &Client, each: usize) -> Result<Vec<f64>> {
     let payload = Payload::from_json(load::payload())?;
-    let mut all = Vec::new();
-    for _ in 0..rounds {
-        let mut running = tokio::task::JoinSet::new();
-        for _ in 0..64 {
-            let (client, task) = (client.clone(), Task::new(CHAT, payload.clone()));
-            running.spawn(async move {
+    let mut lanes = tokio::task::JoinSet::new();
+    for _ in 0..64 {
+        let (client, payload) = (client.clone(), payload.clone());
+        lanes.spawn(async move {
+            let mut took = Vec::with_capacity(each);
+            for _ in 0..each {
                 let begun = Instant::now();
-                client.submit(task).await.map(|_| begun.elapsed().as_secs_f64() * 1e6)
-            });
-        }
-        for latency in running.join_all().await {
-            all.push(latency?);
-        }
+                client.submit(Task::new(CHAT, payload.clone())).await?;
+                took.push(begun.elapsed().as_secs_f64() * 1e6);
+            }
+            iicp_core::Result::Ok(took)
+        });
+    }
+    let mut all = Vec::new();
+    for lane in lanes.join_all().await {
+        all.append(&mut lane?);
     }
     Ok(all)
 }
@@ -204,7 +207,7 @@ fn slow_node() -> Result<Figure> {
     let (mut slow, mut fast) = (Vec::new(), Vec::new());
     for _ in 0..15 {
         let (a, b) =
-            (median(runtime.block_on(latencies(&with, 1))?), median(runtime.block_on(latencies(&without, 1))?));
+            (median(runtime.block_on(latencies(&with, 10))?), median(runtime.block_on(latencies(&without, 10))?));
         ratios.push(a / b);
         slow.push(a);
         fast.push(b);
