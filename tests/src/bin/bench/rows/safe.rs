@@ -171,7 +171,7 @@ async fn latencies(client: &Client, each: usize) -> Result<Vec<f64>> {
                 client.submit(Task::new(CHAT, payload.clone())).await?;
                 took.push(begun.elapsed().as_secs_f64() * 1e6);
             }
-            iicp_core::Result::Ok(took)
+            Ok::<Vec<f64>, iicp_core::Error>(took)
         });
     }
     let mut all = Vec::new();
