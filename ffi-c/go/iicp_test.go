@@ -23,8 +23,15 @@ func TestATaskIsAnsweredWithWhatTheHandlerReturns(t *testing.T) {
 	if string(result.Result) != `{"say":"ä"}` || result.NodeID != m.node.NodeID() || result.Attempts != 1 {
 		t.Errorf("got %+v", result)
 	}
-	if result.Timings.Total <= 0 || result.TaskID == "" || result.Traceparent == "" {
+	if took := result.Timings; took.Total <= 0 || took.FirstByte <= 0 || took.Discover <= 0 || took.FirstByte > took.Total {
+		t.Errorf("got %+v", took)
+	}
+	if result.TaskID == "" || result.Traceparent == "" || !result.Sealed {
 		t.Errorf("got %+v", result)
+	}
+	if got := result.Receipt; got.ReceiptVersion != "iicp-routing-receipt-v1" || got.EligibleCandidateCount != 1 ||
+		!strings.HasPrefix(result.NodeID, got.SelectedNodeIDPrefix) || got.SelectionProfile == "" || got.Redaction == "" {
+		t.Errorf("got %+v", got)
 	}
 	task := <-seen
 	if task.TaskID != result.TaskID || task.Intent != iicp.IntentChat || time.Until(task.Deadline) < time.Second {

@@ -21,7 +21,10 @@ type mesh struct {
 func newMesh(t testing.TB, opts iicp.NodeOptions, handler iicp.HandlerFunc) *mesh {
 	t.Helper()
 	directory := must(iicp.LoopbackDirectory())(t)
-	opts.Intents, opts.Directory = []string{iicp.IntentChat}, directory.URL()
+	opts.Directory = directory.URL()
+	if opts.Intents == nil {
+		opts.Intents = []string{iicp.IntentChat}
+	}
 	node := must(iicp.Serve(context.Background(), opts, handler))(t)
 	client := must(iicp.NewClient(iicp.ClientOptions{Directory: directory.URL()}))(t)
 	m := &mesh{directory, node, client}

@@ -10,17 +10,22 @@ import (
 
 // As a user does it: in a module of its own, with what the documents say.
 func TestTheReadmesQuickstartRuns(t *testing.T) {
-	runFirstProgram(t, "README.md", "Hello from Go! says ")
+	runProgram(t, "README.md", 0, "Hello from Go! says ")
+}
+
+func TestTheReadmesRankerRuns(t *testing.T) {
+	runProgram(t, "README.md", 1, "[[0.5 1]] external_ranker/least-loaded/normal\n")
 }
 
 func TestTheProjectsReadmeRuns(t *testing.T) {
-	runFirstProgram(t, "../../README.md", "Hello!\n")
+	runProgram(t, "../../README.md", 0, "Hello!\n")
 }
 
-func runFirstProgram(t *testing.T, page, prints string) {
+// runProgram runs a program of a page, by its place.
+func runProgram(t *testing.T, page string, place int, prints string) {
 	t.Helper()
-	_, rest, _ := strings.Cut(string(must(os.ReadFile(page))(t)), "```go\n")
-	program, _, _ := strings.Cut(rest, "```\n")
+	programs := strings.Split(string(must(os.ReadFile(page))(t)), "```go\n")[1:]
+	program, _, _ := strings.Cut(programs[place], "```\n")
 	files := map[string]string{
 		"main.go": program,
 		"go.mod": "module quickstart\n\ngo 1.24\n\nrequire iicp.network/go/iicp v0.0.0\n\n" +
