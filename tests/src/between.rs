@@ -49,6 +49,7 @@ struct Shared {
     mood: Mutex<(Mood, Clock)>,
     key: Ed25519KeyPair,
     requests: AtomicUsize,
+    signed: Mutex<Vec<String>>,
 }
 
 /// The one between. Dropping it closes all connections, and nobody listens any more.
@@ -74,7 +75,14 @@ impl Between {
         let addr = listener.local_addr()?;
         let key = Ed25519KeyPair::from_seed_unchecked(&[1; 32]).map_err(|_| io::ErrorKind::InvalidInput)?;
         let mood = Mutex::new((Mood::Passing, Clock::default()));
-        let shared = Arc::new(Shared { nodes: OnceLock::new(), directory, mood, key, requests: AtomicUsize::new(0) });
+        let shared = Arc::new(Shared {
+            nodes: OnceLock::new(),
+            directory,
+            mood,
+            key,
+            requests: AtomicUsize::new(0),
+            signed: Mutex::default(),
+        });
         let serving = tokio::spawn(serve(listener, shared.clone()));
         Ok(Between { addr, shared, serving })
     }
@@ -105,6 +113,12 @@ impl Between {
         self.serving.abort();
         // The listener is closed when the task is gone.
         let _ = (&mut self.serving).await;
+    }
+
+    /// Every ticket and token that was signed until now.
+    #[must_use]
+    pub fn signed(&self) -> Vec<String> {
+        self.shared.signed.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Requests until now.
@@ -186,7 +200,9 @@ impl Shared {
         claims["exp"] = (issued + clock.signed_ahead_s + lasts).into();
         let text = URL_SAFE_NO_PAD.encode(claims.to_string());
         let signature = self.key.sign(format!("{domain}{text}").as_bytes());
-        json[field] = format!("{text}.{}", hex(signature.as_ref())).into();
+        let signed = format!("{text}.{}", hex(signature.as_ref()));
+        self.signed.lock().unwrap_or_else(PoisonError::into_inner).push(signed.clone());
+        json[field] = signed.into();
         json.to_string().into_bytes()
     }
 }

@@ -7,6 +7,7 @@ pub mod http;
 pub mod process;
 pub mod stage;
 pub mod stage_process;
+pub mod tap;
 
 use std::path::Path;
 
