@@ -108,6 +108,8 @@ impl Engine {
     }
 
     /// Detached, because a sound is long.
+    // The bridge's own, and the interpreter.
+    #[allow(clippy::too_many_arguments)]
     fn infer(
         &self,
         py: Python<'_>,

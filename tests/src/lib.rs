@@ -1,11 +1,13 @@
 //! Case table, stage, runners, interop and benches of iicp-core.
 
 pub mod arrows;
+pub mod between;
 pub mod generated;
 pub mod http;
 pub mod process;
 pub mod stage;
 pub mod stage_process;
+pub mod tap;
 
 use std::path::Path;
 

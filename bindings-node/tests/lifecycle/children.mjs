@@ -196,11 +196,14 @@ const children = {
   },
 
   async closesItsOwnNode() {
-    const { node, call, client, directory } = await mesh({}, async ({ payload }) => {
+    let closed;
+    const { node, call, client, directory } = await mesh({}, async () => {
       // Its own task runs while it waits: the grace ends it.
-      if (payload === "close") say(`closed: ${await node.close({ graceMs: 200 })}`);
+      await (closed = node.close({ graceMs: 200 }));
     });
+    // The caller may hear of it before the handler does, or after.
     say(await failureOf(call("close", { timeoutMs: 5_000 })));
+    say(`closed: ${await closed}`);
     await client.close();
     await directory.close();
   },

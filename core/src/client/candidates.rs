@@ -93,6 +93,15 @@ fn profile(strategy: RoutingStrategy, ticketed: bool) -> String {
     if ticketed { "directory_ticket_v1".into() } else { strategy.as_str().into() }
 }
 
+/// The ranker's own error, unless it is one about its answer already.
+fn refused_by_ranker(error: Error) -> Error {
+    if error.code() == Code::RankerRefused && error.wire_code().is_some() {
+        error
+    } else {
+        ranker::refused(error.message())
+    }
+}
+
 impl Chosen {
     /// Asks the application, which may put one of the candidates first.
     ///
@@ -103,7 +112,7 @@ impl Chosen {
             self.routes.iter().map(|route| CandidateEvidence::of(&route.node)).collect();
         let refs: Vec<String> = candidates.iter().map(|candidate| candidate.candidate_ref.clone()).collect();
         let request = RankRequest { request_ref: ranker::request_ref(task_id), intent: intent.to_owned(), candidates };
-        let choice = asked.rank(request).await.map_err(|error| ranker::refused(error.message()))?;
+        let choice = asked.rank(request).await.map_err(refused_by_ranker)?;
         if let Some(choice) = choice {
             let order: Vec<usize> = (0..refs.len()).collect();
             let ranked = ranker::apply_choice(&order, &refs, &choice)?;

@@ -27,6 +27,9 @@ use crate::types::{Payload, TaskResult, Timings, Traceparent};
 /// Times a submit asks for further routes: a directory lets one exclude no more nodes than that.
 const MOST_FURTHER: u32 = 9;
 
+/// Candidates that a ranker is shown where each takes a ticket.
+const MOST_RANKED: usize = 3;
+
 /// What is sent.
 pub(super) enum Body {
     /// The same bytes to every node.
@@ -121,9 +124,15 @@ impl<'a> Submit<'a> {
     }
 
     pub(super) async fn run(mut self) -> Result<TaskResult> {
-        let eligible = self.find().await?;
+        let mut eligible = self.find().await?;
         if eligible.routes.is_empty() {
             return Err(self.client.nobody(&eligible, &self.query.intent));
+        }
+        // A ranker that sees one candidate has nothing to rank.
+        while self.ranker.is_some() && eligible.routes.len() < MOST_RANKED && self.is_ticketed() {
+            if !self.more(&mut eligible).await {
+                break;
+            }
         }
         let chosen = self.choose(eligible.routes).await?;
         match self.options.consensus {
@@ -165,6 +174,10 @@ impl<'a> Submit<'a> {
         self.client.eligible(&found, &self.policy, eligible);
         self.known.extend_from_slice(&found);
         !found.is_empty()
+    }
+
+    fn is_ticketed(&self) -> bool {
+        self.known.iter().any(|route| route.ticket.is_some())
     }
 
     async fn choose(&mut self, routes: Vec<Arc<Route>>) -> Result<Chosen> {

@@ -77,7 +77,11 @@ impl ConsumerTokens {
         if let Some(held) = slot.held() {
             return self.settle(held.token, target);
         }
-        let deadline = deadline.min(Instant::now() + PATIENCE);
+        // A task that could go without a token must not lose its time to a directory that is away.
+        let now = Instant::now();
+        let left = deadline.saturating_duration_since(now);
+        let share = if self.mode == ConsumerAuth::Required { left } else { left / 4 };
+        let deadline = now + PATIENCE.min(share);
         let Ok(_turn) = tokio::time::timeout_at(deadline, slot.asking.lock()).await else {
             return self.settle(None, target);
         };

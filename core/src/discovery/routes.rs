@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use url::Url;
 
 use super::directory_client::DirectoryClient;
-use super::tickets::{Disclosed, Tickets, Waiting};
+use super::tickets::{Disclosed, Tickets, Waiting, unavailable};
 use crate::crypto::cx::{KeyFault, SealingKey};
 use crate::crypto::ticket::ConsumerClaims;
 use crate::error::{Code, Error, Result};
@@ -26,6 +26,10 @@ use crate::types::{NodeInfo, Traceparent};
 
 /// Longest wait for the directory, within the submit's own deadline.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// The same where routes are held that would do without it.
+const PATIENCE_WITH_ROUTES: Duration = Duration::from_secs(1);
+/// How long nobody waits again for a directory that was away, where routes are held that would do.
+const AWAY_FOR: Duration = Duration::from_secs(5);
 /// How long routes outlive a directory that is away.
 const STALE_FOR: Duration = Duration::from_secs(600);
 /// A ticketed route is not used in its last seconds.
@@ -108,7 +112,20 @@ struct Held {
     since: Option<Instant>,
     /// Until when no further ticket is asked for: the directory has no other node.
     exhausted: Option<Instant>,
+    /// Until when the directory is not waited for: it was away.
+    away: Option<Instant>,
     profile: Option<String>,
+}
+
+impl Held {
+    /// Whether the routes would do although their time is over, since the directory is away.
+    fn would_do(&self) -> bool {
+        self.since.is_some_and(|since| since.elapsed() < STALE_FOR) && !self.routes.is_empty()
+    }
+
+    fn is_away(&self) -> bool {
+        self.away.is_some_and(|until| until > Instant::now())
+    }
 }
 
 /// One question: its answer, and the right to ask it.
@@ -137,6 +154,33 @@ impl Slot {
         // As the directory would list them.
         held.routes.sort_by(|a, b| b.node.score.total_cmp(&a.node.score));
         held.since = Some(now);
+        held.away = None;
+    }
+
+    /// What is held, after the directory did not answer: the mesh goes on without it for a while.
+    fn stale(&self, error: Error) -> Result<Found> {
+        let mut held = self.held();
+        if !held.would_do() || !error.retryable() || error.code() == Code::NoNodes {
+            return Err(error);
+        }
+        held.away = Some(Instant::now() + AWAY_FOR);
+        tracing::warn!(target: telemetry::CLIENT, code = %error.code(), "using older routes: the directory is away");
+        Ok(Found { routes: held.routes.clone(), fresh: true, profile: held.profile.clone() })
+    }
+
+    /// What is held, where the directory was away a moment ago.
+    fn while_away(&self) -> Option<Found> {
+        let held = self.held();
+        let found = || Found { routes: held.routes.clone(), fresh: true, profile: held.profile.clone() };
+        (held.is_away() && held.would_do()).then(found)
+    }
+
+    /// Until when a submit waits for the directory.
+    fn patience(&self, deadline: Instant) -> Instant {
+        let now = Instant::now();
+        let left = deadline.saturating_duration_since(now);
+        let most = if self.held().would_do() { PATIENCE_WITH_ROUTES.min(left / 4) } else { PATIENCE };
+        now + most.min(left)
     }
 }
 
@@ -202,27 +246,39 @@ impl Routes {
         deadline: Instant,
     ) -> Result<Found> {
         let slot = self.slot(query);
-        let patience = deadline.min(Instant::now() + PATIENCE);
+        let patience = slot.patience(deadline);
         if self.asks_for_tickets(query) {
             let live = slot.live(Instant::now());
             if !live.is_empty() {
                 self.want_more(&slot, query);
                 return Ok(Found { routes: live, fresh: false, profile: None });
             }
+            if let Some(found) = slot.while_away() {
+                return Ok(found);
+            }
             let asked = self.first_ticket(&slot, query, trace, patience).await;
             match asked {
                 Err(error) if error.code() == Code::TicketsUnavailable && self.mode == RouteDiscovery::Auto => {}
-                Err(error) => return self.stale(&slot, error),
+                Err(error) => {
+                    let found = slot.stale(error)?;
+                    // It may only have been slow: in the background there is more patience.
+                    self.want_more(&slot, query);
+                    return Ok(found);
+                }
                 Ok(found) => {
                     self.want_more(&slot, query);
                     return Ok(found);
                 }
             }
         }
-        if let Some(found) = self.listed(&slot, query) {
+        if let Some(found) = self.listed(&slot, query).or_else(|| slot.while_away()) {
             return Ok(found);
         }
-        self.list(&slot, query, Some(trace), patience).await
+        let found = self.list(&slot, query, Some(trace), patience).await?;
+        if slot.held().is_away() {
+            self.renew_list(&slot, query);
+        }
+        Ok(found)
     }
 
     /// Further routes for a submit whose `tried` ones did not serve it: those that came in meanwhile, else one more
@@ -239,14 +295,13 @@ impl Routes {
             !tried.iter().any(|old| old.node.node_id == route.node.node_id && old.task_url == route.task_url)
         };
         let slot = self.slot(query);
-        let patience = deadline.min(Instant::now() + PATIENCE);
+        let patience = slot.patience(deadline);
         let mut found: Vec<Arc<Route>> = slot.live(Instant::now()).into_iter().filter(|route| is_new(route)).collect();
         if !found.is_empty() {
             return found;
         }
         if !self.asks_for_tickets(query) {
             if !fresh {
-                slot.held().since = None;
                 found = self.list(&slot, query, Some(trace), patience).await.map_or_else(|_| Vec::new(), |f| f.routes);
                 found.retain(is_new);
             }
@@ -276,17 +331,6 @@ impl Routes {
         slots.entry(question).or_default().clone()
     }
 
-    /// What is held, after the directory did not answer: the mesh goes on without it for a while.
-    fn stale(&self, slot: &Slot, error: Error) -> Result<Found> {
-        let held = slot.held().clone();
-        let kept = held.since.is_some_and(|since| since.elapsed() < STALE_FOR) && !held.routes.is_empty();
-        if !kept || !error.retryable() || error.code() == Code::NoNodes {
-            return Err(error);
-        }
-        tracing::warn!(target: telemetry::CLIENT, code = %error.code(), "using older routes: the directory is away");
-        Ok(Found { routes: held.routes, fresh: true, profile: held.profile })
-    }
-
     // --- tickets ---
 
     async fn first_ticket(
@@ -296,11 +340,15 @@ impl Routes {
         trace: &Traceparent,
         deadline: Instant,
     ) -> Result<Found> {
+        let waited = slot.asking.try_lock().is_err();
         let _turn = turn(slot, deadline).await?;
         // Who waited takes what the other was told.
         let live = slot.live(Instant::now());
         if !live.is_empty() {
             return Ok(Found { routes: live, fresh: true, profile: None });
+        }
+        if waited && self.tickets.are_unavailable() {
+            return Err(unavailable());
         }
         let mut unusable: Vec<String> = Vec::new();
         let mut refused = None;
@@ -404,13 +452,21 @@ impl Routes {
     fn listed(self: &Arc<Self>, slot: &Arc<Slot>, query: &Discover) -> Option<Found> {
         let held = slot.held().clone();
         let age = held.since?.elapsed();
-        if age >= self.ttl && age < self.ttl * 2 && slot.asking.try_lock().is_ok() && !self.group.is_closing() {
-            let (routes, slot, query) = (self.clone(), slot.clone(), query.clone());
-            self.group.spawn("renew routes", async move {
-                let _ = routes.list(&slot, &query, None, Instant::now() + PATIENCE).await;
-            });
+        if age >= self.ttl && age < self.ttl * 2 {
+            self.renew_list(slot, query);
         }
         (age < self.ttl * 2).then_some(Found { routes: held.routes, fresh: false, profile: held.profile })
+    }
+
+    /// Asks for the list in the background, unless somebody is asking.
+    fn renew_list(self: &Arc<Self>, slot: &Arc<Slot>, query: &Discover) {
+        if slot.asking.try_lock().is_err() || self.group.is_closing() {
+            return;
+        }
+        let (routes, slot, query) = (self.clone(), slot.clone(), query.clone());
+        self.group.spawn("renew routes", async move {
+            let _ = routes.list(&slot, &query, None, Instant::now() + PATIENCE).await;
+        });
     }
 
     /// Asks for the list, one caller at a time; who waited takes what the other was told.
@@ -422,7 +478,10 @@ impl Routes {
         deadline: Instant,
     ) -> Result<Found> {
         let begun = Instant::now();
-        let _turn = turn(slot, deadline).await?;
+        let _turn = match turn(slot, deadline).await {
+            Ok(turn) => turn,
+            Err(error) => return slot.stale(error),
+        };
         {
             let held = slot.held();
             if held.since.is_some_and(|since| since >= begun) {
@@ -432,7 +491,7 @@ impl Routes {
         let listed = match self.directory.discover(query, trace, deadline).await {
             Ok(listed) => listed,
             Err(error) if error.wire_code() == Some(UNSUPPORTED) => return Err(unsupported()),
-            Err(error) => return self.stale(slot, error),
+            Err(error) => return slot.stale(error),
         };
         let required = query.profile_request.as_ref().is_some_and(|profile| profile.required);
         let compatible =
@@ -442,7 +501,7 @@ impl Routes {
         }
         let routes = self.usable(listed.nodes, query)?;
         let profile = listed.profile.map(|profile| profile.status);
-        let held = Held { routes, since: Some(Instant::now()), exhausted: None, profile };
+        let held = Held { routes, since: Some(Instant::now()), exhausted: None, away: None, profile };
         slot.held().clone_from(&held);
         Ok(Found { routes: held.routes, fresh: true, profile: held.profile })
     }

@@ -70,6 +70,12 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// The error where a directory has no tickets to give.
+pub(super) fn unavailable() -> Error {
+    Error::new(Code::TicketsUnavailable, "the directory gives no dispatch tickets; allow discovery")
+        .with_wire_code("IICP-DISPATCH-TICKET-UNAVAILABLE")
+}
+
 impl Tickets {
     pub(super) fn new(directory: DirectoryClient) -> Self {
         Tickets {
@@ -107,8 +113,7 @@ impl Tickets {
             Ok(TicketAnswer::NoRoute) => Ok(None),
             Ok(TicketAnswer::NoTickets) => {
                 *lock(&self.none_until) = Some(Instant::now() + NO_TICKETS_FOR);
-                Err(Error::new(Code::TicketsUnavailable, "the directory gives no dispatch tickets; allow discovery")
-                    .with_wire_code("IICP-DISPATCH-TICKET-UNAVAILABLE"))
+                Err(unavailable())
             }
             Err(error) => {
                 if let (Code::DirectoryRateLimited, Some(pause)) = (error.code(), error.retry_after()) {

@@ -50,7 +50,7 @@ pub struct Timings {
 pub struct RoutingReceipt {
     /// Always `iicp-routing-receipt-v1`.
     pub receipt_version: String,
-    /// What chose: a strategy, `directory_ticket_v1/<strategy>`, or `external_ranker/<policy>/<mode>`.
+    /// What chose: a strategy, `directory_ticket_v1`, or `external_ranker/<policy>/<mode>`.
     pub selection_profile: String,
     /// Nodes that the task could have been sent to.
     pub eligible_candidate_count: usize,

@@ -5,7 +5,6 @@
 
 mod peer;
 mod sealed;
-mod tap;
 mod their_client;
 mod their_node;
 

@@ -3,11 +3,11 @@
 
 use iicp_core::options::{ClientOptions, NodeOptions, RouteDiscovery};
 use iicp_core::{CHAT, Client, Code, Directory, Error, Inbound, LiveNode, Node, Reply, Task};
+use iicp_tests::tap::Tap;
 use serde_json::{Value, json};
 
 use crate::directory;
 use crate::peer::{Peer, free_port};
-use crate::tap::Tap;
 use crate::their_client::{MODES, TASK};
 use crate::their_node::serve;
 
@@ -29,7 +29,7 @@ async fn handle(task: Inbound) -> Result<Reply, Error> {
 /// Our node behind a tap, under the one loopback name that their client lets through.
 async fn tapped(directory: &str) -> (LiveNode, Tap) {
     let (node_port, tap_port) = (free_port(), free_port());
-    let tap = Tap::start(tap_port, node_port).await;
+    let tap = Tap::start(tap_port, node_port).await.unwrap();
     let mut options = NodeOptions::default();
     options.intents = vec![CHAT.into(), TASK.into()];
     options.models = vec!["m-lab".into()];
@@ -38,7 +38,7 @@ async fn tapped(directory: &str) -> (LiveNode, Tap) {
     options.endpoint = Some(format!("http://127.1:{tap_port}"));
     let node = Node::bind(options).await.unwrap().serve(handle).await.unwrap();
     assert!(node.is_registered());
-    tap.take();
+    let _ = tap.take();
     (node, tap)
 }
 
@@ -89,11 +89,11 @@ async fn a_refusal_of_a_sealed_task_reaches_their_client_as_what_it_is() {
 /// Their node behind a tap.
 async fn their_tapped_node(directory: &Directory) -> (Peer, Tap) {
     let (node_port, tap_port) = (free_port(), free_port());
-    let tap = Tap::start(tap_port, node_port).await;
+    let tap = Tap::start(tap_port, node_port).await.unwrap();
     let node = Peer::start("peer_node.py").await;
     let endpoint = format!("http://127.0.0.1:{tap_port}");
     serve(&node, directory, json!({ "port": node_port, "endpoint": endpoint })).await;
-    tap.take();
+    let _ = tap.take();
     (node, tap)
 }
 

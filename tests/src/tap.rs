@@ -1,20 +1,28 @@
 //! Somebody who listens on the wire.
 
-use std::sync::{Arc, Mutex};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 /// Passes bytes on between callers and a node, and writes them all down.
-pub(crate) struct Tap {
+pub struct Tap {
+    addr: SocketAddr,
     heard: Arc<Mutex<Vec<u8>>>,
     _tasks: JoinSet<()>,
 }
 
 impl Tap {
-    pub(crate) async fn start(port: u16, node: u16) -> Tap {
-        let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
+    /// Listens on a port of loopback, any if it is 0, for a node on another.
+    ///
+    /// # Errors
+    /// The system's.
+    pub async fn start(port: u16, node: u16) -> io::Result<Tap> {
+        let listener = TcpListener::bind(("127.0.0.1", port)).await?;
+        let addr = listener.local_addr()?;
         let heard = Arc::new(Mutex::new(Vec::new()));
         let (all, mut tasks) = (heard.clone(), JoinSet::new());
         tasks.spawn(async move {
@@ -26,19 +34,30 @@ impl Tap {
                 conns.spawn(pass(from_node, to_caller, all.clone()));
             }
         });
-        Tap { heard, _tasks: tasks }
+        Ok(Tap { addr, heard, _tasks: tasks })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
     }
 
     /// Everything so far; the next look begins anew.
-    pub(crate) fn take(&self) -> String {
-        String::from_utf8_lossy(&std::mem::take(&mut *self.heard.lock().unwrap())).into_owned()
+    #[must_use]
+    pub fn take(&self) -> String {
+        String::from_utf8_lossy(&std::mem::take(&mut *lock(&self.heard))).into_owned()
     }
+}
+
+fn lock(heard: &Mutex<Vec<u8>>) -> MutexGuard<'_, Vec<u8>> {
+    heard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 async fn pass(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, heard: Arc<Mutex<Vec<u8>>>) {
     let mut buffer = vec![0; 16 << 10];
     while let Ok(length @ 1..) = from.read(&mut buffer).await {
-        heard.lock().unwrap().extend_from_slice(&buffer[..length]);
+        lock(&heard).extend_from_slice(&buffer[..length]);
         if to.write_all(&buffer[..length]).await.is_err() {
             return;
         }

@@ -3,13 +3,15 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod consumer;
+
 use std::fmt::Write as _;
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use iicp_core::options::{Chat, ClientOptions, Discover, NodeOptions, from_json};
+use iicp_core::options::{Chat, ClientOptions, DirectoryOptions, Discover, NodeOptions, from_json};
 use iicp_core::types::Payload;
-use iicp_core::{CHAT, Client, Error, Inbound, LiveNode, Node, Reply, Task};
+use iicp_core::{CHAT, Client, Directory, Error, Inbound, LiveNode, Node, Reply, Task};
 use iicp_tests::http::{Conn, post};
 use iicp_tests::stage_process::StageProcess;
 use serde_json::{Value, json};
@@ -105,10 +107,16 @@ async fn no_payload_token_key_or_private_text_is_ever_said() {
     ask_badly(&node).await;
     let directory = a_directory_that_gives_out_secrets().await;
     drop((node, directory));
+    let secrets = consumer::lives_with_secrets().await;
 
     let said = said().lock().unwrap().clone();
     let leaks: Vec<&str> = said.lines().filter(|line| line.to_lowercase().contains(CANARY)).collect();
     assert!(leaks.is_empty(), "{}", leaks.join("\n"));
+    // Tokens and tickets come from the directory, and cannot be made of the canary.
+    for secret in secrets {
+        let leaks: Vec<&str> = said.lines().filter(|line| line.contains(&secret)).collect();
+        assert!(leaks.is_empty(), "{secret} in {}", leaks.join("\n"));
+    }
     // That the listener hears what there is to hear is what makes its silence on secrets say something.
     for heard in [&*format!("{} iicp::node", Level::WARN), "iicp::client", "reqwest", "code=BACKEND 5004", "registered"]
     {
@@ -136,8 +144,10 @@ async fn before_any_network() {
 
 /// Handlers whose failures are private, and a client that meets them.
 async fn a_node_that_fails_in_every_way() -> LiveNode {
+    let directory = Directory::bind(DirectoryOptions::loopback()).await.unwrap();
     let mut options = NodeOptions::default();
     options.intents = vec![CHAT.into()];
+    options.directory = directory.url();
     let handler = async |task: Inbound| {
         say(&format!("{task:?} {:?}", task.caller));
         match task.json::<Value>()?["do"].as_str() {
@@ -151,13 +161,7 @@ async fn a_node_that_fails_in_every_way() -> LiveNode {
     let node = Node::bind(options).await.unwrap().serve(handler).await.unwrap();
     say(&format!("{node:?}"));
 
-    // The directory is a scripted one that knows this node and nothing else.
-    let list =
-        json!({ "nodes": [{ "node_id": node.node_id(), "endpoint": node.url(), "cx_public_key": { "key": CANARY } }] });
-    let mut stage = StageProcess::start(env!("CARGO_BIN_EXE_stage")).unwrap();
-    let setup = json!({ "directory": { "peer": { "answer": { "body": { "json": list } } } } });
-    let scene = stage.call(&json!({ "setup": setup })).await.unwrap();
-    let client = client(&scene["directory"]);
+    let client = client(&json!(directory.url()));
     say(&format!("{client:?}"));
     for told in ["fail", "typed", "panic", "no json"] {
         let payload = json!({ "do": told, "secret": CANARY });

@@ -1,0 +1,5 @@
+//! A client reads a dispatch ticket.
+
+#![no_main]
+
+iicp_fuzz::target!("ticket");
