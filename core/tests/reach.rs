@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-use iicp_core::options::{ClientOptions, NodeOptions};
+use iicp_core::options::{ClientOptions, NodeOptions, RouteDiscovery};
 use iicp_core::{CHAT, Client, Code, Inbound, Node, Reply, Result};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
@@ -37,6 +37,9 @@ async fn directory_that_names(endpoint: &str) -> String {
 fn client(directory: &str) -> Result<Client> {
     let mut options = ClientOptions::default();
     options.directory = directory.into();
+    // The directory of this test knows neither tickets nor keys.
+    options.route_discovery = RouteDiscovery::Legacy;
+    options.routing_policy.require_encryption = Some(false);
     Client::new(options)
 }
 
