@@ -210,7 +210,7 @@ async fn a_task_whose_node_is_killed_runs_nowhere_else_unless_idempotent() {
         let mut stages = Vec::new();
         for n in 0..2 {
             let mut stage = StageProcess::start(env!("CARGO_BIN_EXE_stage")).unwrap();
-            let options = json!({ "node_id": format!("{round}-{n}") });
+            let options = json!({ "node_id": format!("killed-{round}-{n}") });
             let setup = json!({ "directory": { "at": scene["directory"] }, "nodes": [{ "handler": "hang", "options": options }] });
             stage.call(&json!({ "setup": setup })).await.unwrap();
             stages.push(stage);
