@@ -403,7 +403,14 @@ impl Routes {
         let node_id = node.node_id.clone();
         let judged = self.judge(node, query);
         let judged = judged.and_then(|route| route.ok_or_else(|| no_nodes(&query.intent, "the one named is no use")));
-        let mut route = judged.map_err(|error| Unusable::Node(node_id, error))?;
+        let mut route = judged.map_err(|error| match error.code() {
+            // Not the caller's URL, but the node's.
+            Code::ConfigInvalid => {
+                let why = format!("node {node_id} has an endpoint that is no base URL; nothing was sent");
+                Unusable::Node(node_id, Error::new(Code::EndpointRefused, why))
+            }
+            _ => Unusable::Node(node_id, error),
+        })?;
         route.ticket = Some(id_prefix);
         route.until = Some(now + lasts.saturating_sub(SPARE));
         let route = Arc::new(route);
