@@ -3,6 +3,8 @@
 //! A rule applies to an intent that has one of its fragments in it, in whatever case. The table's third category asks for
 //! a notice and refuses nothing, so it is not here.
 
+use std::sync::LazyLock;
+
 use crate::error::{Code, Error, Result};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,14 +143,34 @@ const RULES: &[Rule] = &[
     },
 ];
 
+/// A fragment, and the place of its rule in the table.
+type Fragment = (&'static [u8], usize);
+
+/// The fragments by their first byte: every task is looked at, and looking for each of them by itself took 3 µs.
+static BY_FIRST_BYTE: LazyLock<[Vec<Fragment>; 256]> = LazyLock::new(|| {
+    let fragments =
+        || RULES.iter().enumerate().flat_map(|(at, rule)| rule.fragments.iter().map(move |text| (text.as_bytes(), at)));
+    std::array::from_fn(|first| {
+        fragments().filter(|(text, _)| text.first().is_some_and(|byte| usize::from(*byte) == first)).collect()
+    })
+});
+
+/// The first rule of the table that an intent in lower case falls under.
+fn hit(intent: &str) -> Option<&'static Rule> {
+    let bytes = intent.as_bytes();
+    let found = bytes.iter().enumerate().flat_map(|(at, first)| {
+        let starting = &BY_FIRST_BYTE[usize::from(*first)];
+        starting.iter().filter(move |(fragment, _)| bytes[at..].starts_with(fragment)).map(|(_, place)| *place)
+    });
+    found.min().map(|place| &RULES[place])
+}
+
 /// Refuses intents that the table of risks names.
 ///
 /// # Errors
 /// `POLICY_REFUSED`, with the rule.
 pub(crate) fn check_intent(intent: &str) -> Result<()> {
-    let intent = intent.to_lowercase();
-    let hit = RULES.iter().find(|rule| rule.fragments.iter().any(|fragment| intent.contains(fragment)));
-    let Some(rule) = hit else { return Ok(()) };
+    let Some(rule) = hit(&intent.to_lowercase()) else { return Ok(()) };
     let why = match rule.category {
         Category::Prohibited => "prohibited",
         Category::HighRisk => "of high risk, and needs a private mesh with a compliance profile",
