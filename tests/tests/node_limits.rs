@@ -134,5 +134,6 @@ async fn ten_thousand_connections_that_come_and_go_leave_nothing() {
     }
     let after = (node.process.memory(), node.process.descriptors());
     assert!(after.0 < before.0 + (8 << 20), "{} bytes before, {} after", before.0, after.0);
-    assert!(after.1 <= before.1 + 130, "{} descriptors before, {} after", before.1, after.1);
+    // All that may be open, and the few that are just being closed to make room for them.
+    assert!(after.1 <= before.1 + 128 + 16, "{} descriptors before, {} after", before.1, after.1);
 }
