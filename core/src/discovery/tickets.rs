@@ -170,19 +170,19 @@ impl Tickets {
     fn take(&self, claims: &TicketClaims, lasts: Duration) -> Result<()> {
         let now = Instant::now();
         let mut seen = lock(&self.seen);
+        // Looked for before room is made, which forgets.
+        if seen.get(&claims.jti).is_some_and(|until| *until > now) {
+            let why = "the directory gave the same dispatch ticket twice; no task was sent";
+            return Err(Error::new(Code::TicketRefused, why).with_wire_code("IICP-DISPATCH-TICKET-UNVERIFIED"));
+        }
         if seen.len() >= MOST_SEEN {
             seen.retain(|_, until| *until > now);
         }
         if seen.len() >= MOST_SEEN {
             seen.clear();
         }
-        match seen.insert(claims.jti.clone(), now + lasts) {
-            Some(until) if until > now => {
-                let why = "the directory gave the same dispatch ticket twice; no task was sent";
-                Err(Error::new(Code::TicketRefused, why).with_wire_code("IICP-DISPATCH-TICKET-UNVERIFIED"))
-            }
-            _ => Ok(()),
-        }
+        seen.insert(claims.jti.clone(), now + lasts);
+        Ok(())
     }
 
     /// Checks a consumer token for what it was asked for.
@@ -241,5 +241,30 @@ impl Tickets {
         let key = Key { bytes, since: Instant::now() };
         *lock(&self.key) = Some(key);
         Ok(key)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transport::http_client::HttpClient;
+
+    fn claims(number: usize) -> TicketClaims {
+        TicketClaims { jti: format!("{number:024x}"), exp: 100, iat: None, policy_manifest_sha256: None }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_ticket_is_taken_once_for_as_long_as_it_is_good_and_few_are_remembered() {
+        let tickets = Tickets::new(DirectoryClient::new(HttpClient::new().unwrap(), "http://127.0.0.1:1").unwrap());
+        let minute = Duration::from_secs(60);
+        tickets.take(&claims(0), minute).unwrap();
+        assert_eq!(tickets.take(&claims(0), minute).unwrap_err().code(), Code::TicketRefused);
+        tokio::time::advance(minute * 2).await;
+        tickets.take(&claims(0), minute).unwrap();
+        for number in 1..3 * MOST_SEEN {
+            tickets.take(&claims(number), minute).unwrap();
+        }
+        assert!(lock(&tickets.seen).len() <= MOST_SEEN);
+        assert!(tickets.take(&claims(3 * MOST_SEEN - 1), minute).is_err(), "the last one is remembered");
     }
 }
