@@ -173,6 +173,10 @@ impl<'a> Submit<'a> {
         self.discover += begun.elapsed();
         self.client.eligible(&found, &self.policy, eligible);
         self.known.extend_from_slice(&found);
+        if found.is_empty() {
+            // There is nobody else: a node that asks for pauses must not have the directory asked before each.
+            self.further = MOST_FURTHER;
+        }
         !found.is_empty()
     }
 
@@ -207,7 +211,7 @@ impl<'a> Submit<'a> {
                     }
                 },
                 // Before anyone is waited for, and before giving up: is there somebody else?
-                step if !plan.is_spent() && self.extend(&mut chosen, step).await => plan.add(chosen.routes.len()),
+                _ if !plan.is_spent() && self.extend(&mut chosen).await => plan.add(chosen.routes.len()),
                 Step::Pause(pause) => {
                     tokio::time::sleep(pause).await;
                     waited += pause;
@@ -218,11 +222,7 @@ impl<'a> Submit<'a> {
         Err(last.map_or_else(|| out_of_time(self.timeout), |failed| failed.error))
     }
 
-    async fn extend(&mut self, chosen: &mut Chosen, step: Step) -> bool {
-        // A list that was asked for just now has nobody else to name, and asking takes as long as a short pause.
-        if matches!(step, Step::Pause(pause) if pause < Duration::from_millis(5)) {
-            return false;
-        }
+    async fn extend(&mut self, chosen: &mut Chosen) -> bool {
         let mut eligible = Eligible::default();
         while eligible.routes.is_empty() {
             if !self.more(&mut eligible).await {
