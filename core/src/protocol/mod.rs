@@ -9,6 +9,7 @@ pub(crate) mod compatibility;
 pub(crate) mod consensus;
 pub(crate) mod heartbeat;
 pub(crate) mod identity;
+pub(crate) mod lifecycle;
 pub(crate) mod policy;
 pub(crate) mod profiles;
 pub(crate) mod projection;
