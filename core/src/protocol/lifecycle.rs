@@ -7,7 +7,6 @@ use crate::wire::events::EventName;
 #[derive(Debug, Default)]
 pub(crate) struct Lifecycle {
     next: u64,
-    accepted: bool,
     ended: bool,
 }
 
@@ -27,7 +26,7 @@ pub(crate) enum Fault {
     SequenceGap,
     TaskDrift,
     TerminalFlag,
-    /// Work is reported before the task was accepted, or it is accepted twice.
+    /// It is accepted when it runs already.
     Order,
 }
 
@@ -71,11 +70,10 @@ impl Lifecycle {
         if name.is_final() != is_final {
             return Err(Fault::TerminalFlag);
         }
-        if (name == EventName::Accepted) == self.accepted && !is_final {
+        if name == EventName::Accepted && self.next > 0 {
             return Err(Fault::Order);
         }
         self.next += 1;
-        self.accepted = true;
         self.ended = is_final;
         Ok(Taken::Next)
     }
@@ -104,12 +102,13 @@ mod tests {
         let whole = [(0, "accepted", false), (1, "partial", false), (1, "partial", false), (2, "completed", true)];
         assert_eq!(follow(&whole), Ok(vec![Next, Next, Again, Next]));
         assert_eq!(follow(&[(0, "rejected", true)]), Ok(vec![Next]));
+        // Framed transports do not say that a task was accepted.
+        assert_eq!(follow(&[(0, "partial", false), (1, "completed", true)]), Ok(vec![Next, Next]));
         for (broken, fault) in [
             (&[(0, "accepted", false), (2, "partial", false)][..], Fault::SequenceGap),
             (&[(0, "accepted", false), (1, "completed", true), (2, "partial", false)], Fault::AfterTerminal),
             (&[(0, "accepted", false), (1, "partial", true)], Fault::TerminalFlag),
             (&[(0, "accepted", false), (1, "completed", false)], Fault::TerminalFlag),
-            (&[(0, "partial", false)], Fault::Order),
             (&[(0, "accepted", false), (1, "accepted", false)], Fault::Order),
             (&[(1, "accepted", false)], Fault::SequenceGap),
         ] {

@@ -1,6 +1,8 @@
 //! State machines without sockets: they take bytes and time, and give back decisions and deadlines.
 
 pub(crate) mod admission;
+#[allow(dead_code)] // streaming takes it
+pub(crate) mod assemble;
 pub(crate) mod breaker;
 #[allow(dead_code)] // pre-normative and off: the published fixtures run it, and who asks for it will
 pub(crate) mod capability;
@@ -9,6 +11,7 @@ pub(crate) mod compatibility;
 pub(crate) mod consensus;
 pub(crate) mod heartbeat;
 pub(crate) mod identity;
+#[allow(dead_code)] // streaming takes it
 pub(crate) mod lifecycle;
 pub(crate) mod policy;
 pub(crate) mod profiles;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{
-    ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, DATE, HeaderName, HeaderValue, LOCATION,
+    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, DATE, HeaderName, HeaderValue, LOCATION,
     RETRY_AFTER,
 };
 use http::{HeaderMap, Method};
@@ -35,6 +35,8 @@ pub(crate) struct Call<'a> {
     pub(crate) bearer: Option<&'a str>,
     pub(crate) consumer_token: Option<&'a str>,
     pub(crate) node_id: Option<&'a str>,
+    /// The media types that are taken beside JSON, as the header says it.
+    pub(crate) accept: Option<&'static str>,
     /// JSON.
     pub(crate) body: Option<Bytes>,
     pub(crate) deadline: Instant,
@@ -55,6 +57,7 @@ impl Call<'_> {
             bearer: None,
             consumer_token: None,
             node_id: None,
+            accept: None,
             body: None,
             deadline,
             idle: deadline.saturating_duration_since(Instant::now()),
@@ -63,7 +66,7 @@ impl Call<'_> {
     }
 }
 
-/// An answer, whatever its status.
+/// An answer, whatever its status, read whole.
 #[derive(Debug)]
 pub(crate) struct Reply {
     pub(crate) status: u16,
@@ -112,10 +115,18 @@ impl HttpClient {
 
     /// Sends one request, to wherever it is led, and reads the whole answer.
     pub(crate) async fn call(&self, call: Call<'_>) -> Result<Reply, NoReply> {
+        let whole = async { self.exchange(&call).await?.read().await };
+        tokio::time::timeout_at(call.deadline, whole).await.unwrap_or(Err(NoReply::Deadline))
+    }
+
+    #[allow(dead_code)] // streaming takes it
+    /// Sends one request, to wherever it is led, and reads the head of the answer. Dropping what is returned before its
+    /// end closes the connection.
+    pub(crate) async fn open(&self, call: Call<'_>) -> Result<Incoming, NoReply> {
         tokio::time::timeout_at(call.deadline, self.exchange(&call)).await.unwrap_or(Err(NoReply::Deadline))
     }
 
-    async fn exchange(&self, call: &Call<'_>) -> Result<Reply, NoReply> {
+    async fn exchange(&self, call: &Call<'_>) -> Result<Incoming, NoReply> {
         let url = guard::without_trailing_dot(call.url.clone()).ok_or(NoReply::Refused)?;
         let mut hop = Hop::first(url, call.reach);
         let mut connect = Duration::ZERO;
@@ -126,7 +137,7 @@ impl HttpClient {
             let location = head.headers().get(LOCATION).map(HeaderValue::as_bytes);
             match hop.follow(redirects(call), head.status().as_u16(), location) {
                 Some(next) => hop = next,
-                None => return read(answer, connect, call).await,
+                None => return Incoming::new(answer, connect, call),
             }
         }
     }
@@ -187,6 +198,9 @@ fn request(call: &Call<'_>, hop: &Hop) -> reqwest::Request {
     let mut request = reqwest::Request::new(call.method.clone(), hop.url.clone());
     let headers = request.headers_mut();
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    if let Some(accept) = call.accept {
+        headers.insert(ACCEPT, HeaderValue::from_static(accept));
+    }
     if let Some(trace) = call.traceparent
         && let Ok(value) = HeaderValue::from_str(trace.as_str())
     {
@@ -214,33 +228,81 @@ fn secret(headers: &mut HeaderMap, name: HeaderName, value: Option<&str>) {
     }
 }
 
-async fn read(answer: Answer, connect: Duration, call: &Call<'_>) -> Result<Reply, NoReply> {
-    let Answer { mut response, first_byte, .. } = answer;
-    let (status, headers) = (response.status().as_u16(), response.headers());
-    let (retry_after, date) = (retry_after(headers), date(headers));
-    if !headers.get_all(CONTENT_ENCODING).iter().all(is_identity) {
-        return Err(NoReply::Malformed);
+/// An answer whose body is still on its way.
+#[derive(Debug)]
+pub(crate) struct Incoming {
+    response: reqwest::Response,
+    connect: Duration,
+    first_byte: Duration,
+    deadline: Instant,
+    idle: Duration,
+    most_bytes: usize,
+}
+
+#[allow(dead_code)] // streaming takes it
+impl Incoming {
+    fn new(answer: Answer, connect: Duration, call: &Call<'_>) -> Result<Self, NoReply> {
+        let Answer { response, first_byte, .. } = answer;
+        if !response.headers().get_all(CONTENT_ENCODING).iter().all(is_identity) {
+            return Err(NoReply::Malformed);
+        }
+        let (deadline, idle, most_bytes) = (call.deadline, call.idle, call.most_bytes);
+        Ok(Incoming { response, connect, first_byte, deadline, idle, most_bytes })
     }
-    let most = call.most_bytes;
-    if response.content_length().is_some_and(|length| usize::try_from(length).map_or(true, |length| length > most)) {
-        return Err(NoReply::TooLarge);
+
+    pub(crate) fn status(&self) -> u16 {
+        self.response.status().as_u16()
     }
-    let (mut whole, mut grown) = (Bytes::new(), BytesMut::new());
-    loop {
-        let chunk = tokio::time::timeout(call.idle, response.chunk()).await.map_err(|_| NoReply::Lost)?;
-        let Some(data) = chunk.map_err(|e| classify(&e))? else { break };
-        if whole.len() + grown.len() + data.len() > most {
+
+    pub(crate) fn headers(&self) -> &HeaderMap {
+        self.response.headers()
+    }
+
+    /// Time for names and connections; zero if pooled ones were used.
+    pub(crate) fn connect(&self) -> Duration {
+        self.connect
+    }
+
+    /// From the sending, over an open connection, to the head of the answer.
+    pub(crate) fn first_byte(&self) -> Duration {
+        self.first_byte
+    }
+
+    /// The next bytes of the body as they arrive; none at its end. The bound on the whole is the caller's to keep.
+    pub(crate) async fn chunk(&mut self) -> Result<Option<Bytes>, NoReply> {
+        let (idle, now) = (self.idle, Instant::now());
+        // Of two bounds the nearer one: a stream takes no timer more than a whole answer does.
+        let last = self.deadline.min(now.checked_add(idle).unwrap_or(self.deadline));
+        match tokio::time::timeout_at(last, self.response.chunk()).await {
+            Ok(chunk) => chunk.map_err(|e| classify(&e)),
+            Err(_) if last == self.deadline => Err(NoReply::Deadline),
+            Err(_) => Err(NoReply::Lost),
+        }
+    }
+
+    /// Reads the whole body.
+    pub(crate) async fn read(mut self) -> Result<Reply, NoReply> {
+        let (status, headers, most) = (self.status(), self.headers(), self.most_bytes);
+        let (retry_after, date) = (retry_after(headers), date(headers));
+        let length = self.response.content_length();
+        if length.is_some_and(|length| usize::try_from(length).map_or(true, |length| length > most)) {
             return Err(NoReply::TooLarge);
         }
-        if whole.is_empty() && grown.is_empty() {
-            whole = data;
-            continue;
+        let (mut whole, mut grown) = (Bytes::new(), BytesMut::new());
+        while let Some(data) = self.chunk().await? {
+            if whole.len() + grown.len() + data.len() > most {
+                return Err(NoReply::TooLarge);
+            }
+            if whole.is_empty() && grown.is_empty() {
+                whole = data;
+                continue;
+            }
+            grown.extend_from_slice(&std::mem::take(&mut whole));
+            grown.extend_from_slice(&data);
         }
-        grown.extend_from_slice(&std::mem::take(&mut whole));
-        grown.extend_from_slice(&data);
+        let body = if grown.is_empty() { whole } else { grown.freeze() };
+        Ok(Reply { status, retry_after, date, body, connect: self.connect, first_byte: self.first_byte })
     }
-    let body = if grown.is_empty() { whole } else { grown.freeze() };
-    Ok(Reply { status, retry_after, date, body, connect, first_byte })
 }
 
 fn is_identity(coding: &HeaderValue) -> bool {

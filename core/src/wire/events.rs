@@ -268,7 +268,8 @@ mod tests {
 
     #[test]
     fn events_are_read_however_the_bytes_are_cut() {
-        let stream = b": hello\r\ndata: one\r\n\r\nevent: x\nid: 7\ndata:two\ndata: three\n\n\n\n:\n\ndata\n\ndata: \n\n";
+        let stream =
+            b": hello\r\ndata: one\r\n\r\nevent: x\nid: 7\ndata:two\ndata: three\n\n\n\n:\n\ndata\n\ndata: \n\n";
         for step in 1..stream.len() {
             let mut reader = EventReader::new(100);
             let seen: Vec<String> = stream.chunks(step).flat_map(|bytes| read_all(&mut reader, bytes)).collect();

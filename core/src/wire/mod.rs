@@ -4,6 +4,7 @@
 //! shapes); writers are strict.
 
 pub(crate) mod directory;
+#[allow(dead_code)] // streaming takes it
 pub(crate) mod events;
 pub(crate) mod failure;
 pub(crate) mod sealed;
