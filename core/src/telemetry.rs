@@ -25,6 +25,10 @@ pub const CONNECTIONS: &str = "iicp_connections";
 pub const CONNECTIONS_CUT_TOTAL: &str = "iicp_connections_cut_total";
 /// Counter of task ids that were forgotten early, because the replay memory was full.
 pub const REPLAY_FORGOTTEN_TOTAL: &str = "iicp_replay_forgotten_total";
+/// Gauge of a directory's nodes, by `state`: registered or active.
+pub const DIRECTORY_NODES: &str = "iicp_directory_nodes";
+/// Counter of a directory's answers, by `status`.
+pub const DIRECTORY_ANSWERS_TOTAL: &str = "iicp_directory_answers_total";
 
 /// Upper bounds of the latency histogram's buckets, in milliseconds (5000 is mandatory: METRICS-08).
 pub const LATENCY_BUCKETS_MS: [u64; 9] = [50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000];

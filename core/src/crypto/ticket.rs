@@ -11,6 +11,8 @@ use crate::error::{Code, Error, Result};
 pub(crate) const TICKET_AUDIENCE: &str = "iicp.directory.dispatch";
 /// What a dispatch ticket calls itself.
 pub(crate) const TICKET_TYPE: &str = "dispatch-route-ticket";
+/// What a relay bind ticket calls itself.
+pub(crate) const RELAY_TICKET_TYPE: &str = "relay-bind-ticket";
 
 /// Whom a directory at this URL names as issuer: the URL without its last slash and without `/api`.
 pub(crate) fn issuer(directory_url: &str) -> &str {

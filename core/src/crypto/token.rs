@@ -24,6 +24,8 @@ pub(crate) enum Domain {
     DispatchTicket,
     /// Names a caller to one provider.
     ConsumerToken,
+    /// Lets a worker bind itself to a relay, once.
+    RelayBind,
 }
 
 impl Domain {
@@ -31,6 +33,7 @@ impl Domain {
         match self {
             Domain::DispatchTicket => b"iicp:dispatch-route-ticket:v1\n",
             Domain::ConsumerToken => b"iicp:consumer-token:v1\n",
+            Domain::RelayBind => b"iicp:relay-bind-ticket:v1\n",
         }
     }
 }

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::form::Faults;
 use crate::error::Error;
+use crate::protocol::risk;
 use crate::transport::http_server::Answer;
 use crate::wire::failure;
 
@@ -24,11 +25,13 @@ pub(super) struct Refusal {
     message: String,
     more: Option<(&'static str, Value)>,
     retry_after_s: Option<u64>,
+    /// Whether `error` is the code itself and not an object, as published directories write some of theirs.
+    bare: bool,
 }
 
 impl Refusal {
     pub(super) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Refusal { status, code, message: message.into(), more: None, retry_after_s: None }
+        Refusal { status, code, message: message.into(), more: None, retry_after_s: None, bare: false }
     }
 
     /// A request that cannot be read.
@@ -58,6 +61,24 @@ impl Refusal {
         Refusal { more, retry_after_s: Some(retry_after_s), ..refusal }
     }
 
+    /// Too many registrations; the one code whose published form is a bare string.
+    pub(super) fn too_many_registrations(retry_after_s: u64) -> Self {
+        let message = "too many registrations from this address; heed Retry-After";
+        let refusal = Refusal::new(StatusCode::TOO_MANY_REQUESTS, "IICP-E034", message);
+        let more = Some(("retry_after", retry_after_s.into()));
+        Refusal { more, retry_after_s: Some(retry_after_s), bare: true, ..refusal }
+    }
+
+    /// An intent that the table of risks names.
+    pub(super) fn policy(why: String) -> Self {
+        Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, risk::REFUSED, why)
+    }
+
+    /// What this directory does not do as it is set up.
+    pub(super) fn not_configured(message: impl Into<String>) -> Self {
+        Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "not_configured", message)
+    }
+
     pub(super) fn full() -> Self {
         let refusal = Refusal::new(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -68,7 +89,12 @@ impl Refusal {
     }
 
     pub(super) fn answer(self) -> Answer {
-        let mut answer = answer(self.status, failure::write(self.code, &self.message, self.more.as_slice()));
+        let body = if self.bare {
+            failure::write_bare(self.code, &self.message, self.more.as_slice())
+        } else {
+            failure::write(self.code, &self.message, self.more.as_slice())
+        };
+        let mut answer = answer(self.status, body);
         if let Some(seconds) = self.retry_after_s {
             answer.headers_mut().insert(RETRY_AFTER, seconds.into());
         }
@@ -99,6 +125,14 @@ pub(super) fn json<T: Serialize>(status: StatusCode, body: &T) -> Outcome {
 
 pub(super) fn ok<T: Serialize>(body: &T) -> Outcome {
     json(StatusCode::OK, body)
+}
+
+/// Metrics, the one answer that is no JSON.
+pub(super) fn prometheus(text: String) -> Answer {
+    let mut answer = answer(StatusCode::OK, text.into_bytes());
+    let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    answer.headers_mut().insert(CONTENT_TYPE, kind);
+    answer
 }
 
 fn answer(status: StatusCode, body: Vec<u8>) -> Answer {

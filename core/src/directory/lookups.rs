@@ -1,5 +1,7 @@
 //! What anybody on this machine may ask: who is there, and what this directory is.
 
+use std::sync::atomic::Ordering;
+
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use base64::Engine as _;
@@ -7,13 +9,14 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::Uri;
 use serde_json::{Value, json};
 
-use super::answer::{Outcome, Refusal, ok};
+use super::answer::{Outcome, Refusal, ok, prometheus};
 use super::form::Form;
 use super::limits::Route;
 use super::routes::{Caller, Desk};
 use super::score::{self, Wish};
 use super::store::Node;
 use super::view::{NodeView, prefix};
+use crate::telemetry;
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Most entries of a listing.
@@ -106,6 +109,29 @@ pub(super) async fn stats(State(desk): Desk) -> Outcome {
 /// `GET /iicp/health`.
 pub(super) async fn health() -> Outcome {
     ok(&json!({ "ok": true, "status": "ok", "role": "directory", "version": VERSION }))
+}
+
+/// `GET /iicp/ready`: whether nodes and clients may come.
+pub(super) async fn ready() -> Outcome {
+    ok(&json!({ "ready": true, "role": "directory" }))
+}
+
+/// `GET /metrics`, as Prometheus reads it.
+pub(super) async fn metrics(State(desk): Desk) -> Outcome {
+    let (registered, active) = {
+        let store = desk.store();
+        (store.len(), store.active(0, desk.now()).1)
+    };
+    let (nodes, answers) = (telemetry::DIRECTORY_NODES, telemetry::DIRECTORY_ANSWERS_TOTAL);
+    let mut text = format!(
+        "# TYPE {nodes} gauge\n{nodes}{{state=\"registered\"}} {registered}\n{nodes}{{state=\"active\"}} {active}\n\
+         # TYPE {answers} counter\n"
+    );
+    for (class, count) in desk.answered.iter().enumerate().skip(2) {
+        let count = count.load(Ordering::Relaxed);
+        text.push_str(&format!("{answers}{{status=\"{class}xx\"}} {count}\n"));
+    }
+    Ok(prometheus(text))
 }
 
 /// `GET /.well-known/did.json`: the signing key as a DID document.

@@ -4,13 +4,17 @@
 //! and write answers.
 
 mod answer;
+mod credits;
+mod discover;
 mod form;
 mod guard;
 mod limits;
 mod lookups;
 mod nodes;
+mod once;
 mod probe;
 mod record;
+mod reports;
 mod routes;
 mod score;
 mod store;
@@ -18,6 +22,7 @@ mod tickets;
 mod view;
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -27,7 +32,7 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use tower_service::Service as _;
 
-use crate::crypto::digest::{hex, random};
+use crate::crypto::digest::{hex, hmac_hex, random};
 use crate::crypto::token::TokenSigner;
 use crate::error::{Code, Error, Result};
 use crate::options::{DirectoryOptions, Validate as _};
@@ -38,10 +43,11 @@ use crate::transport::http_server::{
     AnswerFuture, BodyFailure, HttpServer, ServerLimits, Service, affordable_connections, read_body,
 };
 use answer::{Outcome, Refusal};
-use limits::{Limits, Route};
+use limits::{Limits, MOST_NODES_PER_ADDRESS, Route};
+use once::Onces;
 use probe::Probe;
 use routes::{Caller, Peer};
-use store::{Node, Now, Rules, Store};
+use store::{Node, Now, Rules, Store, TokenHash};
 
 /// Most bytes of a request's body.
 const MOST_BODY_BYTES: usize = 256 << 10;
@@ -84,7 +90,7 @@ impl Directory {
         let url = format!("http://{addr}");
         let shared = Arc::new(Shared::new(options, url.clone())?);
         let group = TaskGroup::new();
-        server.serve(Arc::new(Front { router: routes::router(shared.clone()) }), &group);
+        server.serve(Arc::new(Front { router: routes::router(shared.clone()), desk: shared.clone() }), &group);
         let closing = group.closing();
         group.spawn("tidy", async move {
             tokio::select! {
@@ -135,19 +141,28 @@ struct Shared {
     /// Keys of heartbeat challenges are made from it and the node's id.
     hmac_secret: String,
     limits: Option<Limits>,
+    once: Mutex<Onces>,
+    /// Answers by the first digit of their status.
+    answered: [AtomicU64; 6],
     probe: Option<Probe>,
     started: Instant,
 }
 
 impl Shared {
     fn new(options: DirectoryOptions, url: String) -> Result<Self> {
-        let rules =
-            Rules { max_nodes: options.max_nodes, node_ttl_ms: options.node_ttl_ms, qos_gating: options.qos_gating };
+        let rules = Rules {
+            max_nodes: options.max_nodes,
+            node_ttl_ms: options.node_ttl_ms,
+            qos_gating: options.qos_gating,
+            most_per_address: options.limits.then_some(MOST_NODES_PER_ADDRESS),
+        };
         Ok(Shared {
             store: Mutex::new(Store::new(rules)),
             signer: TokenSigner::random()?,
             hmac_secret: hex(&random::<32>()?),
             limits: options.limits.then(|| Limits::new(options.max_nodes)),
+            once: Mutex::new(Onces::new()),
+            answered: Default::default(),
             probe: if options.probe { Some(Probe::new()?) } else { None },
             started: Instant::now(),
             options,
@@ -158,6 +173,16 @@ impl Shared {
     fn store(&self) -> MutexGuard<'_, Store> {
         // Nothing that runs under the lock can unwind half-way through a change.
         self.store.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn once(&self) -> MutexGuard<'_, Onces> {
+        self.once.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The token under which a node reports what it saw as a proxy. Made from its registration, so that it ends with it
+    /// and need not be kept.
+    fn proxy_token(&self, node_id: &str, token: &TokenHash) -> String {
+        hmac_hex(&self.hmac_secret, &format!("proxy|{node_id}|{}", hex(token)))
     }
 
     fn now(&self) -> Now {
@@ -190,11 +215,16 @@ impl Shared {
 /// Between the socket and the routes.
 struct Front {
     router: Router,
+    desk: Arc<Shared>,
 }
 
 impl Service for Front {
     fn call(self: Arc<Self>, request: Request<Incoming>, conn: Arc<Conn>) -> AnswerFuture {
-        Box::pin(async move { self.answer(request, &conn).await.unwrap_or_else(Refusal::answer) })
+        Box::pin(async move {
+            let answer = self.answer(request, &conn).await.unwrap_or_else(Refusal::answer);
+            self.desk.answered[usize::from(answer.status().as_u16() / 100) % 6].fetch_add(1, Ordering::Relaxed);
+            answer
+        })
     }
 }
 

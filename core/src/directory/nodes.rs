@@ -1,16 +1,16 @@
-//! What nodes ask for: to register, to report, to leave. And what they have under their own token.
+//! What nodes ask for: to register, to report, to leave.
 
 use axum::extract::State;
 use bytes::Bytes;
 use http::StatusCode;
-use serde_json::{Value, json};
+use serde_json::json;
 use uuid::Uuid;
 
 use super::answer::{Outcome, Refusal, json, ok};
 use super::form::Form;
-use super::limits::Route;
-use super::probe::not_alive;
-use super::record::{MOST_BYTES, Registration};
+use super::limits::{MOST_NODES_PER_ADDRESS, Route};
+use super::probe::{Health, not_alive};
+use super::record::{Declaration, MOST_BYTES, Pricing, Registration};
 use super::routes::{Caller, Desk};
 use super::store::{Candidate, NotTaken, Outcomes, Report};
 use super::view::{REPUTATION_EPOCH, REPUTATION_MODEL};
@@ -27,15 +27,19 @@ pub(super) async fn register(State(desk): Desk, caller: Caller, body: Bytes) -> 
             format!("a registration must be at most {MOST_BYTES} bytes"),
         ));
     }
-    let Registration { node_id, proof, hmac_key, record } = Registration::read(&body)?;
+    let Registration { node_id, proof, hmac_key, declaration, record } = Registration::read(&body)?;
     let node_id = node_id.unwrap_or_else(|| Uuid::new_v4().to_string());
     let proof = proof.as_deref().map(token_hash);
     let probed = match &desk.probe {
         Some(probe) => {
             check_takeover(&desk, &node_id, &record.endpoint, proof.as_ref()).await?;
             let asked = !record.is_behind_nat();
-            if asked && !probe.is_alive(&record.endpoint).await {
-                return Err(not_alive());
+            if asked {
+                match probe.health(&record.endpoint).await {
+                    Health::Alive => {}
+                    Health::Dead => return Err(not_alive()),
+                    Health::Elsewhere => return Err(elsewhere()),
+                }
             }
             asked
         }
@@ -44,14 +48,16 @@ pub(super) async fn register(State(desk): Desk, caller: Caller, body: Bytes) -> 
     let node_token = hex(&random::<32>()?);
     // Published nodes keep the first key they are given, so a node must get the same one each time.
     let hmac_key = hmac_key.unwrap_or_else(|| hmac_hex(&desk.hmac_secret, &node_id));
-    let candidate = Candidate { record, proof, token: token_hash(&node_token), hmac_key: hmac_key.clone(), probed };
+    let pricing = declaration.map_or(Ok(Pricing::default()), |declared| declared.judge(&hmac_key))?;
+    let token = token_hash(&node_token);
+    let candidate = Candidate { record, proof, token, hmac_key: hmac_key.clone(), probed, pricing, from: caller.ip };
     let now = desk.now();
     let taken = desk.store().register(&node_id, candidate, now).map_err(not_taken)?;
     tracing::debug!(target: telemetry::DIRECTORY, node_id, recovered = taken.recovered, "a node registered");
     let answer = json!({
         "node_id": node_id,
         "node_token": node_token,
-        "proxy_token": hex(&random::<32>()?),
+        "proxy_token": desk.proxy_token(&node_id, &token),
         "node_hmac_key": hmac_key,
         "expires_at": null,
         "jwt_token": null,
@@ -73,7 +79,7 @@ async fn check_takeover(desk: &Shared, node_id: &str, endpoint: &str, proof: Opt
         known.map(|node| node.record.endpoint.clone()).filter(|old| old != endpoint)
     };
     match (old, &desk.probe) {
-        (Some(old), Some(probe)) if probe.is_alive(&old).await => Err(Refusal::new(
+        (Some(old), Some(probe)) if probe.health(&old).await == Health::Alive => Err(Refusal::new(
             StatusCode::FORBIDDEN,
             "IICP-E050",
             "the node answers at its registered endpoint; send its current_node_token to move it",
@@ -90,7 +96,23 @@ fn not_taken(why: NotTaken) -> Refusal {
             "cx_public_key differs from the registered one; send the current_node_token to change it",
         ),
         NotTaken::Full => Refusal::full(),
+        NotTaken::Crowded => Refusal::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "IICP-E052",
+            format!(
+                "this address has {MOST_NODES_PER_ADDRESS} active nodes, and may have no more; deregister one first"
+            ),
+        ),
     }
+}
+
+fn elsewhere() -> Refusal {
+    Refusal::new(
+        StatusCode::UNPROCESSABLE_ENTITY,
+        "IICP-E035",
+        "the endpoint is not on this machine, and this directory asks nobody else for their health; register an endpoint \
+         on loopback, or switch the directory's option probe off",
+    )
 }
 
 /// `DELETE register`: forgets a node.
@@ -108,6 +130,9 @@ pub(super) async fn deregister(State(desk): Desk, caller: Caller, body: Bytes) -
     }
     store.remove(&node_id);
     drop(store);
+    if let Some(limits) = &desk.limits {
+        limits.give_back(caller.ip);
+    }
     tracing::debug!(target: telemetry::DIRECTORY, node_id, "a node deregistered");
     ok(&json!({ "deregistered": true, "node_id": node_id }))
 }
@@ -120,8 +145,14 @@ pub(super) async fn heartbeat(State(desk): Desk, caller: Caller, body: Bytes) ->
     if form.text("node_id", 64).is_some_and(|claimed| *claimed != *own.id) {
         return Err(Refusal::unauthorized());
     }
-    let report = read_report(&mut form);
+    let mut report = read_report(&mut form);
+    let declaration = Declaration::read(&mut form);
     form.finish()?;
+    if let Some(declared) = declaration {
+        // It may have left in the meantime.
+        let hmac_key = desk.store().hmac_key(&own.id).ok_or_else(Refusal::unauthorized)?;
+        report.pricing = Some(declared.judge(&hmac_key)?);
+    }
     let batch_id = report.batch_id.clone();
     let challenge = hex(&random::<16>()?);
     let now = desk.now();
@@ -167,6 +198,7 @@ fn read_report(form: &mut Form<'_>) -> Report {
         outcomes,
         batch_id: form.text("metrics_batch_id", 64),
         challenge_response: form.text("challenge_response", 64),
+        pricing: None,
     }
 }
 
@@ -176,31 +208,4 @@ pub(super) async fn me(State(desk): Desk, caller: Caller) -> Outcome {
     ok(&json!({
         "node_id": &*own.id, "observed_source_ip": caller.ip.to_string(), "endpoint": own.record.endpoint,
     }))
-}
-
-/// `POST credits/award`: sent by every published node after every task; accepted and dropped, for nothing is paid here.
-pub(super) async fn award(State(desk): Desk, caller: Caller) -> Outcome {
-    let own = desk.registered(&caller)?;
-    json(StatusCode::CREATED, &json!({ "node_id": &*own.id, "accepted": true, "awarded": 0.0, "balance": 0.0 }))
-}
-
-/// `GET credits/balance`.
-pub(super) async fn balance(State(desk): Desk, caller: Caller) -> Outcome {
-    ok(&empty_account(&desk, &caller)?)
-}
-
-/// `GET credits/summary`.
-pub(super) async fn summary(State(desk): Desk, caller: Caller) -> Outcome {
-    let mut account = empty_account(&desk, &caller)?;
-    for name in ["total_earned", "total_spent", "tx_count"] {
-        account[name] = 0.into();
-    }
-    account["reconciles"] = true.into();
-    account["operator_wallet"] = Value::Null;
-    ok(&account)
-}
-
-fn empty_account(desk: &Shared, caller: &Caller) -> Result<Value, Refusal> {
-    let own = desk.registered(caller)?;
-    Ok(json!({ "node_id": &*own.id, "balance": 0.0, "unit": "credit", "tokens_per_credit": 1000 }))
 }

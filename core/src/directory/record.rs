@@ -1,12 +1,14 @@
 //! What a node says of itself when it registers, checked and cut to what the directory uses.
 
 use serde::Serialize;
-use serde_json::Value;
 use serde_json::value::RawValue;
+use serde_json::{Map, Value};
 
 use super::answer::Refusal;
 use super::form::Form;
+use crate::crypto::digest::{hmac_hex, same};
 use crate::options::is_node_id;
+use crate::protocol::risk;
 use crate::types::is_intent;
 
 /// Most bytes of a registration, as it is sent and as it is kept.
@@ -15,6 +17,8 @@ pub(super) const MOST_BYTES: usize = 64 << 10;
 const MOST_LISTED: usize = 64;
 /// What a text costs beside its bytes.
 const TEXT_BYTES: usize = 48;
+/// Most bytes of what a node says about its ways to be reached.
+const MOST_METADATA_BYTES: usize = 8 << 10;
 
 const TRANSPORT_METHODS: &[&str] =
     &["direct", "upnp_mapped", "stun_hole_punch", "turn_relay", "external_tunnel", "webrtc_datachannel", "unknown"];
@@ -41,6 +45,8 @@ pub(super) struct Registration {
     pub(super) proof: Option<String>,
     /// A key that the operator chose for heartbeat challenges.
     pub(super) hmac_key: Option<String>,
+    /// What it costs, if it says so.
+    pub(super) declaration: Option<Declaration>,
     pub(super) record: Record,
 }
 
@@ -56,8 +62,11 @@ pub(super) struct Record {
     pub(super) exposure_mode: Option<&'static str>,
     pub(super) backend: Option<&'static str>,
     pub(super) relay_capable: bool,
+    /// Where workers bind themselves to it, if it relays.
+    pub(super) relay_accept_port: Option<u32>,
+    /// Candidates and relays among it; the directory reads none of it.
+    pub(super) transport_metadata: Option<Box<RawValue>>,
     pub(super) policy: Policy,
-    pub(super) pricing: Pricing,
     pub(super) windows: Vec<Window>,
     /// As it was sent, byte for byte: clients seal to it.
     pub(super) cx_public_key: Option<Box<RawValue>>,
@@ -82,11 +91,55 @@ pub(super) struct Policy {
     pub(super) pricing_credits_per_1000: Option<f64>,
 }
 
-#[derive(Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(super) struct Pricing {
     pub(super) credit_cost_multiplier: f64,
     pub(super) pricing_model: &'static str,
+    /// Whether the node has signed it with its key.
     pub(super) attested: bool,
+}
+
+/// A price as a node declares it, with the signature that it may have.
+pub(super) struct Declaration {
+    pricing: Pricing,
+    signature: Option<String>,
+}
+
+impl Declaration {
+    /// Reads a price; none if the node says nothing about it.
+    pub(super) fn read(form: &mut Form<'_>) -> Option<Declaration> {
+        let mut pricing = form.nested("pricing")?;
+        let declaration = Declaration {
+            pricing: Pricing {
+                credit_cost_multiplier: pricing.number("credit_cost_multiplier", 0.0..=1000.0).unwrap_or(1.0),
+                pricing_model: pricing.choice("pricing_model", PRICING_MODELS).unwrap_or(PRICING_MODELS[0]),
+                attested: false,
+            },
+            signature: pricing.text("declaration_signature", 128),
+        };
+        form.absorb(pricing);
+        Some(declaration)
+    }
+
+    /// The price, attested if it is signed with the node's key.
+    ///
+    /// # Errors
+    /// A refusal if it is signed with anything else.
+    pub(super) fn judge(self, hmac_key: &str) -> Result<Pricing, Refusal> {
+        let Some(signature) = self.signature else { return Ok(self.pricing) };
+        let Pricing { credit_cost_multiplier, pricing_model, .. } = self.pricing;
+        // Whole numbers are signed without a fraction, as most languages write them; `{}` does so.
+        let signed =
+            format!(r#"{{"credit_cost_multiplier":{credit_cost_multiplier},"pricing_model":"{pricing_model}"}}"#);
+        if !same(hmac_hex(hmac_key, &signed).as_bytes(), signature.as_bytes()) {
+            return Err(Refusal::new(
+                http::StatusCode::UNPROCESSABLE_ENTITY,
+                "IICP-E010",
+                "pricing.declaration_signature is not made with the node's node_hmac_key; sign again, or leave it out",
+            ));
+        }
+        Ok(Pricing { attested: true, ..self.pricing })
+    }
 }
 
 /// Minutes of the day (UTC) in which the node gives a share of itself.
@@ -108,6 +161,12 @@ pub(super) struct Software {
     pub(super) implementation_version: Option<String>,
 }
 
+impl Default for Pricing {
+    fn default() -> Self {
+        Pricing { credit_cost_multiplier: 1.0, pricing_model: PRICING_MODELS[0], attested: false }
+    }
+}
+
 impl Registration {
     /// Reads a registration.
     ///
@@ -121,6 +180,7 @@ impl Registration {
         }
         let proof = form.text("current_node_token", 255);
         let hmac_key = form.text("node_hmac_key", 128);
+        let declaration = Declaration::read(&mut form);
         let record = Record::read(&mut form);
         if let Some(record) = &record
             && record.weight() > MOST_BYTES
@@ -130,7 +190,10 @@ impl Registration {
         form.finish()?;
         // Without a fault there is a record.
         let record = record.ok_or_else(|| Refusal::unreadable("the registration cannot be read"))?;
-        Ok(Registration { node_id, proof, hmac_key, record })
+        if let Some(why) = record.serving(None).find_map(|capability| risk::refusal(&capability.intent)) {
+            return Err(Refusal::policy(why));
+        }
+        Ok(Registration { node_id, proof, hmac_key, declaration, record })
     }
 }
 
@@ -149,7 +212,9 @@ impl Record {
             (form.choice("transport_method", TRANSPORT_METHODS), form.choice("nat_type", NAT_TYPES));
         let (exposure_mode, backend) = (form.choice("exposure_mode", EXPOSURE_MODES), form.choice("backend", BACKENDS));
         let relay_capable = form.flag("relay_capable").unwrap_or_default();
-        let (policy, pricing) = (read_policy(form), read_pricing(form));
+        let relay_accept_port = form.count("relay_accept_port", 1..=65_535);
+        let transport_metadata = read_transport_metadata(form);
+        let policy = read_policy(form);
         let windows = read_windows(form);
         let cx_public_key = read_cx_key(form);
         let software = read_software(form);
@@ -164,8 +229,9 @@ impl Record {
             exposure_mode,
             backend,
             relay_capable,
+            relay_accept_port,
+            transport_metadata,
             policy,
-            pricing,
             windows,
             cx_public_key,
             software,
@@ -195,7 +261,10 @@ impl Record {
             + text(&self.region)
             + self.capabilities.iter().map(of_capability).sum::<usize>()
             + optional(&self.transport_endpoint)
-            + self.cx_public_key.as_ref().map_or(0, |key| key.get().len() + TEXT_BYTES)
+            + [&self.cx_public_key, &self.transport_metadata]
+                .into_iter()
+                .map(|raw| raw.as_ref().map_or(0, |raw| raw.get().len() + TEXT_BYTES))
+                .sum::<usize>()
             + self.windows.len() * size_of::<Window>()
             + [&software.sdk_language, &software.sdk_version].into_iter().map(optional).sum::<usize>()
             + [&software.implementation_name, &software.implementation_version].into_iter().map(optional).sum::<usize>()
@@ -286,19 +355,33 @@ fn read_policy(form: &mut Form<'_>) -> Policy {
     read
 }
 
-fn read_pricing(form: &mut Form<'_>) -> Pricing {
-    let (mut multiplier, mut model) = (None, None);
-    if let Some(mut pricing) = form.nested("pricing") {
-        multiplier = pricing.number("credit_cost_multiplier", 0.0..=1000.0);
-        model = pricing.choice("pricing_model", PRICING_MODELS);
-        form.absorb(pricing);
+/// What the node says about its ways to be reached; its candidates and its relay have a place of their own in a
+/// registration, and none in what is shown.
+fn read_transport_metadata(form: &mut Form<'_>) -> Option<Box<RawValue>> {
+    let mut told: Map<String, Value> = match form.raw("transport_metadata") {
+        Some(raw) => serde_json::from_str(raw.get()).ok().or_else(|| {
+            form.fault("transport_metadata", "must be an object, not nested too deeply");
+            None
+        })?,
+        None => Map::new(),
+    };
+    if let Some(raw) = form.raw("transport_candidates") {
+        match serde_json::from_str(raw.get()) {
+            Ok(Value::Array(candidates)) => drop(told.insert("candidates".into(), candidates.into())),
+            _ => form.fault("transport_candidates", "must be a list, not nested too deeply"),
+        }
     }
-    // A declaration's signature is not judged here, so nothing is attested.
-    Pricing {
-        credit_cost_multiplier: multiplier.unwrap_or(1.0),
-        pricing_model: model.unwrap_or("per_token"),
-        attested: false,
+    if let Some(relay) = form.text("relay_endpoint", 255) {
+        told.insert("relay_endpoint".into(), relay.into());
     }
+    if told.is_empty() {
+        return None;
+    }
+    let told = serde_json::value::to_raw_value(&told).ok()?;
+    if told.get().len() > MOST_METADATA_BYTES {
+        form.fault("transport_metadata", format!("must be at most {MOST_METADATA_BYTES} bytes, candidates included"));
+    }
+    Some(told)
 }
 
 fn read_windows(form: &mut Form<'_>) -> Vec<Window> {

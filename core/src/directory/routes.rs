@@ -13,7 +13,7 @@ use http::request::Parts;
 
 use super::answer::Refusal;
 use super::store::TokenHash;
-use super::{Shared, lookups, nodes, tickets};
+use super::{Shared, credits, discover, lookups, nodes, probe, reports, tickets};
 use crate::crypto::digest::token_hash;
 
 /// The directory, as handlers take it.
@@ -56,6 +56,9 @@ pub(super) fn router(desk: Arc<Shared>) -> Router {
         .nest("/v1", api())
         .nest("/api/v1", api())
         .route("/iicp/health", get(lookups::health))
+        .route("/iicp/ready", get(lookups::ready))
+        .route("/metrics", get(lookups::metrics))
+        .route("/api/metrics", get(lookups::metrics))
         .route("/.well-known/did.json", get(lookups::did))
         .fallback(|| async { Refusal::not_found("not_found", "no such route") })
         .method_not_allowed_fallback(|| async {
@@ -69,13 +72,19 @@ fn api() -> Router<Arc<Shared>> {
         .route("/register", post(nodes::register).delete(nodes::deregister))
         .route("/heartbeat", post(nodes::heartbeat))
         .route("/me", get(nodes::me))
-        .route("/credits/award", post(nodes::award))
-        .route("/credits/balance", get(nodes::balance))
-        .route("/credits/summary", get(nodes::summary))
-        .route("/discover", get(tickets::discover))
+        .route("/discover", get(discover::discover))
         .route("/dispatch/ticket", post(tickets::dispatch_ticket))
         .route("/directory-key", get(tickets::directory_key))
         .route("/consumer-token", post(tickets::consumer_token))
+        .route("/relay/ticket", post(tickets::relay_ticket))
+        .route("/credits/award", post(credits::award))
+        .route("/credits/balance", get(credits::balance))
+        .route("/credits/summary", get(credits::summary))
+        .route("/credits/transactions", get(credits::transactions))
+        .route("/credits/quote", get(credits::quote))
+        .route("/telemetry", post(reports::telemetry))
+        .route("/audit-report", post(reports::audit))
+        .route("/probe", get(probe::probe))
         .route("/node/{id}", get(lookups::node))
         .route("/registry/nodes", get(lookups::registry_nodes))
         .route("/registry/nodes/{prefix}", get(lookups::registry_node))

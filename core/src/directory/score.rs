@@ -1,7 +1,9 @@
 //! Which nodes a client may have, which of them first, and what finished tasks do to a node's reputation.
 
+use super::answer::Refusal;
 use super::form::Form;
 use super::store::{Node, Now, Outcomes, State};
+use crate::protocol::risk;
 use crate::types::Qos;
 
 /// A node with a lower score is not worth a call.
@@ -26,6 +28,10 @@ pub(super) struct Wish {
     pub(super) cip_capable: bool,
     pub(super) relay_capable: bool,
     pub(super) modality: Option<String>,
+    /// No node that costs more times the usual price.
+    pub(super) max_multiplier: Option<f64>,
+    /// No node with a lower score.
+    pub(super) min_quality_score: f64,
     /// Only the node of this id.
     pub(super) node_id: Option<String>,
     /// Only nodes whose id begins like this.
@@ -59,10 +65,17 @@ impl Wish {
             cip_capable: form.flag("cip_capable").unwrap_or_default(),
             relay_capable: form.flag("relay_capable").unwrap_or_default(),
             modality: form.text("modality", 64),
+            max_multiplier: form.number("max_multiplier", 0.0..=1000.0),
+            min_quality_score: form.number("min_quality_score", 0.0..=1.0).unwrap_or_default(),
             node_id: None,
             node_id_prefix: None,
             exclude: Vec::new(),
         }
+    }
+
+    /// Refuses an intent that the table of risks names.
+    pub(super) fn check_risk(&self) -> Result<(), Refusal> {
+        risk::refusal(&self.intent).map_or(Ok(()), |why| Err(Refusal::policy(why)))
     }
 
     fn names(&self, id: &str) -> bool {
@@ -87,6 +100,7 @@ pub(super) fn is_eligible(node: &Node, wish: &Wish, qos_gating: bool) -> bool {
         && wish.model.as_deref().is_none_or(|model| serves_model(node, &wish.intent, model))
         && (!wish.cip_capable || record.policy.allow_remote_inference)
         && (!wish.relay_capable || record.relay_capable)
+        && wish.max_multiplier.is_none_or(|most| state.pricing.credit_cost_multiplier <= most)
         && state.reputation >= wish.min_reputation
         && (!qos_gating || has_record_for(state, wish.qos))
 }

@@ -1,13 +1,14 @@
 //! The nodes that are registered, in bounded memory. No HTTP, no clock: the time comes in as an argument.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::ops::Bound;
 use std::sync::Arc;
 
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::record::Record;
+use super::record::{Pricing, Record};
 use super::score::{self, Wish};
 use crate::crypto::digest::{hmac_hex, same};
 
@@ -30,6 +31,8 @@ pub(super) struct Rules {
     pub(super) max_nodes: usize,
     pub(super) node_ttl_ms: u64,
     pub(super) qos_gating: bool,
+    /// Active nodes that may come from one address.
+    pub(super) most_per_address: Option<usize>,
 }
 
 /// SHA-256 of a token.
@@ -57,6 +60,7 @@ pub(super) struct State {
     pub(super) reputation: f64,
     pub(super) completed: u64,
     pub(super) probed: bool,
+    pub(super) pricing: Pricing,
 }
 
 /// What only the directory may see. No `Debug`.
@@ -64,6 +68,8 @@ struct Entry {
     node: Node,
     token: TokenHash,
     hmac_key: String,
+    /// The address that it registered from.
+    from: IpAddr,
     challenge: Option<String>,
     last_batch: Option<String>,
     /// Reputation gained since a moment, because an hour has a limit.
@@ -84,6 +90,8 @@ pub(super) struct Candidate {
     pub(super) token: TokenHash,
     pub(super) hmac_key: String,
     pub(super) probed: bool,
+    pub(super) pricing: Pricing,
+    pub(super) from: IpAddr,
 }
 
 /// A registration that was taken.
@@ -100,6 +108,8 @@ pub(super) enum NotTaken {
     KeyChanged,
     /// Every place is held by an active node.
     Full,
+    /// The address has as many active nodes as one may have.
+    Crowded,
 }
 
 /// What a heartbeat says.
@@ -113,6 +123,7 @@ pub(super) struct Report {
     pub(super) outcomes: Outcomes,
     pub(super) batch_id: Option<String>,
     pub(super) challenge_response: Option<String>,
+    pub(super) pricing: Option<Pricing>,
 }
 
 /// Finished tasks since the last batch.
@@ -180,7 +191,7 @@ impl Store {
 
     /// Takes a registration, new or again; an earlier token of the node is worth nothing from now on.
     pub(super) fn register(&mut self, id: &str, candidate: Candidate, now: Now) -> Result<Taken, NotTaken> {
-        let Candidate { mut record, proof, token, hmac_key, probed } = candidate;
+        let Candidate { mut record, proof, token, hmac_key, probed, pricing, from } = candidate;
         let before = self.entries.get(id);
         let proven = self.is_owner(id, proof.as_ref());
         if let Some(before) = before.filter(|_| !proven) {
@@ -191,6 +202,9 @@ impl Store {
                 // Whoever is not the owner cannot take the key away either.
                 None => record.cx_public_key.clone_from(old),
             }
+        }
+        if before.is_none() && self.is_crowded(from, now) {
+            return Err(NotTaken::Crowded);
         }
         let before = self.take(id);
         let recovered = before.is_some();
@@ -206,12 +220,14 @@ impl Store {
             reputation: old.map_or(FIRST_REPUTATION, |old| old.node.state.reputation),
             completed: old.map_or(0, |old| old.node.state.completed),
             probed,
+            pricing,
         };
         let completed = state.completed;
         let entry = Entry {
             node: Node { id: id.into(), record: Arc::new(record), state },
             token,
             hmac_key,
+            from,
             challenge: None,
             last_batch: old.and_then(|old| old.last_batch.clone()),
             gained: old.map_or((0.0, now.ms), |old| old.gained),
@@ -238,6 +254,16 @@ impl Store {
         self.is_owner(id, Some(token)).then(|| self.get(id))?
     }
 
+    /// The key that a node signs with.
+    pub(super) fn hmac_key(&self, id: &str) -> Option<String> {
+        self.entries.get(id).map(|entry| entry.hmac_key.clone())
+    }
+
+    /// What a node's last registration is known by, for tokens that are derived from it.
+    pub(super) fn token_of(&self, id: &str) -> Option<TokenHash> {
+        self.entries.get(id).map(|entry| entry.token)
+    }
+
     pub(super) fn get(&self, id: &str) -> Option<Node> {
         self.entries.get(id).map(|entry| entry.node.clone())
     }
@@ -255,6 +281,7 @@ impl Store {
         state.load = report.load.unwrap_or(state.load);
         state.active_jobs = report.active_jobs.unwrap_or(state.active_jobs);
         state.draining = report.draining.unwrap_or(state.draining);
+        state.pricing = report.pricing.unwrap_or(state.pricing);
         if let Some(models) = report.live_models {
             state.live_models = Some(models.into());
         }
@@ -278,7 +305,7 @@ impl Store {
             .map(|entry| &entry.node)
             .filter(|node| self.is_active(node, now) && score::is_eligible(node, wish, self.rules.qos_gating))
             .map(|node| (score::score(node, wish, now), node))
-            .filter(|(score, _)| *score >= score::LEAST)
+            .filter(|(score, _)| *score >= wish.min_quality_score.max(score::LEAST))
             .collect();
         found.sort_unstable_by(|(a, left), (b, right)| b.total_cmp(a).then_with(|| left.id.cmp(&right.id)));
         found.into_iter().take(wish.limit).map(|(score, node)| (score, node.clone())).collect()
@@ -313,6 +340,14 @@ impl Store {
         while let Some(id) = self.silent_for(keep_ms, now) {
             self.take(&id);
         }
+    }
+
+    /// Whether an address has as many active nodes as it may have. Only asked where registrations are limited, and few.
+    fn is_crowded(&self, from: IpAddr, now: Now) -> bool {
+        self.rules.most_per_address.is_some_and(|most| {
+            let active = |entry: &&Entry| entry.from == from && self.is_active(&entry.node, now);
+            self.entries.values().filter(active).count() >= most
+        })
     }
 
     /// Makes room for one more node at the cost of dormant ones, longest silent first.
@@ -352,7 +387,7 @@ pub(super) mod tests {
     }
 
     pub(in crate::directory) fn store(max_nodes: usize) -> Store {
-        Store::new(Rules { max_nodes, node_ttl_ms: 90_000, qos_gating: false })
+        Store::new(Rules { max_nodes, node_ttl_ms: 90_000, qos_gating: false, most_per_address: None })
     }
 
     pub(in crate::directory) fn candidate(token: &str, proof: Option<&str>, more: Value) -> Candidate {
@@ -362,6 +397,8 @@ pub(super) mod tests {
             token: token_hash(token),
             hmac_key: "key".into(),
             probed: false,
+            pricing: Pricing::default(),
+            from: IpAddr::from([127, 0, 0, 1]),
         }
     }
 
@@ -435,6 +472,18 @@ pub(super) mod tests {
         store.register("a", candidate("ta", None, json!({})), after(20)).unwrap();
         store.register("c", candidate("tc", None, json!({})), after(90_020)).unwrap();
         assert!(store.get("a").is_some() && store.get("b").is_none(), "b was silent for longer");
+    }
+
+    #[test]
+    fn an_address_has_so_many_active_nodes_and_no_more() {
+        let mut store = Store::new(Rules { most_per_address: Some(2), ..store(10).rules });
+        let from = |token: &str, from: [u8; 4]| Candidate { from: from.into(), ..candidate(token, None, json!({})) };
+        store.register("a", from("a", [127, 0, 0, 1]), START).unwrap();
+        store.register("b", from("b", [127, 0, 0, 1]), after(10)).unwrap();
+        assert_eq!(store.register("c", from("c", [127, 0, 0, 1]), after(10)), Err(NotTaken::Crowded));
+        store.register("a", from("a2", [127, 0, 0, 1]), after(10)).expect("it is one of the two");
+        store.register("c", from("c", [127, 0, 0, 2]), after(10)).expect("another address");
+        store.register("d", from("d", [127, 0, 0, 1]), after(90_011)).expect("the others are silent");
     }
 
     #[test]

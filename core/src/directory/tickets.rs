@@ -1,8 +1,8 @@
-//! Discovery, and the signed texts that a directory hands out: dispatch tickets and consumer tokens.
+//! The signed texts that a directory hands out: dispatch tickets, consumer tokens and relay bind tickets.
 
 use axum::extract::State;
 use bytes::Bytes;
-use http::{StatusCode, Uri};
+use http::StatusCode;
 use serde::Serialize;
 use serde_json::json;
 
@@ -15,12 +15,13 @@ use super::score::Wish;
 use super::store::Node;
 use super::view::NodeView;
 use crate::crypto::digest::{hex, random};
-use crate::crypto::ticket::{TICKET_AUDIENCE, TICKET_TYPE};
+use crate::crypto::ticket::{RELAY_TICKET_TYPE, TICKET_AUDIENCE, TICKET_TYPE};
 use crate::crypto::token::Domain;
-use crate::protocol::profiles::{self, Asked, Negotiation, negotiate};
+use crate::options::is_node_id;
 
 const TICKET_S: u64 = 120;
 const CONSUMER_TOKEN_S: u64 = 300;
+const RELAY_TICKET_S: u64 = 120;
 /// Most nodes that a client may exclude.
 const MOST_EXCLUDED: usize = 10;
 
@@ -53,6 +54,18 @@ struct Ticket<'a> {
 }
 
 #[derive(Serialize)]
+struct RelayClaims<'a> {
+    v: u8,
+    typ: &'static str,
+    jti: &'a str,
+    iss: &'a str,
+    sub: &'a str,
+    aud: &'a str,
+    iat: u64,
+    exp: u64,
+}
+
+#[derive(Serialize)]
 struct ConsumerClaims<'a> {
     v: u8,
     iss: &'a str,
@@ -61,64 +74,6 @@ struct ConsumerClaims<'a> {
     intent: &'a str,
     iat: u64,
     exp: u64,
-}
-
-#[derive(Serialize)]
-struct Found<'a> {
-    count: usize,
-    nodes: Vec<NodeView<'a>>,
-    query_ms: u64,
-    relay_available: bool,
-    view: &'a str,
-    data_class: &'static str,
-    route_fields_present: bool,
-    dispatch_ticket_endpoint: &'static str,
-    ticketed_dispatch_available: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    profile_negotiation: Option<Negotiation>,
-}
-
-/// `GET discover`: the nodes for an intent, best first; none is an empty list.
-pub(super) async fn discover(State(desk): Desk, caller: Caller, uri: Uri) -> Outcome {
-    desk.limit(Route::Discover, caller.ip)?;
-    let mut form = Form::query(uri.query().unwrap_or_default());
-    let wish = Wish::read(&mut form);
-    let public = form.choice("view", &["dispatch", "public"]) == Some("public");
-    let negotiation = read_profile(&mut form);
-    form.finish()?;
-    if !negotiation.dispatch_allowed {
-        return Err(Refusal::new(
-            StatusCode::UNPROCESSABLE_ENTITY,
-            profiles::UNSUPPORTED,
-            "this directory does not know the required profile in this version; ask without profile_required",
-        ));
-    }
-    let nodes = desk.store().select(&wish, desk.now());
-    let view = if public { NodeView::public } else { NodeView::route };
-    ok(&Found {
-        count: nodes.len(),
-        nodes: nodes.iter().map(|(score, node)| view(node, *score, Some(&wish.intent))).collect(),
-        query_ms: 0,
-        relay_available: nodes.iter().any(|(_, node)| node.record.relay_capable),
-        view: if public { "public" } else { "dispatch" },
-        data_class: if public { "public_presentation" } else { "route_dispatch" },
-        route_fields_present: !public,
-        dispatch_ticket_endpoint: "/api/v1/dispatch/ticket",
-        ticketed_dispatch_available: true,
-        profile_negotiation: negotiation.requested.then_some(negotiation),
-    })
-}
-
-fn read_profile(form: &mut Form<'_>) -> Negotiation {
-    let id = form.text("profile_id", 160);
-    let version = form.text("profile_version", 64);
-    let sha256 = form.text("profile_fixture_sha256", 64);
-    negotiate(Asked {
-        profile_id: id.as_deref(),
-        profile_version: version.as_deref(),
-        profile_fixture_sha256: sha256.as_deref(),
-        profile_required: form.flag("profile_required").unwrap_or_default(),
-    })
 }
 
 /// `POST dispatch/ticket`: one route, with the directory's signature.
@@ -167,6 +122,7 @@ fn read_ticket_wish(body: &[u8]) -> Result<Wish, Refusal> {
         form.fault("node_id_prefix", "must not be given together with node_id");
     }
     form.finish()?;
+    wish.check_risk()?;
     // One is disclosed; a second shows that a prefix is ambiguous.
     wish.limit = 2;
     Ok(wish)
@@ -210,6 +166,37 @@ pub(super) async fn consumer_token(State(desk): Desk, caller: Caller, body: Byte
     let token = desk.signer.sign(Domain::ConsumerToken, &claims)?;
     let body = json!({
         "token": token, "expires_at": exp, "caller_node_id": &*own.id, "target_node_id": target, "intent": intent,
+    });
+    json(StatusCode::CREATED, &body)
+}
+
+/// `POST relay/ticket`: lets a registered worker bind itself, once, to a relay that it names or to any.
+pub(super) async fn relay_ticket(State(desk): Desk, caller: Caller, body: Bytes) -> Outcome {
+    let own = desk.registered(&caller)?;
+    desk.limits.as_ref().map_or(Ok(()), |limits| limits.relay_ticket(&own.id))?;
+    let mut form = if body.is_empty() { Form::query("") } else { Form::json(&body)? };
+    let relay = form.text("relay_node_id", 64);
+    if relay.as_deref().is_some_and(|id| !is_node_id(id)) {
+        form.fault("relay_node_id", "must be the id of a node");
+    }
+    form.finish()?;
+    let (now, jti) = (desk.now().unix_s, hex(&random::<16>()?));
+    let claims = RelayClaims {
+        v: 1,
+        typ: RELAY_TICKET_TYPE,
+        jti: &jti,
+        iss: &caller.base,
+        sub: &own.id,
+        aud: relay.as_deref().unwrap_or("*"),
+        iat: now,
+        exp: now + RELAY_TICKET_S,
+    };
+    let body = json!({
+        "ticket": desk.signer.sign(Domain::RelayBind, &claims)?,
+        "expires_at": claims.exp,
+        "worker_node_id": &*own.id,
+        "relay_node_id": relay,
+        "algorithm": "ed25519",
     });
     json(StatusCode::CREATED, &body)
 }

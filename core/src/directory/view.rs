@@ -40,6 +40,8 @@ pub(super) struct NodeView<'a> {
     routing_hint: &'static str,
     browser_usable: bool,
     relay_capable: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    relay_accept_port: Option<u32>,
     reputation_score: f64,
     reputation_model: &'static str,
     reputation_epoch: &'static str,
@@ -66,6 +68,8 @@ struct RouteView<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     transport_endpoint: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    transport_metadata: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     cx_public_key: Option<&'a RawValue>,
 }
 
@@ -83,6 +87,7 @@ impl<'a> NodeView<'a> {
             node_id: &node.id,
             endpoint: &record.endpoint,
             transport_endpoint: record.transport_endpoint.as_deref(),
+            transport_metadata: record.transport_metadata.as_deref(),
             cx_public_key: record.cx_public_key.as_deref(),
         };
         NodeView { route: Some(route), ..NodeView::public(node, score, intent) }
@@ -100,6 +105,7 @@ impl<'a> NodeView<'a> {
         };
         let models: Vec<&str> = registered.iter().copied().filter(is_live).collect();
         let https = record.endpoint.starts_with("https:");
+        let relayed = record.transport_method == Some("turn_relay");
         let mut transport = vec![if https { "https" } else { "http" }];
         transport.extend(record.transport_endpoint.is_some().then_some("iicp-native"));
         NodeView {
@@ -116,11 +122,16 @@ impl<'a> NodeView<'a> {
             transport_method: record.transport_method,
             nat_type: record.nat_type,
             exposure_mode: record.exposure_mode,
-            reachability_tier: "direct",
+            reachability_tier: if relayed { "relay" } else { "direct" },
             route_evidence: if state.probed { "directory_observed" } else { "self_attested" },
-            routing_hint: if https { "https_direct" } else { "http_direct" },
+            routing_hint: match (relayed, https) {
+                (true, _) => "relay_service",
+                (false, true) => "https_direct",
+                (false, false) => "http_direct",
+            },
             browser_usable: true,
             relay_capable: record.relay_capable,
+            relay_accept_port: record.relay_accept_port,
             reputation_score: state.reputation,
             reputation_model: REPUTATION_MODEL,
             reputation_epoch: REPUTATION_EPOCH,
@@ -134,7 +145,7 @@ impl<'a> NodeView<'a> {
             key_ready: record.cx_public_key.is_some(),
             cip_policy: &record.policy,
             cip_conformance_level: if record.policy.allow_remote_inference { "CIP-Provider" } else { "CIP-None" },
-            pricing: &record.pricing,
+            pricing: &state.pricing,
         }
     }
 }

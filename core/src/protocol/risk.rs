@@ -165,18 +165,26 @@ fn hit(intent: &str) -> Option<&'static Rule> {
     found.min().map(|place| &RULES[place])
 }
 
+/// The code of every refusal by the table.
+pub(crate) const REFUSED: &str = "IICP-POLICY-001";
+
+/// What the table of risks has against an intent, with the rule; none if nothing.
+pub(crate) fn refusal(intent: &str) -> Option<String> {
+    let rule = hit(&intent.to_lowercase())?;
+    let why = match rule.category {
+        Category::Prohibited => "prohibited",
+        Category::HighRisk => "of high risk, and needs a private mesh with a compliance profile",
+    };
+    Some(format!("the intent is {why} (rule {})", rule.id))
+}
+
 /// Refuses intents that the table of risks names.
 ///
 /// # Errors
 /// `POLICY_REFUSED`, with the rule.
 pub(crate) fn check_intent(intent: &str) -> Result<()> {
-    let Some(rule) = hit(&intent.to_lowercase()) else { return Ok(()) };
-    let why = match rule.category {
-        Category::Prohibited => "prohibited",
-        Category::HighRisk => "of high risk, and needs a private mesh with a compliance profile",
-    };
-    Err(Error::new(Code::PolicyRefused, format!("the intent is {why} (rule {}); nothing was sent", rule.id))
-        .with_wire_code("IICP-POLICY-001"))
+    let Some(why) = refusal(intent) else { return Ok(()) };
+    Err(Error::new(Code::PolicyRefused, format!("{why}; nothing was sent")).with_wire_code(REFUSED))
 }
 
 #[cfg(test)]

@@ -112,6 +112,16 @@ pub(crate) fn write(code: &str, message: &str, more: &[(&str, serde_json::Value)
     serde_json::json!({ "error": error, "code": code, "message": message, "status": "error" }).to_string().into_bytes()
 }
 
+/// Writes an error body whose `error` is the code itself, as published directories refuse a registration that comes too
+/// soon.
+pub(crate) fn write_bare(code: &str, message: &str, more: &[(&str, serde_json::Value)]) -> Vec<u8> {
+    let mut body = serde_json::json!({ "error": code, "code": code, "message": message, "status": "error" });
+    for (name, value) in more {
+        body[*name] = value.clone();
+    }
+    body.to_string().into_bytes()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -148,5 +158,8 @@ mod tests {
         let failure = Failure::read(&body);
         assert_eq!(failure.code.as_deref(), Some("capacity_exceeded"));
         assert_eq!(failure.retry_after, Some(Duration::from_secs(2)));
+        let failure = Failure::read(&write_bare("IICP-E034", "slow down", &[("retry_after", 7.into())]));
+        assert_eq!(failure.code.as_deref(), Some("IICP-E034"));
+        assert_eq!(failure.retry_after, Some(Duration::from_secs(7)));
     }
 }

@@ -38,9 +38,14 @@ async fn with_the_probe_on_only_a_node_that_answers_is_taken() {
     assert_eq!(register("n-1", json!({ "endpoint": live })).await.status, 201);
     let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let dead = format!("http://{free}");
-    for endpoint in [dead.clone(), healthy("503 Service Unavailable").await, "http://192.0.2.1:9600".into()] {
+    for (endpoint, code) in [
+        (dead.clone(), "IICP-E036"),
+        (healthy("503 Service Unavailable").await, "IICP-E036"),
+        ("http://192.0.2.1:9600".into(), "IICP-E035"),
+        ("http://node.example.com".into(), "IICP-E035"),
+    ] {
         let reply = register("n-2", json!({ "endpoint": endpoint })).await;
-        assert_eq!((reply.status, reply.code().as_str()), (422, "IICP-E036"), "{endpoint}");
+        assert_eq!((reply.status, reply.code().as_str()), (422, code), "{endpoint}");
     }
     let behind_nat = json!({ "endpoint": dead, "nat_type": "symmetric", "transport_method": "turn_relay" });
     assert_eq!(register("n-3", behind_nat).await.status, 201, "asking it would prove nothing");
@@ -69,6 +74,8 @@ async fn with_limits_on_each_route_has_its_own_rate() {
         ("GET /v1/node/n-1", 60),
         ("POST /v1/heartbeat", 60),
         ("POST /v1/consumer-token", 20),
+        ("POST /v1/relay/ticket", 20),
+        ("GET /v1/probe?host=10.0.0.1&port=9484", 10),
         ("POST /v1/register", 59),
     ];
     for (line, allowed) in lines {
@@ -85,14 +92,35 @@ async fn with_limits_on_each_route_has_its_own_rate() {
                 limited = Some((n, reply));
                 break;
             }
-            assert!(reply.status < 300, "{line}: {}", reply.text);
+            assert!(reply.status < 300 || reply.code() == "private_address", "{line}: {}", reply.text);
         }
         let (served, reply) = limited.unwrap_or_else(|| panic!("{line} is not limited"));
         assert!(served >= allowed, "{line}: {served}");
-        assert_eq!(reply.code(), "rate_limited");
-        assert!((1..=60).contains(&reply.headers["retry-after"].parse::<u32>().unwrap()), "{line}");
+        let retry_after = reply.headers["retry-after"].parse::<u32>().unwrap();
+        assert!((1..=60).contains(&retry_after), "{line}");
+        if line.contains("register") {
+            let body = reply.json();
+            assert_eq!((&body["error"], &body["retry_after"]), (&json!("IICP-E034"), &json!(retry_after)), "bare");
+        } else {
+            assert_eq!(reply.code(), "rate_limited");
+        }
     }
+    let left = ask(&directory, "DELETE /v1/register", Some(&token), &json!({ "node_id": "n-1" }).to_string()).await;
+    assert_eq!(left.status, 200);
+    let again = ask(&directory, "POST /v1/register", None, &node("n-2", json!({}))).await;
+    assert_eq!(again.status, 201, "who leaves in order may come back: {}", again.text);
     assert_eq!(ask(&directory, "GET /v1/stats", None, "").await.status, 200, "this one has no rate");
+}
+
+#[tokio::test]
+async fn with_limits_on_an_address_has_twenty_nodes() {
+    let directory = with(|options| options.limits = true).await;
+    for n in 0..20 {
+        registered(&directory, &format!("n-{n}"), json!({})).await;
+    }
+    let refused = ask(&directory, "POST /v1/register", None, &node("n-20", json!({}))).await;
+    assert_eq!((refused.status, refused.code().as_str()), (422, "IICP-E052"));
+    registered(&directory, "n-19", json!({})).await;
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod conformance;
 mod peer;
 mod sealed;
 mod their_client;

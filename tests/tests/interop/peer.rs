@@ -16,7 +16,7 @@ use tokio::sync::{Mutex as AsyncMutex, oneshot};
 /// Python with its libraries is slow to start on a busy machine; nothing here takes a tenth of this.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-const INSTALL: &str = "the published peer is not installed; run: tests/interop/install";
+pub(crate) const INSTALL: &str = "the published peer is not installed; run: tests/interop/install";
 
 type Waiting = Arc<Mutex<HashMap<u64, oneshot::Sender<Value>>>>;
 
