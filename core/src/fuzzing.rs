@@ -6,6 +6,8 @@
 
 #![allow(missing_docs, clippy::missing_panics_doc, clippy::unwrap_used)]
 
+mod framed;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
@@ -49,6 +51,9 @@ pub const TARGETS: &[Target] = &[
     Target { name: "sealed_reply", seeds: sealed_reply_seeds, run: sealed_reply },
     Target { name: "directory", seeds: directory_seeds, run: directory },
     Target { name: "task", seeds: task_seeds, run: task },
+    Target { name: "frames", seeds: framed::frames_seeds, run: framed::frames },
+    Target { name: "message", seeds: framed::message_seeds, run: framed::message },
+    Target { name: "fragments", seeds: framed::fragments_seeds, run: framed::fragments },
 ];
 
 /// Splits off the byte that says what to do.

@@ -3,12 +3,20 @@
 //! Readers are lenient (missing, null and unknown fields are normal, success has three spellings, errors come in three
 //! shapes); writers are strict.
 
+pub(crate) mod call;
+pub(crate) mod cbor;
 pub(crate) mod directory;
 #[allow(dead_code)] // streaming takes it
 pub(crate) mod events;
 pub(crate) mod failure;
+pub(crate) mod fragment;
+pub(crate) mod frame;
+pub(crate) mod gzip;
+pub(crate) mod inbound;
+pub(crate) mod message;
 pub(crate) mod sealed;
 pub(crate) mod task;
+pub(crate) mod transcode;
 
 use serde::de::{Deserialize, Deserializer, Error as _};
 

@@ -1,0 +1,5 @@
+//! A peer reads the frames of a connection.
+
+#![no_main]
+
+iicp_fuzz::target!("frames");
