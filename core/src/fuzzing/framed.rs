@@ -428,7 +428,7 @@ pub(super) fn fragments_seeds() -> Vec<Vec<u8>> {
         (0..70).flat_map(|id| step(id, 0, 2, 255, 7)).collect(),
         [step(1, 0, 2, 1, 1), step(1, 0, 2, 1, 1)].concat(),
         [step(1, 0, 3, 1, 1), step(1, 1, 2, 1, 1)].concat(),
-        [vec![1, 0, 2, 1, 1], vec![2, 0, 2, 1, 0x41].repeat(1), vec![3, 0, 2, 1, 0x41].repeat(1)].concat(),
+        [[1, 0, 2, 1, 1], [2, 0, 2, 1, 0x41], [3, 0, 2, 1, 0x41]].concat(),
         step(1, 0, 15, 1, 0x81),
         (0..8).flat_map(|at| step(1, 7 - at, 8, at, 3)).collect(),
     ]
