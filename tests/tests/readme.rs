@@ -1,5 +1,6 @@
 //! The pages that newcomers read keep their word: every block is executed. Rust blocks are doc tests of this package (see
-//! `lib.rs`); shell blocks run here, at the root of the repository, as a newcomer runs them.
+//! `lib.rs`); shell blocks run here, at the root of the repository, as a newcomer runs them. A block that names a file shows
+//! that file, which is executed where the page says.
 
 #![allow(clippy::unwrap_used)]
 
@@ -37,6 +38,8 @@ fn every_shell_block_works() {
         for (language, text) in blocks(&page) {
             match language.as_str() {
                 "text" => {}
+                // Shows a file; see below.
+                shown if name == "README.md" && shown.contains(' ') => {}
                 // What the doc tests compile and run; of the other pages they know nothing.
                 "rust" if name == "README.md" => {}
                 // What the layers' own run scripts do.
@@ -72,6 +75,22 @@ fn run(page: &str, text: &str) {
     if text.contains("--example quickstart") {
         assert!(shown.contains("next chat") && shown.contains("You sent 5 words"), "{shown}");
     }
+}
+
+/// Such programs need a model, so they are run by the suite that has it.
+#[test]
+fn a_block_that_names_a_file_shows_what_the_suite_with_models_runs() {
+    let suite = std::fs::read_to_string(root().join("tests/models/run")).unwrap();
+    let page = std::fs::read_to_string(root().join("README.md")).unwrap();
+    let mut shown = 0;
+    for (language, text) in blocks(&page) {
+        let Some((_, file)) = language.split_once(' ') else { continue };
+        let source = std::fs::read_to_string(root().join(file)).unwrap_or_else(|e| panic!("{file}: {e}"));
+        assert_eq!(text + "\n", source, "README.md does not show {file} as it is");
+        assert!(suite.contains(file), "tests/models/run does not run {file}");
+        shown += 1;
+    }
+    assert!(shown > 0, "README.md shows no such program");
 }
 
 #[test]

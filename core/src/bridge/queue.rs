@@ -26,7 +26,7 @@ use crate::error::{Code, Error, Result};
 use crate::options::QueueOptions;
 
 #[cfg(all(test, iicp_loom))]
-mod models;
+mod interleavings;
 #[cfg(all(test, not(iicp_loom)))]
 pub(super) mod tests;
 
