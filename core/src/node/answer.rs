@@ -1,7 +1,5 @@
 //! Answers of a node: always JSON, always readable for browsers, with the protocol's codes.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
@@ -11,8 +9,8 @@ use http::{Response, StatusCode};
 use http_body_util::Full;
 use serde_json::Value;
 
+use crate::protocol::admission::{Outcome, Refusal};
 use crate::transport::http_server::Answer;
-use crate::types::Qos;
 use crate::wire::failure;
 
 /// A JSON body that any page may read: browsers are consumers of the mesh.
@@ -58,40 +56,27 @@ pub(crate) fn wrong_method(allowed: &'static str) -> Answer {
     answer
 }
 
-/// A refusal or failure.
+/// A refusal of HTTP's own, before there was a task.
 pub(crate) fn refuse(status: StatusCode, code: &str, message: &str, more: &[(&str, Value)]) -> Answer {
     json(status, failure::write(code, message, more))
 }
 
-/// No slot is free (specification: QOS-ADMIT-01).
-pub(crate) fn full(limit: usize, qos: Qos) -> Answer {
-    const PAUSE: Duration = Duration::from_secs(2);
-    later(
-        StatusCode::TOO_MANY_REQUESTS,
-        "capacity_exceeded",
-        &format!("all {limit} slots are busy; ask another node, or this one again in 2 s"),
-        PAUSE,
-        &[("qos_class", qos.as_str().into())],
-    )
+/// What came of a task.
+pub(crate) fn of(outcome: Outcome) -> Answer {
+    match outcome {
+        Outcome::Done(done) => json(StatusCode::OK, done.reply),
+        Outcome::Refused(refusal) => refused(&refusal),
+    }
 }
 
-/// The node is stopping.
-pub(crate) fn draining() -> Answer {
-    const PAUSE: Duration = Duration::from_secs(5);
-    later(
-        StatusCode::SERVICE_UNAVAILABLE,
-        "temporarily_unavailable",
-        "the node is draining; ask another node",
-        PAUSE,
-        &[("reason", "draining".into())],
-    )
-}
-
-fn later(status: StatusCode, code: &str, message: &str, pause: Duration, more: &[(&str, Value)]) -> Answer {
-    let pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
-    let mut fields = vec![("retry_after_ms", Value::from(pause_ms))];
-    fields.extend_from_slice(more);
-    let mut answer = refuse(status, code, message, &fields);
-    answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from(pause.as_secs()));
+/// A task that was not taken, or failed.
+pub(crate) fn refused(refusal: &Refusal) -> Answer {
+    let status = StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut answer = json(status, refusal.body());
+    if let Some(pause) = refusal.retry_after {
+        // Whole seconds, and none too few.
+        let seconds = pause.as_secs() + u64::from(pause.subsec_nanos() > 0);
+        answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
     answer
 }

@@ -63,6 +63,8 @@ pub struct Inbound {
     pub qos: Qos,
     /// The caller's W3C trace context, if it sent one.
     pub traceparent: Option<String>,
+    /// What the systems on the way wrote beside it (W3C `tracestate`), as it came.
+    pub tracestate: Option<String>,
     /// What is known of the caller.
     pub caller: Caller,
     pub(crate) cancelled: CancellationToken,

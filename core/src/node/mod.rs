@@ -3,6 +3,7 @@
 mod answer;
 mod handler;
 mod metrics;
+mod refusal;
 mod registration;
 mod service;
 mod task;
@@ -24,7 +25,7 @@ use crate::crypto::cx::NodeKey;
 use crate::discovery::directory_client::DirectoryClient;
 use crate::error::{Code, Error, Result};
 use crate::options::{NodeOptions, Validate as _};
-use crate::protocol::admission::Gate;
+use crate::protocol::gate::Gate;
 use crate::protocol::replay::ReplayMemory;
 use crate::runtime::TaskGroup;
 use crate::state;

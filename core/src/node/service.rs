@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderValue};
+use http::header::{CONTENT_TYPE, HeaderValue, ORIGIN};
 use http::{HeaderMap, Method, Request, StatusCode};
 use hyper::body::Incoming;
 
-use super::answer::{draining, json, preflight, refuse, text, wrong_method};
-use super::{State, task};
+use super::answer::{self, json, preflight, refuse, text, wrong_method};
+use super::{State, refusal, task};
+use crate::protocol::admission::{Body, Received};
 use crate::transport::conn::Conn;
 use crate::transport::http_server::{Answer, AnswerFuture, BodyFailure, Service, read_body};
 
@@ -42,7 +43,7 @@ async fn route(state: &Arc<State>, request: Request<Incoming>, conn: &Conn) -> A
 
 async fn post_task(state: &Arc<State>, request: Request<Incoming>, conn: &Conn) -> Answer {
     if state.gate.is_draining() {
-        return draining();
+        return answer::refused(&refusal::draining());
     }
     let (head, body) = request.into_parts();
     if is_cbor(&head.headers) {
@@ -51,7 +52,7 @@ async fn post_task(state: &Arc<State>, request: Request<Incoming>, conn: &Conn) 
     }
     let most = state.options.max_body_bytes;
     match read_body(body, most, conn).await {
-        Ok(body) => task::serve(state, conn, &head.headers, body).await,
+        Ok(body) => answer::of(task::serve(state, received(conn, &head.headers, body)).await),
         Err(BodyFailure::TooLarge) => {
             let message = format!("the task is larger than {most} bytes");
             refuse(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", &message, &[("max_bytes", most.into())])
@@ -59,6 +60,19 @@ async fn post_task(state: &Arc<State>, request: Request<Incoming>, conn: &Conn) 
         Err(BodyFailure::Broken) => {
             refuse(StatusCode::BAD_REQUEST, "invalid_http_body", "the body ended before its declared length", &[])
         }
+    }
+}
+
+/// What HTTP knows of a task. A header that is no text says nothing.
+fn received<'a>(conn: &Conn, headers: &'a HeaderMap, body: Bytes) -> Received<'a> {
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    Received {
+        origin: headers.get(ORIGIN).map(HeaderValue::as_bytes),
+        // One that is there and cannot be read must not pass for none.
+        consumer_token: headers.get("x-iicp-consumer-token").map(|value| value.to_str().unwrap_or("?")),
+        traceparent: text("traceparent"),
+        tracestate: text("tracestate"),
+        ..Received::new(conn.peer, Body::Json(body))
     }
 }
 

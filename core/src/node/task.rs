@@ -1,28 +1,28 @@
 //! One task from its envelope to its answer: gate, replay memory, handler, deadline.
 
+use std::future::Future;
 use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
-use http::{HeaderMap, StatusCode};
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::State;
-use super::answer::{self, refuse};
 use super::handler::{Caller, Inbound, Reply};
 use super::metrics::Ending;
+use super::refusal::{self, failed, invalid};
 use crate::crypto::cx::ReplySeal;
 use crate::crypto::digest::fingerprint;
 use crate::error::{Code, Error, Result};
 use crate::options::{MAX_TIMEOUT_MS, is_task_id};
-use crate::protocol::admission::{Permit, Refusal};
+use crate::protocol::admission::{Admission, Body, Done, Outcome, Received, Refusal};
+use crate::protocol::gate::{Closed, Permit};
 use crate::protocol::replay::Seen;
 use crate::telemetry;
-use crate::transport::conn::Conn;
-use crate::transport::http_server::Answer;
 use crate::types::{Payload, Qos, Traceparent, is_intent};
 use crate::wire::sealed::write_sealed_reply;
 use crate::wire::task::{TaskRequest, write_reply};
@@ -42,12 +42,18 @@ struct Accepted {
     content: u128,
 }
 
-/// Serves one request body. Dropping the future frees the slot, forgets the id and stops the handler.
-pub(super) async fn serve(state: &Arc<State>, conn: &Conn, headers: &HeaderMap, body: Bytes) -> Answer {
-    let received = Instant::now();
-    let task = match accept(state, &body) {
+impl Admission for State {
+    fn admit<'a>(self: Arc<Self>, task: Received<'a>) -> Pin<Box<dyn Future<Output = Outcome> + Send + 'a>> {
+        Box::pin(async move { serve(&self, task).await })
+    }
+}
+
+/// Serves one task. Dropping the future frees the slot, forgets the id and stops the handler.
+pub(super) async fn serve(state: &Arc<State>, received: Received<'_>) -> Outcome {
+    let begun = Instant::now();
+    let task = match accept(state, &received.body) {
         Ok(task) => task,
-        Err(refusal) => return *refusal,
+        Err(refusal) => return Outcome::Refused(refusal),
     };
     loop {
         let (over, mut permit) = (CancellationToken::new(), None);
@@ -57,20 +63,20 @@ pub(super) async fn serve(state: &Arc<State>, conn: &Conn, headers: &HeaderMap, 
         };
         let seen = match state.replay.begin(task.id, task.content, state.seconds(), let_in) {
             Ok(seen) => seen,
-            Err(refusal) => return refused(state, refusal, task.qos),
+            Err(closed) => return Outcome::Refused(shut(state, closed, task.qos)),
         };
         if let Some(permit) = permit {
-            let attempt = Attempt::new(state.clone(), &task, permit, over.clone(), received);
-            return run(attempt, task, conn, headers, over).await;
+            let attempt = Attempt::new(state.clone(), &task, permit, over.clone(), begun);
+            return run(attempt, task, &received, over).await;
         }
-        if let Some(answer) = settled(seen, &task).await {
-            return answer;
+        if let Some(outcome) = settled(seen, &task).await {
+            return outcome;
         }
     }
 }
 
-/// The answer to a task that is not new; none if it was running and ended without an answer, so that it is new now.
-async fn settled(seen: Seen<CancellationToken>, task: &Accepted) -> Option<Answer> {
+/// What comes of a task that is not new; none if it was running and ended without an answer, so that it is new now.
+async fn settled(seen: Seen<CancellationToken>, task: &Accepted) -> Option<Outcome> {
     match seen {
         Seen::New => None,
         Seen::Running(over) => {
@@ -78,25 +84,23 @@ async fn settled(seen: Seen<CancellationToken>, task: &Accepted) -> Option<Answe
             None
         }
         Seen::Done(stored) => Some(reply(&task.task_id, task.seal.as_ref(), stored)),
-        Seen::Conflict => Some(refuse(
-            StatusCode::CONFLICT,
-            "conflict",
-            "this task id was used before, for other content or with a result that is no longer held; use a new id",
-            &[],
-        )),
+        Seen::Conflict => Some(Outcome::Refused(refusal::conflict())),
     }
 }
 
-fn refused(state: &State, refusal: Refusal, qos: Qos) -> Answer {
-    match refusal {
-        Refusal::Full => answer::full(state.gate.limit(), qos),
-        Refusal::Draining => answer::draining(),
+fn shut(state: &State, closed: Closed, qos: Qos) -> Refusal {
+    match closed {
+        Closed::Full => refusal::full(state.gate.limit(), qos),
+        Closed::Draining => refusal::draining(),
     }
 }
 
-fn accept(state: &State, body: &Bytes) -> Result<Accepted, Box<Answer>> {
-    let invalid = |message: &str| Box::new(refuse(StatusCode::UNPROCESSABLE_ENTITY, "validation_error", message, &[]));
-    let request = TaskRequest::read(body).map_err(|why| invalid(&format!("the body is not a task: {why}")))?;
+fn accept(state: &State, body: &Body<'_>) -> Result<Accepted, Refusal> {
+    let (bytes, request) = match body {
+        Body::Json(json) => (json, TaskRequest::read(json)),
+        Body::Parts(parts) => (&parts.payload, TaskRequest::of_parts(parts)),
+    };
+    let request = request.map_err(|why| invalid(format!("the body is not a task: {why}")))?;
     if !is_task_id(&request.task_id) {
         return Err(invalid("task_id must be 1 to 128 visible ASCII characters without '|'; a UUIDv4 is best"));
     }
@@ -104,14 +108,13 @@ fn accept(state: &State, body: &Bytes) -> Result<Accepted, Box<Answer>> {
         return Err(invalid("intent must read urn:iicp:intent:<domain>:<action>:v<N>"));
     }
     let Some(intent) = state.intents.iter().position(|served| **served == *request.intent) else {
-        let message = "this node does not serve the intent; ask the directory who does";
-        return Err(Box::new(refuse(StatusCode::NOT_FOUND, "unknown_intent", message, &[])));
+        return Err(refusal::unknown_intent());
     };
     let timeout_ms = request.constraints.timeout_ms.unwrap_or(state.options.default_timeout_ms);
     if timeout_ms == 0 {
         return Err(invalid("constraints.timeout_ms must be above 0"));
     }
-    let (payload, seal) = open(state, body, &request)?;
+    let (payload, seal) = open(state, bytes, &request)?;
     // What was answered sealed is never given out in plain text: whoever repeats a task that he cannot read himself, but
     // takes a plain reply, asks for something else. An intent holds no '|', so the parts cannot run into each other.
     let asked: &[u8] = if seal.is_some() { b"|sealed|" } else { b"|" };
@@ -128,31 +131,29 @@ fn accept(state: &State, body: &Bytes) -> Result<Accepted, Box<Answer>> {
     })
 }
 
-/// The payload, opened if it was sealed, and what seals the reply if that was asked for.
-fn open(state: &State, body: &Bytes, request: &TaskRequest<'_>) -> Result<(Payload, Option<ReplySeal>), Box<Answer>> {
-    let refused = |status, code: &str, message: &str| Box::new(refuse(status, code, message, &[]));
-    let missing = || refused(StatusCode::UNPROCESSABLE_ENTITY, "validation_error", "payload is missing");
+/// The payload, opened if it was sealed, and what seals the reply if that was asked for. `bytes` are what holds the request.
+fn open(state: &State, bytes: &Bytes, request: &TaskRequest<'_>) -> Result<(Payload, Option<ReplySeal>), Refusal> {
+    let missing = || invalid("payload is missing");
     let wants_sealed_reply = request.wants_sealed_reply();
     let envelope = match (request.payload, request.iicp_conf) {
         (None, Some(envelope)) => envelope,
         (Some(_), Some(_)) => {
             let message = "a sealed task has its payload in iicp_conf; send no other beside it";
-            return Err(refused(StatusCode::BAD_REQUEST, "validation_error", message));
+            return Err(Refusal::new(400, "validation_error", message));
         }
         (Some(_), None) if wants_sealed_reply => {
             let message = "only the reply to a sealed task can be sealed; seal the task too";
-            return Err(refused(StatusCode::BAD_REQUEST, "IICP-CX-03", message));
+            return Err(Refusal::new(400, "IICP-CX-03", message));
         }
-        (Some(payload), None) => return Ok((Payload::trusted(body.slice_ref(payload.get().as_bytes())), None)),
+        (Some(payload), None) => return Ok((Payload::trusted(bytes.slice_ref(payload.get().as_bytes())), None)),
         (None, None) => return Err(missing()),
     };
     let (opened, seal) =
         state.key.open(envelope.get().as_bytes(), &request.task_id, &request.intent).map_err(|why| {
             tracing::debug!(target: telemetry::NODE, task_id = %request.task_id, ?why, "a sealed task was not opened");
-            refused(StatusCode::BAD_REQUEST, "IICP-CX-02", why.text())
+            Refusal::new(400, "IICP-CX-02", why.text())
         })?;
-    let payload = Payload::from_json(opened)
-        .map_err(|error| refused(StatusCode::UNPROCESSABLE_ENTITY, "validation_error", error.message()))?;
+    let payload = Payload::from_json(opened).map_err(|error| invalid(error.message()))?;
     if payload.bytes() == "null" {
         return Err(missing());
     }
@@ -160,14 +161,13 @@ fn open(state: &State, body: &Bytes, request: &TaskRequest<'_>) -> Result<(Paylo
 }
 
 /// The answer to a finished task; what is stored is plain, and sealed anew for everyone who asks.
-fn reply(task_id: &str, seal: Option<&ReplySeal>, plain: Bytes) -> Answer {
-    let Some(seal) = seal else { return answer::json(StatusCode::OK, plain) };
+fn reply(task_id: &str, seal: Option<&ReplySeal>, plain: Bytes) -> Outcome {
+    let Some(seal) = seal else { return Outcome::Done(Done { reply: plain, is_sealed: false }) };
     match write_sealed_reply(task_id, |out| seal.seal(task_id, &plain, out)) {
-        Ok(sealed) => answer::json(StatusCode::OK, sealed),
+        Ok(sealed) => Outcome::Done(Done { reply: sealed.into(), is_sealed: true }),
         Err(error) => {
             tracing::error!(target: telemetry::NODE, task_id, code = %error.code(), "a reply was not sealed");
-            let message = "the reply could not be sealed";
-            refuse(StatusCode::INTERNAL_SERVER_ERROR, "IICP-CX-04", message, &[("task_id", task_id.into())])
+            Outcome::Refused(Refusal::new(500, "IICP-CX-04", "the reply could not be sealed").with("task_id", task_id))
         }
     }
 }
@@ -230,22 +230,18 @@ impl Drop for Attempt {
     }
 }
 
-async fn run(
-    mut attempt: Attempt,
-    task: Accepted,
-    conn: &Conn,
-    headers: &HeaderMap,
-    cancelled: CancellationToken,
-) -> Answer {
+async fn run(mut attempt: Attempt, task: Accepted, received: &Received<'_>, cancelled: CancellationToken) -> Outcome {
     let deadline = attempt.received + task.timeout;
+    let (traceparent, tracestate) = trace(received);
     let inbound = Inbound {
         task_id: task.task_id.clone(),
         intent: attempt.state.intents[task.intent].clone(),
         payload: task.payload,
         deadline,
         qos: task.qos,
-        traceparent: traceparent(headers),
-        caller: Caller { peer: conn.peer, source_node_id: task.source_node_id },
+        traceparent,
+        tracestate,
+        caller: Caller { peer: received.peer, source_node_id: task.source_node_id },
         cancelled,
     };
     let state = attempt.state.clone();
@@ -268,26 +264,15 @@ async fn run(
         Err(error) => {
             attempt.ending = if error.code() == Code::TaskTimeout { Ending::Timeout } else { Ending::Error };
             tracing::warn!(target: telemetry::NODE, task_id = %task.task_id, code = %error.code(), "a task failed");
-            failed(&error, &task.task_id)
+            Outcome::Refused(failed(&error, &task.task_id))
         }
     }
 }
 
-fn traceparent(headers: &HeaderMap) -> Option<String> {
-    let trace = Traceparent::parse(headers.get("traceparent")?.to_str().ok()?)?;
-    Some(trace.as_str().to_owned())
-}
-
-/// What the caller learns of a failure. A handler's own words are shown only where the handler meant them to be.
-fn failed(error: &Error, task_id: &str) -> Answer {
-    let (status, code, message) = match error.code() {
-        Code::TaskTimeout => (StatusCode::GATEWAY_TIMEOUT, "task_timeout", "the task was not finished in its time"),
-        Code::Panic => (StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "the handler broke down"),
-        Code::Handler => (StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "the handler's reply is not JSON"),
-        Code::TaskRejected => (StatusCode::UNPROCESSABLE_ENTITY, "rejected", error.message()),
-        Code::PayloadInvalid => (StatusCode::UNPROCESSABLE_ENTITY, "validation_error", error.message()),
-        Code::Capacity => (StatusCode::SERVICE_UNAVAILABLE, "temporarily_unavailable", "the backend is busy"),
-        _ => (StatusCode::BAD_GATEWAY, "backend_error", "the handler or its backend failed"),
-    };
-    refuse(status, code, message, &[("task_id", task_id.into())])
+/// The trace that a task belongs to. Without a trace, its state means nothing.
+fn trace(received: &Received<'_>) -> (Option<String>, Option<String>) {
+    const MOST_STATE: usize = 512;
+    let Some(trace) = received.traceparent.and_then(Traceparent::parse) else { return (None, None) };
+    let state = received.tracestate.filter(|state| !state.is_empty() && state.len() <= MOST_STATE);
+    (Some(trace.as_str().to_owned()), state.map(str::to_owned))
 }

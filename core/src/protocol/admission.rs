@@ -1,93 +1,112 @@
-//! The one gate that every task passes, whatever transport it came by.
+//! The one way in for a task, whatever transport it came by. A transport says what it received, and writes what came of
+//! it in its own form; what may run, and when, is decided behind [`Admission`].
 
+use std::borrow::Cow;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
-/// Lets at most `limit` tasks in at a time, and none while draining.
-#[derive(Debug)]
-pub(crate) struct Gate {
-    limit: usize,
-    active: AtomicUsize,
-    draining: AtomicBool,
+use bytes::Bytes;
+use serde_json::Value;
+
+use crate::wire::failure;
+use crate::wire::task::{TaskParts, result_of};
+
+/// A task as it came, and what its transport knows beside it. What is not there costs nothing.
+pub(crate) struct Received<'a> {
+    /// The other end of the connection; for a relayed task the relay.
+    pub(crate) peer: SocketAddr,
+    /// The page that a browser sends it for.
+    #[allow(dead_code)] // the rates are counted by it
+    pub(crate) origin: Option<&'a [u8]>,
+    /// What the directory signed for the caller.
+    #[allow(dead_code)] // the caller is proven by it
+    pub(crate) consumer_token: Option<&'a str>,
+    pub(crate) traceparent: Option<&'a str>,
+    pub(crate) tracestate: Option<&'a str>,
+    pub(crate) body: Body<'a>,
 }
 
-/// Why a task was not let in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Refusal {
-    Full,
-    Draining,
-}
-
-/// A slot. Dropping it gives it back: after a result, an error, a panic, or when the caller went away.
-#[derive(Debug)]
-pub(crate) struct Permit(Arc<Gate>);
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        self.0.active.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
-impl Gate {
-    pub(crate) fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Gate { limit, active: AtomicUsize::new(0), draining: AtomicBool::new(false) })
-    }
-
-    pub(crate) fn enter(self: &Arc<Self>) -> Result<Permit, Refusal> {
-        if self.draining.load(Ordering::Acquire) {
-            return Err(Refusal::Draining);
-        }
-        let taken =
-            self.active.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n < self.limit).then_some(n + 1));
-        taken.map(|_| Permit(self.clone())).map_err(|_| Refusal::Full)
-    }
-
-    /// Lets nobody in any more.
-    pub(crate) fn drain(&self) {
-        self.draining.store(true, Ordering::Release);
-    }
-
-    pub(crate) fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Acquire)
-    }
-
-    pub(crate) fn active(&self) -> usize {
-        self.active.load(Ordering::Acquire)
-    }
-
-    pub(crate) fn limit(&self) -> usize {
-        self.limit
-    }
-
-    /// Share of the slots in use, 0 to 1.
-    pub(crate) fn load(&self) -> f64 {
-        // Both are small counts.
-        #[allow(clippy::cast_precision_loss)]
-        let share = self.active() as f64 / self.limit as f64;
-        share.min(1.0)
+impl<'a> Received<'a> {
+    /// A task of which no more is known.
+    pub(crate) fn new(peer: SocketAddr, body: Body<'a>) -> Self {
+        Received { peer, origin: None, consumer_token: None, traceparent: None, tracestate: None, body }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// The task itself.
+pub(crate) enum Body<'a> {
+    /// JSON, as it is posted to `/v1/task`.
+    Json(Bytes),
+    /// Parts that came by themselves.
+    #[allow(dead_code)] // framed calls come like this
+    Parts(TaskParts<'a>),
+}
 
-    #[test]
-    fn a_permit_is_given_back_by_drop_even_when_unwinding() {
-        let gate = Gate::new(2);
-        let first = gate.enter().unwrap();
-        let held = gate.clone();
-        let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
-            let _permit = held.enter().unwrap();
-            panic!("handler");
-        }));
-        assert!(caught.is_err());
-        assert_eq!(gate.active(), 1);
-        let second = gate.enter().unwrap();
-        assert_eq!(gate.enter().unwrap_err(), Refusal::Full);
-        drop((first, second));
-        assert_eq!(gate.active(), 0);
-        gate.drain();
-        assert_eq!(gate.enter().unwrap_err(), Refusal::Draining);
+/// What came of a task.
+pub(crate) enum Outcome {
+    Done(Done),
+    Refused(Refusal),
+}
+
+/// A task that was answered, now or earlier.
+pub(crate) struct Done {
+    /// The whole reply, as JSON; sealed if the caller wanted that.
+    pub(crate) reply: Bytes,
+    pub(crate) is_sealed: bool,
+}
+
+impl Done {
+    /// The handler's result alone, as JSON; none if it is sealed.
+    #[allow(dead_code)] // framed calls are answered with it
+    pub(crate) fn result(&self) -> Option<Bytes> {
+        if self.is_sealed { None } else { result_of(&self.reply) }
     }
+}
+
+/// A task that was not taken, or failed. Every word in it is meant for the caller.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Refusal {
+    /// As HTTP has it.
+    pub(crate) status: u16,
+    pub(crate) code: Cow<'static, str>,
+    pub(crate) message: Cow<'static, str>,
+    pub(crate) retry_after: Option<Duration>,
+    /// What stands beside code and message.
+    pub(crate) details: Vec<(&'static str, Value)>,
+}
+
+impl Refusal {
+    pub(crate) fn new(
+        status: u16,
+        code: impl Into<Cow<'static, str>>,
+        message: impl Into<Cow<'static, str>>,
+    ) -> Refusal {
+        Refusal { status, code: code.into(), message: message.into(), retry_after: None, details: Vec::new() }
+    }
+
+    /// Says when to come again.
+    pub(crate) fn after(mut self, pause: Duration) -> Self {
+        self.retry_after = Some(pause);
+        let pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
+        self.with("retry_after_ms", pause_ms)
+    }
+
+    pub(crate) fn with(mut self, name: &'static str, value: impl Into<Value>) -> Self {
+        self.details.push((name, value.into()));
+        self
+    }
+
+    /// The body of an answer, in the form of the protocol.
+    pub(crate) fn body(&self) -> Vec<u8> {
+        failure::write(&self.code, &self.message, &self.details)
+    }
+}
+
+/// What every transport hands its tasks to. Dropping the future means that the caller went away.
+#[allow(dead_code)] // what stands below `node` calls it
+pub(crate) trait Admission: Send + Sync + 'static {
+    fn admit<'a>(self: Arc<Self>, task: Received<'a>) -> Pin<Box<dyn Future<Output = Outcome> + Send + 'a>>;
 }

@@ -9,6 +9,7 @@ pub(crate) mod capability;
 #[allow(dead_code)] // pre-normative and off, as above
 pub(crate) mod compatibility;
 pub(crate) mod consensus;
+pub(crate) mod gate;
 pub(crate) mod heartbeat;
 pub(crate) mod identity;
 #[allow(dead_code)] // streaming takes it

@@ -34,6 +34,18 @@ pub(crate) struct TaskRequest<'a> {
     pub(crate) source_node_id: Option<Cow<'a, str>>,
 }
 
+/// A task whose parts came by themselves.
+#[derive(Default)]
+pub(crate) struct TaskParts<'a> {
+    pub(crate) task_id: &'a str,
+    pub(crate) intent: &'a str,
+    /// JSON.
+    pub(crate) payload: Bytes,
+    pub(crate) timeout_ms: Option<u64>,
+    pub(crate) qos: Option<&'a str>,
+    pub(crate) source_node_id: Option<&'a str>,
+}
+
 #[derive(Deserialize, Default)]
 #[serde(default)]
 pub(crate) struct Constraints<'a> {
@@ -66,6 +78,25 @@ impl<'a> TaskRequest<'a> {
                 .map_err(|most| format!("the payload is nested deeper than {most}"))?;
         }
         Ok(request)
+    }
+
+    /// Makes an envelope of parts that came by themselves.
+    pub(crate) fn of_parts(parts: &'a TaskParts<'_>) -> Result<Self, String> {
+        let payload: &RawValue = serde_json::from_slice(&parts.payload).map_err(|e| position(&e))?;
+        check_depth(payload.get().as_bytes()).map_err(|most| format!("the payload is nested deeper than {most}"))?;
+        Ok(TaskRequest {
+            task_id: parts.task_id.into(),
+            intent: parts.intent.into(),
+            payload: (payload.get() != "null").then_some(payload),
+            iicp_conf: None,
+            cx_response_encryption: None,
+            constraints: Constraints {
+                timeout_ms: parts.timeout_ms,
+                qos: parts.qos.map(Cow::Borrowed),
+                qos_class: None,
+            },
+            source_node_id: parts.source_node_id.map(Cow::Borrowed),
+        })
     }
 
     /// Whether the caller takes nothing but a sealed reply. Other words have no meaning.
@@ -141,6 +172,16 @@ pub(crate) fn write_reply(task_id: &str, result: &[u8], latency_ms: f64) -> Vec<
     let _ = serde_json::to_writer(&mut out, &((latency_ms * 1000.0).round() / 1000.0));
     out.extend_from_slice(br#"},"generated_by_ai":true}"#);
     out
+}
+
+/// The result inside of a reply that [`write_reply`] wrote, without reading it.
+pub(crate) fn result_of(reply: &Bytes) -> Option<Bytes> {
+    // No string holds the first in its JSON form, and nothing that could hold the second comes after the result.
+    const BEFORE: &[u8] = br#"","status":"success","result":"#;
+    const AFTER: &[u8] = br#","metrics":{"#;
+    let from = memchr::memmem::find(reply, BEFORE)? + BEFORE.len();
+    let to = memchr::memmem::rfind(reply, AFTER)?;
+    (from <= to).then(|| reply.slice(from..to))
 }
 
 #[derive(Deserialize)]
@@ -326,6 +367,38 @@ mod tests {
         assert_eq!(&reply(r#"{"status":"success","result":null}"#).unwrap().bytes()[..], b"null");
         let ours = write_reply("t-1", b"[1]", 1.23456);
         assert_eq!(&reply(std::str::from_utf8(&ours).unwrap()).unwrap().bytes()[..], b"[1]");
+    }
+
+    #[test]
+    fn the_result_is_found_in_a_reply_without_reading_it() {
+        let tricky = r#"{"a":"\",\"status\":\"success\",\"result\":","metrics":{"latency_ms":1},"b":",\"metrics\":{"}"#;
+        for (task_id, result) in [("t-1", "[1]"), (r#"","status":"success","result":"#, tricky), ("\\", "\"\"")] {
+            let reply = Bytes::from(write_reply(task_id, result.as_bytes(), 1.5));
+            assert_eq!(result_of(&reply).as_deref(), Some(result.as_bytes()), "{task_id}");
+            assert!(serde_json::from_slice::<serde_json::Value>(&reply).is_ok());
+        }
+        assert_eq!(result_of(&Bytes::from_static(b"{}")), None);
+    }
+
+    #[test]
+    fn parts_that_came_by_themselves_are_a_task_as_well() {
+        let parts = TaskParts {
+            task_id: "t-1",
+            intent: crate::types::CHAT,
+            payload: Bytes::from_static(b" {\"a\": 1} "),
+            timeout_ms: Some(7),
+            qos: Some("realtime"),
+            source_node_id: None,
+        };
+        let request = TaskRequest::of_parts(&parts).unwrap();
+        assert_eq!(request.payload.unwrap().get(), r#"{"a": 1}"#);
+        assert_eq!((request.constraints.timeout_ms, request.constraints.qos()), (Some(7), Qos::Realtime));
+        let of = |payload: &[u8]| {
+            let parts = TaskParts { payload: Bytes::copy_from_slice(payload), ..TaskParts::default() };
+            TaskRequest::of_parts(&parts).map(|request| request.payload.is_some())
+        };
+        assert_eq!(of(b"null"), Ok(false));
+        assert!(of(b"").is_err() && of(b"{").is_err() && of("[".repeat(200).as_bytes()).is_err());
     }
 
     #[test]

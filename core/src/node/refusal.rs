@@ -1,0 +1,51 @@
+//! Why a task is not taken, or failed, in the protocol's own words.
+
+use std::time::Duration;
+
+use crate::error::{Code, Error};
+use crate::protocol::admission::Refusal;
+use crate::types::Qos;
+
+/// Something in the task is not as it must be.
+pub(super) fn invalid(message: impl Into<String>) -> Refusal {
+    Refusal::new(422, "validation_error", message.into())
+}
+
+/// The intent is none of this node's.
+pub(super) fn unknown_intent() -> Refusal {
+    Refusal::new(404, "unknown_intent", "this node does not serve the intent; ask the directory who does")
+}
+
+/// The task id was used before.
+pub(super) fn conflict() -> Refusal {
+    let message =
+        "this task id was used before, for other content or with a result that is no longer held; use a new id";
+    Refusal::new(409, "conflict", message)
+}
+
+/// No slot is free (specification: QOS-ADMIT-01).
+pub(super) fn full(limit: usize, qos: Qos) -> Refusal {
+    let message = format!("all {limit} slots are busy; ask another node, or this one again in 2 s");
+    Refusal::new(429, "capacity_exceeded", message).after(Duration::from_secs(2)).with("qos_class", qos.as_str())
+}
+
+/// The node is stopping.
+pub(super) fn draining() -> Refusal {
+    Refusal::new(503, "temporarily_unavailable", "the node is draining; ask another node")
+        .after(Duration::from_secs(5))
+        .with("reason", "draining")
+}
+
+/// What the caller learns of a failure. A handler's own words are shown only where the handler meant them to be.
+pub(super) fn failed(error: &Error, task_id: &str) -> Refusal {
+    let refusal = match error.code() {
+        Code::TaskTimeout => Refusal::new(504, "task_timeout", "the task was not finished in its time"),
+        Code::Panic => Refusal::new(500, "internal_error", "the handler broke down"),
+        Code::Handler => Refusal::new(500, "internal_error", "the handler's reply is not JSON"),
+        Code::TaskRejected => Refusal::new(422, "rejected", error.message().to_owned()),
+        Code::PayloadInvalid => invalid(error.message()),
+        Code::Capacity => Refusal::new(503, "temporarily_unavailable", "the backend is busy"),
+        _ => Refusal::new(502, "backend_error", "the handler or its backend failed"),
+    };
+    refusal.with("task_id", task_id)
+}
