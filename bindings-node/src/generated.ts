@@ -804,6 +804,8 @@ export interface DirectoryOptions {
   nodeTtlMs?: number | undefined;
   /** Nodes that may be registered at the same time. Default: `10000`. */
   maxNodes?: number | undefined;
+  /** File for what must outlive the process: registrations and the directory's keys. It is made if it is not there, for its owner alone. By default nothing is kept. Needs a build with SQLite; any other refuses it as `UNSUPPORTED`. */
+  path?: string | undefined;
 }
 
 /** What the core calls the options of `DirectoryOptions`. */
@@ -816,6 +818,7 @@ export const DIRECTORY_NAMES: ReadonlyMap<string, string> = new Map([
   ["heartbeatMs", "heartbeat_ms"],
   ["nodeTtlMs", "node_ttl_ms"],
   ["maxNodes", "max_nodes"],
+  ["path", "path"],
 ]);
 
 /** Options that hold options of their own, by what the core calls them. */

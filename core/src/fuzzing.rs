@@ -92,7 +92,7 @@ fn depth(json: &[u8]) -> usize {
 // --- signed texts ---
 
 fn signer() -> TokenSigner {
-    TokenSigner::from_seed([7; 32])
+    TokenSigner::from_seed(&[7; 32])
 }
 
 /// The text as it is, or the rest signed as claims, for the right purpose or for the other one.
@@ -135,7 +135,7 @@ fn ticket(data: &[u8]) {
     assert!(taken.policy_manifest_sha256.is_none_or(|digest| unhex::<32>(&digest).is_some()));
     let later = Expected { now_unix_s: taken.exp, ..expected };
     assert!(verify_ticket(&token, &signer().public_key(), later).is_err(), "taken at its end");
-    let stranger = TokenSigner::from_seed([8; 32]).public_key();
+    let stranger = TokenSigner::from_seed(&[8; 32]).public_key();
     assert!(verify_ticket(&token, &stranger, expected).is_err(), "taken with another directory's key");
 }
 

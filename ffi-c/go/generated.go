@@ -597,6 +597,8 @@ type DirectoryOptions struct {
 	NodeTTLMs int64 `json:"node_ttl_ms,omitempty"`
 	// Nodes that may be registered at the same time. Default 10000.
 	MaxNodes int64 `json:"max_nodes,omitempty"`
+	// File for what must outlive the process: registrations and the directory's keys. It is made if it is not there, for its owner alone. By default nothing is kept. Needs a build with SQLite; any other refuses it as `UNSUPPORTED`.
+	Path string `json:"path,omitempty"`
 }
 
 // loopbackOptions are those of a directory for development on this machine.

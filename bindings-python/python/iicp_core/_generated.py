@@ -642,3 +642,5 @@ class DirectoryOptions(TypedDict, total=False):
     """How long a silent node stays in discovery, in seconds. Default: 90.0."""
     max_nodes: int
     """Nodes that may be registered at the same time. Default: ``10000``."""
+    path: str | None
+    """File for what must outlive the process: registrations and the directory's keys. It is made if it is not there, for its owner alone. By default nothing is kept. Needs a build with SQLite; any other refuses it as ``UNSUPPORTED``."""

@@ -10,7 +10,7 @@ use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Vis
 use serde::{Serialize, de};
 use serde_json::{Map, Value};
 
-use super::digest::{hex, random, unhex};
+use super::digest::{hex, unhex};
 use crate::error::{Code, Error, Result};
 use crate::types::check_depth;
 
@@ -42,14 +42,14 @@ impl Domain {
 pub(crate) struct TokenSigner(SigningKey);
 
 impl TokenSigner {
+    #[cfg(test)]
     pub(crate) fn random() -> Result<Self> {
-        Ok(TokenSigner(SigningKey::from_bytes(&random::<32>()?)))
+        Ok(TokenSigner::from_seed(&crate::crypto::digest::random::<32>()?))
     }
 
-    /// The same key every time.
-    #[cfg(feature = "testing")]
-    pub(crate) fn from_seed(seed: [u8; 32]) -> Self {
-        TokenSigner(SigningKey::from_bytes(&seed))
+    /// The key that belongs to 32 secret bytes.
+    pub(crate) fn from_seed(seed: &[u8; 32]) -> Self {
+        TokenSigner(SigningKey::from_bytes(seed))
     }
 
     pub(crate) fn public_key(&self) -> [u8; 32] {

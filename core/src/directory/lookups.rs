@@ -103,12 +103,18 @@ pub(super) async fn bootstrap(State(desk): Desk, caller: Caller, uri: Uri) -> Ou
 pub(super) async fn stats(State(desk): Desk) -> Outcome {
     let now = desk.now();
     let (_, active) = desk.store().active(0, now);
-    ok(&json!({ "server": { "active_nodes": active, "version": VERSION, "uptime_seconds": now.ms / 1000 } }))
+    let uptime_s = desk.started.elapsed().as_secs();
+    ok(&json!({ "server": { "active_nodes": active, "version": VERSION, "uptime_seconds": uptime_s } }))
 }
 
-/// `GET /iicp/health`.
-pub(super) async fn health() -> Outcome {
-    ok(&json!({ "ok": true, "status": "ok", "role": "directory", "version": VERSION }))
+/// `GET /iicp/health`. A disk that takes nothing is told here; the directory serves all the same.
+pub(super) async fn health(State(desk): Desk) -> Outcome {
+    let (status, storage) = match &desk.keeper {
+        Some(keeper) if keeper.is_failing() => ("degraded", "failing"),
+        Some(_) => ("ok", "file"),
+        None => ("ok", "memory"),
+    };
+    ok(&json!({ "ok": true, "status": status, "role": "directory", "version": VERSION, "storage": storage }))
 }
 
 /// `GET /iicp/ready`: whether nodes and clients may come.

@@ -1,13 +1,21 @@
 //! The embedded directory: who serves what, for development and for meshes on one machine. It never sees a task.
 //!
-//! `store`, `record` and `score` know nothing of HTTP and take the time as an argument; the other modules read requests
-//! and write answers.
+//! `store`, `record` and `score` know nothing of HTTP and take the time as an argument. With a `path`, `kept` is what
+//! outlives the process, `keeper` the thread that writes it and `disk` the file. The other modules read requests and write
+//! answers.
 
 mod answer;
 mod credits;
+#[cfg(feature = "sqlite")]
+mod disk;
+#[cfg(not(feature = "sqlite"))]
+#[path = "no_disk.rs"]
+mod disk;
 mod discover;
 mod form;
 mod guard;
+mod keeper;
+mod kept;
 mod limits;
 mod lookups;
 mod nodes;
@@ -31,8 +39,9 @@ use http::{Request, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use tower_service::Service as _;
+use zeroize::Zeroizing;
 
-use crate::crypto::digest::{hex, hmac_hex, random};
+use crate::crypto::digest::{hex, hmac_hex};
 use crate::crypto::token::TokenSigner;
 use crate::error::{Code, Error, Result};
 use crate::options::{DirectoryOptions, Validate as _};
@@ -43,11 +52,14 @@ use crate::transport::http_server::{
     AnswerFuture, BodyFailure, HttpServer, ServerLimits, Service, affordable_connections, read_body,
 };
 use answer::{Outcome, Refusal};
+use disk::Disk;
+use keeper::Keeper;
+use kept::{Row, Secrets};
 use limits::{Limits, MOST_NODES_PER_ADDRESS, Route};
 use once::Onces;
 use probe::Probe;
 use routes::{Caller, Peer};
-use store::{Node, Now, Rules, Store, TokenHash};
+use store::{KEEP_DORMANT_MS, Node, Now, Rules, Store, TokenHash};
 
 /// Most bytes of a request's body.
 const MOST_BODY_BYTES: usize = 256 << 10;
@@ -56,6 +68,10 @@ const DEADLINES: Deadlines =
     Deadlines { head: Duration::from_secs(10), idle: Duration::from_secs(75), transfer_grace: Duration::from_secs(10) };
 /// How often what is no longer needed is forgotten.
 const TIDY_EVERY: Duration = Duration::from_secs(60);
+/// How long a directory that ends waits for its disk.
+const LAST_TURN: Duration = Duration::from_secs(5);
+/// Where a directory's clock begins: behind it lies every moment at which a node that is still known was seen.
+const CLOCK_BEGINS_MS: u64 = KEEP_DORMANT_MS + 3_600_000;
 
 /// A directory in this process.
 ///
@@ -65,14 +81,16 @@ pub struct Directory {
     url: String,
     addr: SocketAddr,
     group: TaskGroup,
+    keeper: Option<Arc<Keeper>>,
 }
 
 impl Directory {
     /// Binds the address and serves on it.
     ///
     /// # Errors
-    /// `CONFIG_INVALID` for a bad option, `CONFIDENTIALITY_REQUIRED` for an address that is not on loopback, `BIND` if
-    /// the address cannot be bound.
+    /// `CONFIG_INVALID` for a bad option and for a file at `path` that cannot be used, `UNSUPPORTED` for a `path` in a
+    /// build without SQLite, `CONFIDENTIALITY_REQUIRED` for an address that is not on loopback, `BIND` if the address
+    /// cannot be bound.
     pub async fn bind(options: DirectoryOptions) -> Result<Directory> {
         options.validate()?;
         let host = options.host.as_str();
@@ -88,7 +106,13 @@ impl Directory {
             return Err(off_loopback(host));
         }
         let url = format!("http://{addr}");
-        let shared = Arc::new(Shared::new(options, url.clone())?);
+        let file = match options.path.clone() {
+            // Reading a large file takes a moment.
+            Some(path) => Some(tokio::task::spawn_blocking(move || Disk::open(&path)).await.map_err(no_thread)??),
+            None => None,
+        };
+        let shared = open(options, url.clone(), file)?;
+        let keeper = shared.keeper.clone();
         let group = TaskGroup::new();
         server.serve(Arc::new(Front { router: routes::router(shared.clone()), desk: shared.clone() }), &group);
         let closing = group.closing();
@@ -98,7 +122,7 @@ impl Directory {
                 () = shared.tidy() => {}
             }
         });
-        Ok(Directory { url, addr, group })
+        Ok(Directory { url, addr, group, keeper })
     }
 
     /// The base URL for clients and nodes, such as `http://127.0.0.1:9480`.
@@ -113,16 +137,54 @@ impl Directory {
         self.addr
     }
 
-    /// Takes no new request, waits up to `grace` for running ones, then stops them. True if all ended in time.
+    /// Takes no new request, waits up to `grace` for running ones, then stops them. True if all ended in time. What there
+    /// is to keep is written before it returns, unless the disk takes longer than five seconds.
     pub async fn shutdown(&self, grace: Duration) -> bool {
-        self.group.shutdown(grace).await
+        let in_time = self.group.shutdown(grace).await;
+        if let Some(keeper) = &self.keeper {
+            keeper.close();
+            let _ = tokio::time::timeout(LAST_TURN, keeper.ended()).await;
+        }
+        in_time
     }
 }
 
 impl Drop for Directory {
     fn drop(&mut self) {
         self.group.abort();
+        if let Some(keeper) = &self.keeper {
+            keeper.close();
+        }
     }
+}
+
+/// What all requests share, with the nodes of a file and with a thread that writes it, if there is one.
+fn open(
+    options: DirectoryOptions,
+    url: String,
+    file: Option<(Disk, Secrets, Vec<Row>, Option<String>)>,
+) -> Result<Arc<Shared>> {
+    let Some((disk, secrets, rows, why_not)) = file else {
+        return Ok(Arc::new(Shared::new(options, url, &Secrets::random()?, None)?));
+    };
+    let keeper = Arc::new(Keeper::new());
+    let shared = Arc::new(Shared::new(options, url, &secrets, Some(keeper.clone()))?);
+    let (now, found) = (shared.now(), rows.len());
+    let nodes: Vec<_> = rows.into_iter().filter_map(|row| row.kept(now)).collect();
+    if nodes.len() < found {
+        let unread = found - nodes.len();
+        tracing::warn!(target: telemetry::DIRECTORY, path = disk.path(), unread, "nodes of another version have to register again");
+    }
+    shared.store().restore(nodes, now);
+    if let Some(why) = why_not {
+        keeper.fails(disk.path(), &why);
+    }
+    keeper.start(disk, shared.clone())?;
+    Ok(shared)
+}
+
+fn no_thread(error: tokio::task::JoinError) -> Error {
+    Error::new(Code::Internal, "the directory's file could not be opened: its thread broke off").with_source(error)
 }
 
 fn off_loopback(host: &str) -> Error {
@@ -139,17 +201,18 @@ struct Shared {
     store: Mutex<Store>,
     signer: TokenSigner,
     /// Keys of heartbeat challenges are made from it and the node's id.
-    hmac_secret: String,
+    hmac_secret: Zeroizing<String>,
     limits: Option<Limits>,
     once: Mutex<Onces>,
     /// Answers by the first digit of their status.
     answered: [AtomicU64; 6],
     probe: Option<Probe>,
+    keeper: Option<Arc<Keeper>>,
     started: Instant,
 }
 
 impl Shared {
-    fn new(options: DirectoryOptions, url: String) -> Result<Self> {
+    fn new(options: DirectoryOptions, url: String, secrets: &Secrets, keeper: Option<Arc<Keeper>>) -> Result<Self> {
         let rules = Rules {
             max_nodes: options.max_nodes,
             node_ttl_ms: options.node_ttl_ms,
@@ -158,12 +221,13 @@ impl Shared {
         };
         Ok(Shared {
             store: Mutex::new(Store::new(rules)),
-            signer: TokenSigner::random()?,
-            hmac_secret: hex(&random::<32>()?),
+            signer: TokenSigner::from_seed(&secrets.seed),
+            hmac_secret: secrets.hmac_secret.clone(),
             limits: options.limits.then(|| Limits::new(options.max_nodes)),
             once: Mutex::new(Onces::new()),
             answered: Default::default(),
             probe: if options.probe { Some(Probe::new()?) } else { None },
+            keeper,
             started: Instant::now(),
             options,
             url,
@@ -187,7 +251,14 @@ impl Shared {
 
     fn now(&self) -> Now {
         let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Now { ms: crate::options::millis(self.started.elapsed()), unix_s: unix.as_secs() }
+        Now { ms: CLOCK_BEGINS_MS + crate::options::millis(self.started.elapsed()), unix_s: unix.as_secs() }
+    }
+
+    /// Waits until what has changed is on the disk, if it is kept and the disk takes it.
+    async fn written(&self) {
+        if let Some(keeper) = &self.keeper {
+            keeper.written().await;
+        }
     }
 
     fn limit(&self, route: Route, from: IpAddr) -> Result<(), Refusal> {

@@ -53,6 +53,8 @@ pub(super) async fn register(State(desk): Desk, caller: Caller, body: Bytes) -> 
     let candidate = Candidate { record, proof, token, hmac_key: hmac_key.clone(), probed, pricing, from: caller.ip };
     let now = desk.now();
     let taken = desk.store().register(&node_id, candidate, now).map_err(not_taken)?;
+    // What a node is told to be registered must be so after the next start, too.
+    desk.written().await;
     tracing::debug!(target: telemetry::DIRECTORY, node_id, recovered = taken.recovered, "a node registered");
     let answer = json!({
         "node_id": node_id,
@@ -121,20 +123,25 @@ pub(super) async fn deregister(State(desk): Desk, caller: Caller, body: Bytes) -
     let node_id = form.text("node_id", 64);
     let node_id = form.require("node_id", node_id).unwrap_or_default();
     form.finish()?;
-    let mut store = desk.store();
-    if store.get(&node_id).is_none() {
-        return Err(Refusal::not_found("IICP-E003", "the node is not registered here"));
-    }
-    if !store.is_owner(&node_id, caller.token.as_ref()) {
-        return Err(Refusal::unauthorized());
-    }
-    store.remove(&node_id);
-    drop(store);
+    remove(&desk, &node_id, &caller)?;
+    desk.written().await;
     if let Some(limits) = &desk.limits {
         limits.give_back(caller.ip);
     }
     tracing::debug!(target: telemetry::DIRECTORY, node_id, "a node deregistered");
     ok(&json!({ "deregistered": true, "node_id": node_id }))
+}
+
+fn remove(desk: &Shared, node_id: &str, caller: &Caller) -> Result<(), Refusal> {
+    let mut store = desk.store();
+    if store.get(node_id).is_none() {
+        return Err(Refusal::not_found("IICP-E003", "the node is not registered here"));
+    }
+    if !store.is_owner(node_id, caller.token.as_ref()) {
+        return Err(Refusal::unauthorized());
+    }
+    store.remove(node_id);
+    Ok(())
 }
 
 /// `POST heartbeat`: a node is alive, and says how it is.
@@ -159,6 +166,10 @@ pub(super) async fn heartbeat(State(desk): Desk, caller: Caller, body: Bytes) ->
     let beat = desk.store().heartbeat(&own.id, report, challenge.clone(), now);
     // It may have left in the meantime.
     let beat = beat.ok_or_else(Refusal::unauthorized)?;
+    if batch_id.is_some() {
+        // The node forgets what it is told that was taken.
+        desk.written().await;
+    }
     let mut answer = json!({
         "ok": true,
         "next_heartbeat_ms": desk.options.heartbeat_ms,

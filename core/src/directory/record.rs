@@ -1,6 +1,6 @@
 //! What a node says of itself when it registers, checked and cut to what the directory uses.
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
@@ -50,11 +50,13 @@ pub(super) struct Registration {
     pub(super) record: Record,
 }
 
-/// What is kept of a registration.
+/// What is kept of a registration. Its JSON is one that [`Record::read`] reads.
+#[derive(Serialize)]
 pub(super) struct Record {
     pub(super) endpoint: String,
     pub(super) region: String,
     pub(super) capabilities: Vec<Capability>,
+    #[serde(rename = "limits", serialize_with = "as_limits")]
     pub(super) max_concurrent: u32,
     pub(super) transport_endpoint: Option<String>,
     pub(super) transport_method: Option<&'static str>,
@@ -67,9 +69,11 @@ pub(super) struct Record {
     /// Candidates and relays among it; the directory reads none of it.
     pub(super) transport_metadata: Option<Box<RawValue>>,
     pub(super) policy: Policy,
+    #[serde(rename = "availability")]
     pub(super) windows: Vec<Window>,
     /// As it was sent, byte for byte: clients seal to it.
     pub(super) cx_public_key: Option<Box<RawValue>>,
+    #[serde(flatten)]
     pub(super) software: Software,
 }
 
@@ -143,8 +147,11 @@ impl Declaration {
 }
 
 /// Minutes of the day (UTC) in which the node gives a share of itself.
+#[derive(Serialize)]
 pub(super) struct Window {
+    #[serde(rename = "start", serialize_with = "as_time")]
     pub(super) from: u32,
+    #[serde(rename = "end", serialize_with = "as_time")]
     pub(super) to: u32,
     pub(super) share: f64,
 }
@@ -159,6 +166,21 @@ pub(super) struct Software {
     pub(super) implementation_name: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) implementation_version: Option<String>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde asks for it
+fn as_limits<S: Serializer>(max_concurrent: &u32, s: S) -> Result<S::Ok, S::Error> {
+    s.collect_map([("max_concurrent", max_concurrent)])
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde asks for it
+fn as_time<S: Serializer>(minute: &u32, s: S) -> Result<S::Ok, S::Error> {
+    s.collect_str(&format_args!("{:02}:{:02}", minute / 60, minute % 60))
+}
+
+/// The known way of pricing with this name.
+pub(super) fn pricing_model(name: &str) -> Option<&'static str> {
+    PRICING_MODELS.iter().find(|known| **known == name).copied()
 }
 
 impl Default for Pricing {
@@ -198,7 +220,7 @@ impl Registration {
 }
 
 impl Record {
-    fn read(form: &mut Form<'_>) -> Option<Record> {
+    pub(super) fn read(form: &mut Form<'_>) -> Option<Record> {
         let endpoint = read_endpoint(form);
         let region = read_region(form);
         let capabilities = read_capabilities(form);
@@ -528,6 +550,28 @@ pub(super) mod tests {
         }
         let both = json!({ "sdk_version": "0.7.1", "sdk_compatibility_version": "0.7.2" });
         assert!(faults(both).contains("sdk_compatibility_version"));
+    }
+
+    #[test]
+    fn what_is_kept_of_a_registration_is_read_back_as_it_was() {
+        let cx = r#"{"key_id":"cx-1","algorithm":"X25519","encoding":"base64url","key":"k","zzz":1.50}"#;
+        let all = json!({
+            "transport_endpoint": "iicp://127.0.0.1:9484", "transport_method": "turn_relay", "nat_type": "symmetric",
+            "exposure_mode": "relay_required", "backend": "ollama", "relay_capable": true, "relay_accept_port": 9485,
+            "transport_metadata": { "b": [1.50, null], "a": "x" }, "transport_candidates": [7], "relay_endpoint": "r",
+            "policy": { "allow_remote_inference": true, "pricing_credits_per_1000": 2.5 },
+            "availability": [{ "start": "08:05", "end": "24:00", "share": 0.25 }, { "start": "00:00", "end": "07:59" }],
+            "cx_public_key": serde_json::from_str::<Value>(cx).unwrap(),
+            "sdk_language": "rust", "sdk_version": "0.7.109", "implementation_name": "x", "implementation_version": "1",
+        });
+        for more in [json!({}), all] {
+            let json = serde_json::to_string(&registration(more).unwrap().record).unwrap();
+            let mut form = Form::json(json.as_bytes()).unwrap();
+            let again = Record::read(&mut form).unwrap();
+            assert!(form.finish().is_ok());
+            assert_eq!(serde_json::to_string(&again).unwrap(), json);
+            assert_eq!(again.max_concurrent, 4);
+        }
     }
 
     #[test]

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use super::keeper::Changed;
+use super::kept::Kept;
 use super::record::{Pricing, Record};
 use super::score::{self, Wish};
 use crate::crypto::digest::{hmac_hex, same};
@@ -151,6 +153,8 @@ pub(super) struct Store {
     by_age: BTreeSet<(u64, Arc<str>)>,
     bytes: usize,
     most_bytes: usize,
+    /// What has to be written; none if nothing is.
+    changed: Option<Changed>,
 }
 
 impl Store {
@@ -162,6 +166,7 @@ impl Store {
             by_age: BTreeSet::new(),
             bytes: 0,
             most_bytes: MOST_BYTES,
+            changed: None,
         }
     }
 
@@ -175,6 +180,9 @@ impl Store {
 
     fn put(&mut self, entry: Entry) {
         let id = &entry.node.id;
+        if let Some(changed) = &mut self.changed {
+            changed.insert(id.clone());
+        }
         self.bytes += entry.weight();
         self.by_token.insert(entry.token, id.clone());
         self.by_age.insert((entry.node.state.seen_ms, id.clone()));
@@ -185,8 +193,57 @@ impl Store {
         let (id, entry) = self.entries.remove_entry(id)?;
         self.bytes -= entry.weight();
         self.by_token.remove(&entry.token);
+        if let Some(changed) = &mut self.changed {
+            changed.insert(id.clone());
+        }
         self.by_age.remove(&(entry.node.state.seen_ms, id));
         Some(entry)
+    }
+
+    /// Takes nodes over that were kept, those seen last first, as many as there is room for. From now on what changes is
+    /// noted; the first of it is what was not taken over.
+    pub(super) fn restore(&mut self, mut nodes: Vec<Kept<Record>>, now: Now) {
+        let mut left = Changed::new();
+        nodes.sort_unstable_by(|a, b| b.state.seen_ms.cmp(&a.state.seen_ms).then_with(|| a.id.cmp(&b.id)));
+        for Kept { id, token, hmac_key, from, record, state, last_batch, gained } in nodes {
+            let node = Node { id: id.into(), record: Arc::new(record), state };
+            let entry = Entry { node, token, hmac_key, from, challenge: None, last_batch, gained };
+            let silent_ms = now.ms.saturating_sub(entry.node.state.seen_ms);
+            let full = self.entries.len() >= self.rules.max_nodes || self.bytes + entry.weight() > self.most_bytes;
+            if full || silent_ms > KEEP_DORMANT_MS {
+                left.insert(entry.node.id);
+            } else {
+                self.put(entry);
+            }
+        }
+        self.changed = Some(left);
+    }
+
+    /// What has changed since it was last asked.
+    pub(super) fn take_changed(&mut self) -> Changed {
+        self.changed.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// Takes back what could not be written.
+    pub(super) fn changed_again(&mut self, again: Changed) {
+        if let Some(changed) = &mut self.changed {
+            changed.extend(again);
+        }
+    }
+
+    /// What is to be kept of a node; none if it is gone.
+    pub(super) fn kept(&self, id: &str) -> Option<Kept<Arc<Record>>> {
+        let Entry { node, token, hmac_key, from, last_batch, gained, .. } = self.entries.get(id)?;
+        Some(Kept {
+            id: node.id.to_string(),
+            token: *token,
+            hmac_key: hmac_key.clone(),
+            from: *from,
+            record: node.record.clone(),
+            state: node.state.clone(),
+            last_batch: last_batch.clone(),
+            gained: *gained,
+        })
     }
 
     /// Takes a registration, new or again; an earlier token of the node is worth nothing from now on.
@@ -484,6 +541,57 @@ pub(super) mod tests {
         store.register("a", from("a2", [127, 0, 0, 1]), after(10)).expect("it is one of the two");
         store.register("c", from("c", [127, 0, 0, 2]), after(10)).expect("another address");
         store.register("d", from("d", [127, 0, 0, 1]), after(90_011)).expect("the others are silent");
+    }
+
+    #[test]
+    fn what_changes_is_noted_once_and_comes_back_as_it_was() {
+        let mut first = store(10);
+        assert!(first.take_changed().is_empty());
+        first.restore(Vec::new(), START);
+        for id in ["a", "b", "c"] {
+            first.register(id, candidate(id, None, json!({ "cx_public_key": key("k") })), START).unwrap();
+        }
+        let outcomes = Outcomes { success: 7, failed: 0, latency_ms: Some(2.5) };
+        let report = || Report { outcomes, batch_id: Some("b-1".into()), load: Some(0.5), ..beat() };
+        first.heartbeat("a", report(), "c".into(), after(60_000)).unwrap();
+        first.remove("b");
+        let mut changed: Vec<String> = first.take_changed().iter().map(ToString::to_string).collect();
+        changed.sort_unstable();
+        assert_eq!(changed, ["a", "b", "c"]);
+        assert!(first.take_changed().is_empty());
+
+        // Another process, ten seconds later, whose own clock has just begun.
+        let then = Now { ms: 25 * 3_600_000, unix_s: after(70_000).unix_s };
+        let kept = |store: &Store, id| store.kept(id).unwrap().row(after(60_000)).unwrap();
+        let rows = [kept(&first, "a"), kept(&first, "c")];
+        let mut second = store(10);
+        second.restore(rows.into_iter().map(|row| row.kept(then).unwrap()).collect(), then);
+        let a = second.get("a").unwrap();
+        assert_eq!((a.state.completed, a.state.load, a.state.latency_ms), (7, 0.5, Some(2.5)));
+        assert!(second.is_owner("a", Some(&token_hash("a"))) && second.owner(&token_hash("c")).is_some());
+        assert!(second.get("b").is_none());
+        let (then_a, now_a) = (first.get("a").unwrap(), &a);
+        assert_eq!(
+            then_a.record.cx_public_key.as_ref().unwrap().get(),
+            now_a.record.cx_public_key.as_ref().unwrap().get()
+        );
+        second.heartbeat("a", report(), "c".into(), then).unwrap();
+        assert_eq!(second.get("a").unwrap().state.completed, 7, "the batch was counted before");
+        assert_eq!(then.ms - second.get("c").unwrap().state.seen_ms, 70_000, "it was silent meanwhile");
+    }
+
+    #[test]
+    fn more_than_there_is_room_for_is_not_taken_over_and_noted_for_removal() {
+        let mut first = store(10);
+        for (id, ms) in [("old", 0), ("new", 2_000), ("mid", 1_000)] {
+            first.register(id, candidate(id, None, json!({})), after(ms)).unwrap();
+        }
+        let rows = ["old", "new", "mid"].map(|id| first.kept(id).unwrap().row(after(2_000)).unwrap());
+        let then = Now { ms: 25 * 3_600_000, unix_s: after(2_000).unix_s };
+        let mut second = store(2);
+        second.restore(rows.into_iter().map(|row| row.kept(then).unwrap()).collect(), then);
+        assert!(second.get("old").is_none() && second.get("mid").is_some() && second.get("new").is_some());
+        assert_eq!(second.take_changed().into_iter().collect::<Vec<_>>(), ["old".into()]);
     }
 
     #[test]

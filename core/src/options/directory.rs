@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Validate, in_range};
-use crate::error::Result;
+use crate::error::{Code, Error, Result};
 
 /// The embedded directory.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -27,6 +27,9 @@ pub struct DirectoryOptions {
     pub node_ttl_ms: u64,
     /// Nodes that may be registered at the same time.
     pub max_nodes: usize,
+    /// File for what must outlive the process: registrations and the directory's keys. It is made if it is not there, for
+    /// its owner alone. By default nothing is kept. Needs a build with SQLite; any other refuses it as `UNSUPPORTED`.
+    pub path: Option<String>,
 }
 
 impl DirectoryOptions {
@@ -48,6 +51,7 @@ impl Default for DirectoryOptions {
             heartbeat_ms: 30_000,
             node_ttl_ms: 90_000,
             max_nodes: 10_000,
+            path: None,
         }
     }
 }
@@ -58,6 +62,10 @@ impl Validate for DirectoryOptions {
     fn validate(&self) -> Result<()> {
         in_range(Self::WHAT, "heartbeat_ms", self.heartbeat_ms, 50, 600_000)?;
         in_range(Self::WHAT, "node_ttl_ms", self.node_ttl_ms, 50, 3_600_000)?;
-        in_range(Self::WHAT, "max_nodes", self.max_nodes, 1, 1_000_000)
+        in_range(Self::WHAT, "max_nodes", self.max_nodes, 1, 1_000_000)?;
+        if self.path.as_deref().is_some_and(|path| path.is_empty() || path.contains('\0')) {
+            return Err(Error::new(Code::ConfigInvalid, "option path of a directory must be the path of a file"));
+        }
+        Ok(())
     }
 }

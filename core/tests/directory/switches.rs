@@ -112,6 +112,15 @@ async fn with_limits_on_each_route_has_its_own_rate() {
     assert_eq!(ask(&directory, "GET /v1/stats", None, "").await.status, 200, "this one has no rate");
 }
 
+#[cfg(not(feature = "sqlite"))]
+#[tokio::test]
+async fn without_sqlite_a_path_is_refused_before_anything_is_opened() {
+    let mut options = DirectoryOptions::loopback();
+    options.path = Some("/nowhere/directory.db".into());
+    let error = Directory::bind(options).await.unwrap_err();
+    assert!(error.code() == Code::Unsupported && error.message().contains("feature sqlite"), "{error}");
+}
+
 #[tokio::test]
 async fn with_limits_on_an_address_has_twenty_nodes() {
     let directory = with(|options| options.limits = true).await;
