@@ -325,7 +325,10 @@ impl JsonSchema for Secret {
     }
 
     fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        String::json_schema(generator)
+        let mut schema = String::json_schema(generator);
+        // By this whoever shows options knows which of them not to show.
+        schema.insert("format".into(), "password".into());
+        schema
     }
 
     fn inline_schema() -> bool {

@@ -1,0 +1,65 @@
+//! One file per command. Each says which flags it takes from the library's options, and does its work.
+
+pub(crate) mod completion;
+pub(crate) mod config;
+pub(crate) mod directory;
+pub(crate) mod discover;
+pub(crate) mod healthcheck;
+pub(crate) mod query;
+pub(crate) mod up;
+
+use iicp_core::options::{ClientOptions, DirectoryOptions, NodeOptions};
+use iicp_core::{CHAT, COMPLETION, EMBEDDING, MODERATION, SPEECH, TRANSCRIPTION};
+
+use crate::settings::{Flags, Section, Takes};
+
+/// The port that the published command serves on.
+const NODE_PORT: u16 = 9484;
+/// The port that clients look for a directory on.
+const DIRECTORY_PORT: u16 = 9480;
+
+/// What `-h` shows of a client's options.
+const CLIENT_FLAGS: Flags = Flags {
+    section: Section::Client,
+    prefix: "",
+    takes: Takes::AllBut(&["external_ranker"]),
+    common: &["directory", "region", "timeout_ms", "routing_policy.profile", "allow_private_endpoints"],
+};
+
+/// What the command sets for a client where nobody says otherwise.
+pub(crate) fn client_defaults() -> ClientOptions {
+    ClientOptions::default()
+}
+
+/// The same for a node.
+pub(crate) fn node_defaults() -> NodeOptions {
+    let mut options = NodeOptions::default();
+    options.port = NODE_PORT;
+    options.directory = client_defaults().directory;
+    options.intents = vec![CHAT.into()];
+    options
+}
+
+/// The same for a directory.
+pub(crate) fn directory_defaults() -> DirectoryOptions {
+    let mut options = DirectoryOptions::default();
+    options.port = DIRECTORY_PORT;
+    options
+}
+
+/// The intent that a short word stands for: `chat`, or `llm:chat:v1` without its beginning.
+pub(crate) fn intent(word: &str) -> String {
+    const SHORT: [(&str, &str); 6] = [
+        ("chat", CHAT),
+        ("completion", COMPLETION),
+        ("embedding", EMBEDDING),
+        ("moderation", MODERATION),
+        ("speech", SPEECH),
+        ("transcription", TRANSCRIPTION),
+    ];
+    match SHORT.iter().find(|(short, _)| *short == word) {
+        Some((_, intent)) => (*intent).to_owned(),
+        None if word.contains(':') && !word.starts_with("urn:") => format!("urn:iicp:intent:{word}"),
+        None => word.to_owned(),
+    }
+}
