@@ -30,7 +30,9 @@ mod fixtures;
 #[doc(hidden)]
 pub mod measured;
 
-pub use client::{CandidateEvidence, CandidateRanker, Client, RankChoice, RankMode, RankRequest, Task};
+pub use client::{
+    CandidateEvidence, CandidateRanker, Client, RankChoice, RankMode, RankRequest, Streamed, Task, TaskStream,
+};
 pub use directory::Directory;
 pub use error::{Code, Error, Result};
 pub use node::{Caller, Handler, Inbound, LiveNode, Node, Reply};

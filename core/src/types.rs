@@ -13,8 +13,10 @@ use zeroize::Zeroizing;
 
 use crate::error::{Code, Error, Result};
 
+mod chunk;
 mod replies;
 
+pub use chunk::Chunk;
 pub use replies::{
     ChatReply, CompletionReply, EmbeddingReply, Judgement, ModerationReply, RoutingReceipt, SpeechReply, TaskResult,
     Timings, TranscriptionReply, Usage,

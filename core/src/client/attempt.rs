@@ -9,6 +9,7 @@ use http::Method;
 use tokio::time::Instant;
 
 use super::Inner;
+use super::stream::{Events, is_stream};
 use super::submit::Submit;
 use crate::crypto::cx::ReplyKey;
 use crate::discovery::routes::Route;
@@ -18,18 +19,27 @@ use crate::protocol::retry::Outcome;
 use crate::protocol::sealed::open_reply;
 use crate::telemetry;
 use crate::transport::http_client::{Call, NoReply, Redirects, Reply};
-use crate::types::{Payload, Secret};
+use crate::types::{Chunk, Payload, Secret};
 use crate::wire::failure::Failure;
 use crate::wire::task::{TaskBody, write_request};
 
 /// What one attempt brought.
 pub(super) struct Sent {
+    /// Nothing of a stream.
     pub(super) result: Payload,
+    pub(super) begun: Option<Box<Begun>>,
     pub(super) sealed: bool,
     pub(super) connect: Duration,
     pub(super) first_byte: Duration,
     /// Time that passed at others: the directory for a token, the node for an answer.
     pub(super) waited: Duration,
+}
+
+/// A stream of which the first part was read.
+pub(super) struct Begun {
+    /// None if there was no part.
+    pub(super) first: Option<Chunk>,
+    pub(super) rest: Events,
 }
 
 /// Why an attempt brought no result, and whether the task may be sent again.
@@ -45,8 +55,12 @@ impl Failed {
         Failed { error: Error::new(code, message), outcome, waited: Duration::ZERO }
     }
 
+    pub(super) fn with(error: Error, outcome: Outcome) -> Self {
+        Failed { error, outcome, waited: Duration::ZERO }
+    }
+
     fn elsewhere(error: Error) -> Self {
-        Failed { error, outcome: Outcome::Elsewhere, waited: Duration::ZERO }
+        Failed::with(error, Outcome::Elsewhere)
     }
 }
 
@@ -105,20 +119,48 @@ impl Submit<'_> {
         let (body, reply_key) = self.sealed(route, at)?;
         self.attempts.fetch_add(1, Ordering::Relaxed);
         let sent = Instant::now();
-        let answer = self.client.http.call(self.call(route, body.clone(), token.as_deref())).await;
-        let waited = asked + sent.elapsed();
-        let (connect, first_byte) = answer.as_ref().map_or_else(|_| Default::default(), |r| (r.connect, r.first_byte));
+        let call = self.call(route, body.clone(), token.as_deref());
         let sealed = reply_key.is_some();
-        match read(node_id, &self.task_id, reply_key.as_ref(), answer) {
-            Ok(result) => {
+        let answer = if self.streamed {
+            self.begin(call, node_id, reply_key).await
+        } else {
+            self.whole(call, node_id, reply_key).await
+        };
+        let waited = asked + sent.elapsed();
+        match answer {
+            Ok(sent) => {
                 passage.report(true);
-                Ok(Sent { result, sealed, connect, first_byte, waited })
+                Ok(Sent { sealed, waited, ..sent })
             }
             Err(failed) => {
                 passage.report(is_alive(&failed));
                 Err(Failed { waited, ..failed })
             }
         }
+    }
+
+    /// Reads the whole answer.
+    async fn whole(&self, call: Call<'_>, node_id: &str, key: Option<ReplyKey>) -> Result<Sent, Failed> {
+        let answer = self.client.http.call(call).await;
+        let (connect, first_byte) = answer.as_ref().map_or_else(|_| Default::default(), |r| (r.connect, r.first_byte));
+        let result = read(node_id, &self.task_id, key.as_ref(), answer)?;
+        Ok(Sent { result, begun: None, sealed: false, connect, first_byte, waited: Duration::ZERO })
+    }
+
+    /// Reads the first part of the answer; all of it from a node that does not stream.
+    async fn begin(&self, call: Call<'_>, node_id: &str, key: Option<ReplyKey>) -> Result<Sent, Failed> {
+        let call = Call { accept: Some("text/event-stream, application/json"), ..call };
+        let incoming = self.client.http.open(call).await.map_err(|no_reply| unanswered(node_id, no_reply))?;
+        let (connect, first_byte) = (incoming.connect(), incoming.first_byte());
+        let (mut result, mut begun) = (Payload::from(serde_json::Value::Null), None);
+        if is_stream(&incoming) {
+            let most_bytes = self.client.options.max_response_bytes;
+            let mut rest = Events::new(incoming, node_id, &self.task_id, key, most_bytes);
+            begun = Some(Box::new(Begun { first: rest.next().await?, rest }));
+        } else {
+            result = read(node_id, &self.task_id, key.as_ref(), incoming.read().await)?;
+        }
+        Ok(Sent { result, begun, sealed: false, connect, first_byte, waited: Duration::ZERO })
     }
 
     fn call<'c>(&'c self, route: &Route, body: Bytes, token: Option<&'c Secret>) -> Call<'c> {
@@ -197,7 +239,7 @@ fn read(
     })
 }
 
-fn unanswered(node_id: &str, no_reply: NoReply) -> Failed {
+pub(super) fn unanswered(node_id: &str, no_reply: NoReply) -> Failed {
     let (code, why, outcome) = match no_reply {
         NoReply::Connect => (Code::Connect, "cannot be reached", Outcome::Elsewhere),
         NoReply::Tls => (Code::Tls, "failed the TLS handshake", Outcome::Elsewhere),

@@ -4,6 +4,7 @@ mod attempt;
 mod candidates;
 mod consensus;
 mod ranker;
+mod stream;
 mod submit;
 mod task;
 
@@ -15,6 +16,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 pub use ranker::{CandidateEvidence, CandidateRanker, RankChoice, RankMode, RankRequest};
+pub use stream::TaskStream;
 pub use task::Task;
 
 use crate::discovery::consumer_tokens::ConsumerTokens;
@@ -32,6 +34,28 @@ use crate::types::{
     TranscriptionReply,
 };
 use submit::{Body, Submit};
+
+/// What [`Client::stream`] takes.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Streamed {
+    /// Any task.
+    Task(Task),
+    /// A chat with a language model.
+    Chat(Chat),
+}
+
+impl From<Task> for Streamed {
+    fn from(task: Task) -> Self {
+        Streamed::Task(task)
+    }
+}
+
+impl<C: Into<Chat>> From<C> for Streamed {
+    fn from(chat: C) -> Self {
+        Streamed::Chat(chat.into())
+    }
+}
 
 /// A consumer of the mesh. Cloning gives another handle to the same connections and routes; every call may be made
 /// concurrently, and dropping the future of a call cancels it at the far end.
@@ -135,6 +159,39 @@ impl Client {
     /// As [`Client::submit`]; `MALFORMED` if the result holds no message.
     pub async fn chat(&self, chat: impl Into<Chat>) -> Result<ChatReply> {
         self.chat_ranked(chat.into(), None).await
+    }
+
+    /// Submits a task or a chat (a text, a [`Chat`] or a [`Task`]) whose result comes in parts as the provider makes them.
+    /// Returns with the first part; from then on the task goes to no other node.
+    ///
+    /// The task's time is for the whole stream, and between two signs of life of the provider at most `idle_timeout_ms`
+    /// may pass. A provider that does not stream gives its whole result as one part.
+    ///
+    /// # Errors
+    /// As [`Client::submit`], and `CONFIG_INVALID` for a task with `consensus`. Later failures come from
+    /// [`TaskStream::next`].
+    pub async fn stream(&self, ask: impl Into<Streamed>) -> Result<TaskStream> {
+        self.stream_ranked(ask.into(), None).await
+    }
+
+    pub(crate) async fn stream_ranked(
+        &self,
+        ask: Streamed,
+        ranker: Option<Arc<dyn CandidateRanker>>,
+    ) -> Result<TaskStream> {
+        let (options, body) = match ask {
+            Streamed::Task(task) => (task.options, Body::Fixed(task.payload)),
+            Streamed::Chat(chat) => {
+                chat.validate()?;
+                let identity = chat.runtime_identity;
+                let (options, fields) = chat.into_task();
+                (options, Body::chat(fields, identity))
+            }
+        };
+        let ranker = ranker.or_else(|| self.0.ranker.clone());
+        let submit = Submit::new(&self.0, options, body, ranker)?;
+        let (deadline, timeout) = (submit.deadline(), submit.timeout());
+        tokio::time::timeout_at(deadline, submit.stream()).await.unwrap_or_else(|_| Err(out_of_time(timeout)))
     }
 
     pub(crate) async fn chat_ranked(&self, chat: Chat, ranker: Option<Arc<dyn CandidateRanker>>) -> Result<ChatReply> {

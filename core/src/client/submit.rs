@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::attempt::{Failed, Sent};
 use super::candidates::{Chosen, Eligible};
 use super::ranker::CandidateRanker;
+use super::stream::TaskStream;
 use super::{Inner, out_of_time};
 use crate::crypto::digest::jitter;
 use crate::discovery::routes::{Found, Route};
@@ -80,6 +81,8 @@ pub(super) struct Submit<'a> {
     further: u32,
     pub(super) attempts: AtomicU32,
     negotiated: Option<String>,
+    /// Whether the result is taken in parts.
+    pub(super) streamed: bool,
 }
 
 impl<'a> Submit<'a> {
@@ -111,6 +114,7 @@ impl<'a> Submit<'a> {
             further: 0,
             attempts: AtomicU32::new(0),
             negotiated: None,
+            streamed: false,
             options,
         })
     }
@@ -124,6 +128,33 @@ impl<'a> Submit<'a> {
     }
 
     pub(super) async fn run(mut self) -> Result<TaskResult> {
+        let mut chosen = self.candidates().await?;
+        match self.options.consensus {
+            None => {
+                let (at, sent, waited) = self.one_after_another(&mut chosen).await?;
+                Ok(self.finish(&chosen, at, sent, waited))
+            }
+            Some(consensus) => self.agree(chosen, consensus).await,
+        }
+    }
+
+    /// Submits the task so that its result comes in parts. Returns with the first: until then the task may go to another
+    /// node, and after it no more.
+    pub(super) async fn stream(mut self) -> Result<TaskStream> {
+        if self.options.consensus.is_some() {
+            let why = "option consensus of a task does not go with a stream: nodes are compared by their whole results";
+            return Err(Error::new(Code::ConfigInvalid, why));
+        }
+        self.streamed = true;
+        let mut chosen = self.candidates().await?;
+        let (at, mut sent, waited) = self.one_after_another(&mut chosen).await?;
+        let begun = sent.begun.take();
+        let about = self.finish(&chosen, at, sent, waited);
+        Ok(TaskStream::new(about, begun, self.client.options.max_response_bytes))
+    }
+
+    /// Who may be sent the task, in the order in which they are tried.
+    async fn candidates(&mut self) -> Result<Chosen> {
         let mut eligible = self.find().await?;
         if eligible.routes.is_empty() {
             return Err(self.client.nobody(&eligible, &self.query.intent));
@@ -134,11 +165,7 @@ impl<'a> Submit<'a> {
                 break;
             }
         }
-        let chosen = self.choose(eligible.routes).await?;
-        match self.options.consensus {
-            None => self.one_after_another(chosen).await,
-            Some(consensus) => self.agree(chosen, consensus).await,
-        }
+        self.choose(eligible.routes).await
     }
 
     /// The routes that may serve the task; more are asked for while those that were found may not.
@@ -195,7 +222,8 @@ impl<'a> Submit<'a> {
     }
 
     /// Sends the task along the candidates until one gives a result, or the plan gives up with the last failure.
-    async fn one_after_another(mut self, mut chosen: Chosen) -> Result<TaskResult> {
+    /// Gives the place of that candidate, what it sent, and how long others were waited for.
+    async fn one_after_another(&mut self, chosen: &mut Chosen) -> Result<(usize, Sent, Duration)> {
         let mut plan = Plan::new(chosen.routes.len(), self.client.options.max_attempts, self.options.idempotent);
         let mut waited = Duration::ZERO;
         let mut last: Option<Failed> = None;
@@ -203,7 +231,7 @@ impl<'a> Submit<'a> {
             let now = self.started.elapsed();
             match plan.next(now, self.timeout.saturating_sub(now)) {
                 Step::Send(at) => match self.send(&chosen.routes[at], at).await {
-                    Ok(sent) => return Ok(self.finish(&chosen, at, sent, waited)),
+                    Ok(sent) => return Ok((at, sent, waited)),
                     Err(failed) => {
                         plan.tried(at, failed.outcome, self.started.elapsed(), jitter());
                         waited += failed.waited;
@@ -211,7 +239,7 @@ impl<'a> Submit<'a> {
                     }
                 },
                 // Before anyone is waited for, and before giving up: is there somebody else?
-                _ if !plan.is_spent() && self.extend(&mut chosen).await => plan.add(chosen.routes.len()),
+                _ if !plan.is_spent() && self.extend(chosen).await => plan.add(chosen.routes.len()),
                 Step::Pause(pause) => {
                     tokio::time::sleep(pause).await;
                     waited += pause;

@@ -1,7 +1,6 @@
 //! State machines without sockets: they take bytes and time, and give back decisions and deadlines.
 
 pub(crate) mod admission;
-#[allow(dead_code)] // streaming takes it
 pub(crate) mod assemble;
 pub(crate) mod breaker;
 #[allow(dead_code)] // pre-normative and off: the published fixtures run it, and who asks for it will
@@ -12,7 +11,6 @@ pub(crate) mod consensus;
 pub(crate) mod gate;
 pub(crate) mod heartbeat;
 pub(crate) mod identity;
-#[allow(dead_code)] // streaming takes it
 pub(crate) mod lifecycle;
 pub(crate) mod policy;
 pub(crate) mod profiles;

@@ -119,7 +119,6 @@ impl HttpClient {
         tokio::time::timeout_at(call.deadline, whole).await.unwrap_or(Err(NoReply::Deadline))
     }
 
-    #[allow(dead_code)] // streaming takes it
     /// Sends one request, to wherever it is led, and reads the head of the answer. Dropping what is returned before its
     /// end closes the connection.
     pub(crate) async fn open(&self, call: Call<'_>) -> Result<Incoming, NoReply> {
@@ -239,7 +238,6 @@ pub(crate) struct Incoming {
     most_bytes: usize,
 }
 
-#[allow(dead_code)] // streaming takes it
 impl Incoming {
     fn new(answer: Answer, connect: Duration, call: &Call<'_>) -> Result<Self, NoReply> {
         let Answer { response, first_byte, .. } = answer;

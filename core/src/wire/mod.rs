@@ -6,7 +6,6 @@
 pub(crate) mod call;
 pub(crate) mod cbor;
 pub(crate) mod directory;
-#[allow(dead_code)] // streaming takes it
 pub(crate) mod events;
 pub(crate) mod failure;
 pub(crate) mod fragment;

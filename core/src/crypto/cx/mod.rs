@@ -6,7 +6,6 @@
 
 mod node_key;
 mod sealing_key;
-#[allow(dead_code)] // streaming takes it
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -14,7 +13,6 @@ mod tests;
 pub(crate) use node_key::NodeKey;
 #[allow(unused_imports, reason = "the client does not seal yet")]
 pub(crate) use sealing_key::{KeyFault, SealingKey};
-#[allow(unused_imports)]
 pub(crate) use stream::{StreamKey, StreamSalt, StreamSeal};
 
 use bytes::Bytes;

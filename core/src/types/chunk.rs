@@ -1,0 +1,90 @@
+//! What a streamed task comes back with, part by part.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::Deserialize;
+
+use super::Payload;
+
+/// A part of a result, in the order in which the provider made it. `Debug` shows its size, not what it says.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct Chunk {
+    /// The part, as the handler gave it: for a chat a delta in the OpenAI dialect, from a provider that does not stream
+    /// the whole result.
+    pub result: Payload,
+    /// Tokens that the task has used so far, if the provider counts them.
+    pub tokens_used: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct Said<'a> {
+    #[serde(borrow, default)]
+    choices: Vec<Choice<'a>>,
+}
+
+#[derive(Deserialize)]
+struct Choice<'a> {
+    #[serde(borrow, default)]
+    delta: Option<Message<'a>>,
+    #[serde(borrow, default)]
+    message: Option<Message<'a>>,
+    #[serde(borrow, default)]
+    text: Option<Cow<'a, str>>,
+}
+
+#[derive(Deserialize)]
+struct Message<'a> {
+    #[serde(borrow, default)]
+    content: Option<Cow<'a, str>>,
+}
+
+impl Chunk {
+    pub(crate) fn new(result: Payload, tokens_used: Option<u64>) -> Self {
+        Chunk { result, tokens_used }
+    }
+
+    /// The text of this part: what a chat or a completion says next in its first answer, or the part itself if it is a
+    /// text; empty if it says nothing, as the last part of a chat often does.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let json = self.result.bytes();
+        if json.first() == Some(&b'"') {
+            return serde_json::from_slice(json).unwrap_or_default();
+        }
+        let first = serde_json::from_slice::<Said<'_>>(json).ok().and_then(|said| said.choices.into_iter().next());
+        let text = first.and_then(|choice| choice.delta.or(choice.message).map_or(choice.text, |said| said.content));
+        text.map_or_else(String::new, Cow::into_owned)
+    }
+}
+
+impl fmt::Debug for Chunk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Chunk").field("result", &self.result).field("tokens_used", &self.tokens_used).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_part_tells_its_text_whatever_its_form() {
+        for (part, text) in [
+            (json!({ "choices": [{ "delta": { "content": "a\n" } }] }), "a\n"),
+            (json!({ "choices": [{ "delta": { "content": null } }] }), ""),
+            (json!({ "choices": [{ "delta": {}, "finish_reason": "stop" }], "usage": {} }), ""),
+            (json!({ "choices": [{ "message": { "role": "assistant", "content": "whole" } }] }), "whole"),
+            (json!({ "choices": [{ "text": "b" }, { "text": "c" }] }), "b"),
+            (json!({ "choices": [{ "message": { "content": [1] } }] }), ""),
+            (json!("plain"), "plain"),
+            (json!({ "data": [] }), ""),
+            (json!(7), ""),
+        ] {
+            assert_eq!(Chunk::new(part.clone().into(), None).text(), text, "{part}");
+        }
+        assert!(!format!("{:?}", Chunk::new(json!("secret").into(), None)).contains("secret"));
+    }
+}
