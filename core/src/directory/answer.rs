@@ -4,7 +4,6 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, StatusCode};
-use http_body_util::Full;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -136,7 +135,7 @@ pub(super) fn prometheus(text: String) -> Answer {
 }
 
 fn answer(status: StatusCode, body: Vec<u8>) -> Answer {
-    let mut answer = Answer::new(Full::new(Bytes::from(body)));
+    let mut answer = Answer::new(body.into());
     *answer.status_mut() = status;
     let headers = answer.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

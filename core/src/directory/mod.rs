@@ -316,6 +316,6 @@ impl Front {
         let (head, body) = response.into_parts();
         let broken = |_| Error::new(Code::Internal, "an answer of the directory broke off");
         let body = body.collect().await.map_err(broken)?.to_bytes();
-        Ok(http::Response::from_parts(head, Full::new(body)))
+        Ok(http::Response::from_parts(head, body.into()))
     }
 }

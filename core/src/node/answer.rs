@@ -6,7 +6,6 @@ use http::header::{
     ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER,
 };
 use http::{Response, StatusCode};
-use http_body_util::Full;
 use serde_json::Value;
 
 use crate::protocol::admission::{Outcome, Refusal};
@@ -24,7 +23,7 @@ pub(crate) fn text(body: String) -> Answer {
 }
 
 fn with_type(status: StatusCode, content_type: HeaderValue, body: Bytes) -> Answer {
-    let mut answer = Response::new(Full::new(body));
+    let mut answer = Response::new(body.into());
     *answer.status_mut() = status;
     let headers = answer.headers_mut();
     headers.insert(CONTENT_TYPE, content_type);

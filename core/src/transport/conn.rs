@@ -38,11 +38,13 @@ pub(crate) enum Phase {
     Handling,
     /// The peer does not take the answer as fast as it is written.
     Answering,
+    /// The answer is made while it is sent, and the peer has taken all that was made; the task's deadline applies.
+    Streaming,
 }
 
 impl Phase {
-    pub(crate) const ALL: [Phase; 6] =
-        [Phase::Silent, Phase::Idle, Phase::Head, Phase::Body, Phase::Handling, Phase::Answering];
+    pub(crate) const ALL: [Phase; 7] =
+        [Phase::Silent, Phase::Idle, Phase::Head, Phase::Body, Phase::Handling, Phase::Answering, Phase::Streaming];
 
     fn from_u8(value: u8) -> Phase {
         Phase::ALL[usize::from(value).min(Phase::ALL.len() - 1)]
@@ -56,6 +58,7 @@ impl Phase {
             Phase::Body => "body",
             Phase::Handling => "handling",
             Phase::Answering => "answering",
+            Phase::Streaming => "streaming",
         }
     }
 }
@@ -91,6 +94,8 @@ pub(crate) struct Conn {
     phase: AtomicU8,
     since_ms: AtomicU64,
     moved: AtomicU64,
+    /// More of the answer is being made.
+    streams: AtomicBool,
     refused: AtomicBool,
     cut: OnceLock<AbortHandle>,
 }
@@ -100,6 +105,18 @@ impl Conn {
         self.since_ms.store(self.clock.now_ms.load(Relaxed), Relaxed);
         self.moved.store(0, Relaxed);
         self.phase.store(phase as u8, Relaxed);
+    }
+
+    /// An answer begins that is made while it is sent.
+    pub(super) fn begin_stream(&self) {
+        self.streams.store(true, Relaxed);
+        self.enter(Phase::Streaming);
+    }
+
+    /// All of it was made; what is left is to send it.
+    pub(super) fn end_stream(&self) {
+        self.streams.store(false, Relaxed);
+        self.enter(Phase::Answering);
     }
 
     fn phase(&self) -> Phase {
@@ -118,7 +135,7 @@ impl Conn {
                 self.since_ms.store(now_ms, Relaxed);
                 self.moved.swap(0, Relaxed) < elapsed * LEAST_BYTES_PER_S / 1000
             }
-            Phase::Handling => false,
+            Phase::Handling | Phase::Streaming => false,
         }
     }
 
@@ -187,6 +204,7 @@ impl ConnTable {
             phase: AtomicU8::new(Phase::Silent as u8),
             since_ms: AtomicU64::new(self.clock.now_ms.load(Relaxed)),
             moved: AtomicU64::new(0),
+            streams: AtomicBool::new(false),
             refused: AtomicBool::new(false),
             cut: OnceLock::new(),
         });
@@ -316,7 +334,8 @@ impl AsyncWrite for Watched {
         // The server flushes when all it had to write is written: the answer is out of its hands.
         if matches!(result, Poll::Ready(Ok(()))) && self.conn.phase() == Phase::Answering {
             self.stalled = false;
-            self.conn.enter(Phase::Idle);
+            let goes_on = self.conn.streams.load(Relaxed);
+            self.conn.enter(if goes_on { Phase::Streaming } else { Phase::Idle });
         }
         result
     }

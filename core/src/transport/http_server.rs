@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body::Body as _;
-use http_body_util::{BodyExt as _, Full};
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
@@ -17,6 +17,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
+use super::answer_body::AnswerBody;
 use super::conn::{Conn, ConnTable, Deadlines, Entry, Phase, SWEEP_EVERY, Watched};
 use crate::error::{Code, Error, Result};
 use crate::runtime::TaskGroup;
@@ -29,7 +30,7 @@ const MAX_HEADERS: usize = 100;
 /// Descriptors that are left for everything but inbound connections.
 const RESERVED_DESCRIPTORS: u64 = 48;
 
-pub(crate) type Answer = Response<Full<Bytes>>;
+pub(crate) type Answer = Response<AnswerBody>;
 pub(crate) type AnswerFuture = Pin<Box<dyn Future<Output = Answer> + Send>>;
 
 /// What is behind the socket. Dropping the future means that the caller went away.
@@ -174,8 +175,8 @@ async fn serve_conn<S: Service>(stream: TcpStream, entry: Entry, service: Arc<S>
         let answer = service.clone().call(request, conn.clone());
         let conn = conn.clone();
         async move {
-            let answer = answer.await;
-            conn.enter(Phase::Answering);
+            let mut answer = answer.await;
+            answer.body_mut().goes_to(&conn);
             Ok::<_, Infallible>(answer)
         }
     });
