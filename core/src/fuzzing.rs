@@ -6,6 +6,7 @@
 
 #![allow(missing_docs, clippy::missing_panics_doc, clippy::unwrap_used)]
 
+mod events;
 mod framed;
 
 use base64::Engine as _;
@@ -28,7 +29,7 @@ use crate::transport::guard::Reach;
 use crate::types::{CHAT, MAX_JSON_DEPTH, Payload};
 use crate::wire::directory::{Ticketed, read_nodes, read_ticket};
 use crate::wire::sealed::write_sealed_reply;
-use crate::wire::task::{TaskBody, TaskRequest, write_reply, write_request};
+use crate::wire::task::{Sending, TaskBody, TaskRequest, write_reply, write_request};
 
 const ISSUER: &str = "https://directory.example";
 const NODE: &str = "n-1";
@@ -49,6 +50,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "consumer_token", seeds: consumer_token_seeds, run: consumer_token },
     Target { name: "sealed_task", seeds: sealed_task_seeds, run: sealed_task },
     Target { name: "sealed_reply", seeds: sealed_reply_seeds, run: sealed_reply },
+    Target { name: "events", seeds: events::seeds, run: events::run },
     Target { name: "directory", seeds: directory_seeds, run: directory },
     Target { name: "task", seeds: task_seeds, run: task },
     Target { name: "frames", seeds: framed::frames_seeds, run: framed::frames },
@@ -363,7 +365,12 @@ fn task(data: &[u8]) {
         ..TaskOptions::default()
     };
     let payload = Payload::from_json(payload.to_vec()).unwrap();
-    let written = write_request(&options, &read.task_id, TaskBody::Plain(&payload), 1_000);
+    let written = write_request(
+        &options,
+        &read.task_id,
+        TaskBody::Plain(&payload),
+        Sending { timeout_ms: 1_000, streamed: false },
+    );
     let again = TaskRequest::read(&written).unwrap();
     assert_eq!((&again.task_id, &again.intent), (&read.task_id, &read.intent));
     assert_eq!(again.source_node_id, read.source_node_id);

@@ -21,7 +21,7 @@ use crate::telemetry;
 use crate::transport::http_client::{Call, NoReply, Redirects, Reply};
 use crate::types::{Chunk, Payload, Secret};
 use crate::wire::failure::Failure;
-use crate::wire::task::{TaskBody, write_request};
+use crate::wire::task::{Sending, TaskBody, write_request};
 
 /// What one attempt brought.
 pub(super) struct Sent {
@@ -183,8 +183,8 @@ impl Submit<'_> {
         let left = self.deadline().saturating_duration_since(Instant::now());
         // The provider gets a little less, so that its own word on a timeout arrives before our deadline.
         let budget = left.saturating_sub((left / 10).min(Duration::from_millis(200)));
-        let budget_ms = crate::options::millis(budget).max(1);
-        let write = |body: TaskBody<'_>| Bytes::from(write_request(&self.options, &self.task_id, body, budget_ms));
+        let sending = Sending { timeout_ms: crate::options::millis(budget).max(1), streamed: self.streamed };
+        let write = |body: TaskBody<'_>| Bytes::from(write_request(&self.options, &self.task_id, body, sending));
         let key = match &route.key {
             Some(Ok(key)) => key,
             _ if self.requires_encryption() => {

@@ -7,7 +7,6 @@ use bytes::Bytes;
 use futures_util::Stream;
 use futures_util::stream::{self, StreamExt as _};
 use http::header::CONTENT_TYPE;
-use serde_json::value::RawValue;
 
 use super::attempt::{Begun, Failed};
 use crate::crypto::cx::{ReplyKey, StreamKey};
@@ -76,7 +75,7 @@ impl TaskStream {
     ///
     /// # Errors
     /// Those of the parts; `RESPONSE_TOO_LARGE` over `max_response_bytes`.
-    pub async fn collect(mut self) -> Result<TaskResult> {
+    pub async fn whole(mut self) -> Result<TaskResult> {
         let mut whole = Assembly::new(self.most_bytes);
         while let Some(chunk) = self.next().await {
             whole.push(chunk?.result.bytes()).map_err(|_| {
@@ -227,10 +226,13 @@ impl Events {
     }
 
     fn failed(&self, event: &TaskEvent<'_>, name: EventName) -> Failed {
-        let failure = Failure::read(format!(r#"{{"error":{}}}"#, event.error.map_or("null", RawValue::get)).as_bytes());
+        let failure = event.error.map_or_else(Failure::default, |error| Failure::read(error.get().as_bytes()));
         let (code, outcome) = match (name, failure.code.as_deref()) {
             (EventName::TimedOut, _) | (_, Some("task_timeout")) => (Code::TaskTimeout, Outcome::MayHaveRun),
             (_, Some("rejected" | "validation_error")) => (Code::TaskRejected, Outcome::Final),
+            (_, Some("temporarily_unavailable")) => {
+                (Code::Capacity, Outcome::Busy { retry_after: failure.retry_after })
+            }
             _ => (Code::Backend, Outcome::MayHaveRun),
         };
         let detail = failure.message.map_or_else(String::new, |message| format!(": {message}"));

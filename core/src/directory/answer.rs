@@ -1,7 +1,6 @@
 //! What the directory says back: always JSON, whatever the status.
 
 use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, StatusCode};
 use serde::Serialize;

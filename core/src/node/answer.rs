@@ -8,6 +8,7 @@ use http::header::{
 use http::{Response, StatusCode};
 use serde_json::Value;
 
+use super::event_stream;
 use crate::protocol::admission::{Outcome, Refusal};
 use crate::transport::http_server::Answer;
 use crate::wire::failure;
@@ -64,6 +65,7 @@ pub(crate) fn refuse(status: StatusCode, code: &str, message: &str, more: &[(&st
 pub(crate) fn of(outcome: Outcome) -> Answer {
     match outcome {
         Outcome::Done(done) => json(StatusCode::OK, done.reply),
+        Outcome::Events(events) => event_stream::answer(events),
         Outcome::Refused(refusal) => refused(&refusal),
     }
 }

@@ -7,13 +7,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::{Stream, StreamExt as _};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Code, Error, Result};
-use crate::types::{Payload, Qos};
+use crate::types::{Chunk, Payload, Qos};
 
 /// Serves tasks. Implemented by every async closure that takes an [`Inbound`] and returns `Result<impl Into<Reply>>`.
 ///
@@ -115,11 +116,28 @@ impl fmt::Debug for Inbound {
     }
 }
 
-/// What a handler returns: the inner value of the result, as JSON.
-#[derive(Debug)]
+/// What a handler returns: the inner value of the result as JSON, or a stream of its parts.
 pub struct Reply {
-    pub(crate) result: Payload,
+    pub(crate) content: Content,
     pub(crate) tokens_used: u64,
+}
+
+/// Parts of a result in the making.
+pub(crate) type Chunks = Pin<Box<dyn Stream<Item = Result<Chunk>> + Send>>;
+
+pub(crate) enum Content {
+    Whole(Payload),
+    Chunks(Chunks),
+}
+
+impl fmt::Debug for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let content: &dyn fmt::Debug = match &self.content {
+            Content::Whole(result) => result,
+            Content::Chunks(_) => &"<stream>",
+        };
+        f.debug_struct("Reply").field("content", content).field("tokens_used", &self.tokens_used).finish()
+    }
 }
 
 impl Reply {
@@ -141,6 +159,21 @@ impl Reply {
             .map_err(|e| Error::new(Code::Handler, format!("the handler's reply cannot be sent: {}", e.message())))
     }
 
+    /// The result in parts, each sent as soon as it is there. The stream is asked for the next part when the caller has
+    /// taken those before, and dropped when he leaves. For a caller who takes no parts they are put together: chats and
+    /// completions to what they would have been without a stream, texts to one text, anything else to a list.
+    ///
+    /// An error ends the task as failed; the parts before it are incomplete.
+    #[must_use]
+    pub fn stream<S, C>(chunks: S) -> Self
+    where
+        S: Stream<Item = Result<C>> + Send + 'static,
+        C: Into<Chunk>,
+    {
+        let chunks = chunks.map(|chunk| chunk.map(Into::into));
+        Reply { content: Content::Chunks(Box::pin(chunks)), tokens_used: 0 }
+    }
+
     /// The answer to a chat, in the form that chat clients read.
     #[must_use]
     pub fn chat(text: impl Into<String>) -> Self {
@@ -158,7 +191,7 @@ impl Reply {
 
 impl From<Payload> for Reply {
     fn from(result: Payload) -> Self {
-        Reply { result, tokens_used: 0 }
+        Reply { content: Content::Whole(result), tokens_used: 0 }
     }
 }
 

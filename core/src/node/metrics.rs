@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use crate::error::{Code, Error};
 use crate::telemetry::{
     ACTIVE_JOBS, CONNECTIONS, CONNECTIONS_CUT_TOTAL, HEARTBEAT_FAILURES_TOTAL, LATENCY_BUCKETS_MS,
     REPLAY_FORGOTTEN_TOTAL, TASK_LATENCY_MS, TASKS_TOTAL, TOKENS_USED_TOTAL,
@@ -20,6 +21,13 @@ pub(crate) enum Ending {
     Error,
     Timeout,
     Cancelled,
+}
+
+impl Ending {
+    /// How a task ends that fails like this.
+    pub(super) fn of(error: &Error) -> Self {
+        if error.code() == Code::TaskTimeout { Ending::Timeout } else { Ending::Error }
+    }
 }
 
 const ENDINGS: [(Ending, &str); 4] = [

@@ -1,11 +1,13 @@
 //! The serving node: `bind` takes the address, `serve` takes tasks and keeps the node registered.
 
 mod answer;
+mod event_stream;
 mod handler;
 mod metrics;
 mod refusal;
 mod registration;
 mod service;
+mod stream;
 mod task;
 
 use std::fmt;

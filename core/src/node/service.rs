@@ -8,7 +8,7 @@ use http::{HeaderMap, Method, Request, StatusCode};
 use hyper::body::Incoming;
 
 use super::answer::{self, json, preflight, refuse, text, wrong_method};
-use super::{State, refusal, task};
+use super::{State, event_stream, refusal, task};
 use crate::protocol::admission::{Body, Received};
 use crate::transport::conn::Conn;
 use crate::transport::http_server::{Answer, AnswerFuture, BodyFailure, Service, read_body};
@@ -72,6 +72,7 @@ fn received<'a>(conn: &Conn, headers: &'a HeaderMap, body: Bytes) -> Received<'a
         consumer_token: headers.get("x-iicp-consumer-token").map(|value| value.to_str().unwrap_or("?")),
         traceparent: text("traceparent"),
         tracestate: text("tracestate"),
+        takes_events: event_stream::is_wanted(headers),
         ..Received::new(conn.peer, Body::Json(body))
     }
 }

@@ -1,20 +1,19 @@
 //! One task from its envelope to its answer: gate, replay memory, handler, deadline.
 
 use std::future::Future;
-use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::FutureExt as _;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::State;
-use super::handler::{Caller, Inbound, Reply};
+use super::handler::{Caller, Inbound};
 use super::metrics::Ending;
 use super::refusal::{self, failed, invalid};
+use super::stream;
 use crate::crypto::cx::ReplySeal;
 use crate::crypto::digest::fingerprint;
 use crate::error::{Code, Error, Result};
@@ -183,8 +182,8 @@ impl Drop for Ended {
 
 /// One run of a handler. Whatever becomes of it, dropping this gives the slot back, tells everyone who waits for the
 /// task that it is over, and forgets the id unless there is an answer to keep.
-struct Attempt {
-    state: Arc<State>,
+pub(super) struct Attempt {
+    pub(super) state: Arc<State>,
     // Fields are dropped in this order: who waits for the last task to end looks at the gate.
     _permit: Permit,
     _ended: Ended,
@@ -193,8 +192,8 @@ struct Attempt {
     intent: usize,
     qos: Qos,
     received: Instant,
-    ending: Ending,
-    tokens: u64,
+    pub(super) ending: Ending,
+    pub(super) tokens: u64,
     kept: bool,
 }
 
@@ -216,7 +215,13 @@ impl Attempt {
     }
 
     fn keep(&mut self, stored: &Bytes) {
-        self.state.replay.finish(self.id, stored);
+        self.state.replay.finish(self.id, Some(stored));
+        self.kept = true;
+    }
+
+    /// Notes that the task has run; its answer went out in parts and is not there to be given again.
+    pub(super) fn keep_without_answer(&mut self) {
+        self.state.replay.finish(self.id, None);
         self.kept = true;
     }
 }
@@ -244,16 +249,14 @@ async fn run(mut attempt: Attempt, task: Accepted, received: &Received<'_>, canc
         caller: Caller { peer: received.peer, source_node_id: task.source_node_id },
         cancelled,
     };
-    let state = attempt.state.clone();
-    let handling = AssertUnwindSafe(state.handler.call(inbound)).catch_unwind();
-    let outcome = tokio::time::timeout_at(deadline, handling).await;
-    let result = match outcome {
-        Ok(Ok(result)) => result,
-        Ok(Err(_panic)) => Err(Error::new(Code::Panic, "the handler panicked")),
-        Err(_) => Err(Error::new(Code::TaskTimeout, "the handler did not finish in time")),
-    };
-    match result {
-        Ok(Reply { result, tokens_used }) => {
+    if received.takes_events {
+        return stream::begin(attempt, inbound, task.seal.as_ref());
+    }
+    let most_bytes = attempt.state.options.max_body_bytes;
+    let whole = stream::whole(stream::call(attempt.state.clone(), inbound), most_bytes);
+    let timeout = || Err(Error::new(Code::TaskTimeout, "the handler did not finish in time"));
+    match tokio::time::timeout_at(deadline, whole).await.unwrap_or_else(|_| timeout()) {
+        Ok((result, tokens_used)) => {
             attempt.ending = Ending::Completed;
             attempt.tokens = tokens_used;
             let latency_ms = attempt.received.elapsed().as_secs_f64() * 1000.0;
@@ -262,7 +265,7 @@ async fn run(mut attempt: Attempt, task: Accepted, received: &Received<'_>, canc
             reply(&task.task_id, task.seal.as_ref(), body)
         }
         Err(error) => {
-            attempt.ending = if error.code() == Code::TaskTimeout { Ending::Timeout } else { Ending::Error };
+            attempt.ending = Ending::of(&error);
             tracing::warn!(target: telemetry::NODE, task_id = %task.task_id, code = %error.code(), "a task failed");
             Outcome::Refused(failed(&error, &task.task_id))
         }

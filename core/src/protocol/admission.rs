@@ -9,8 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::Stream;
 use serde_json::Value;
 
+use crate::wire::events::Event;
 use crate::wire::failure;
 use crate::wire::task::{TaskParts, result_of};
 
@@ -26,13 +28,23 @@ pub(crate) struct Received<'a> {
     pub(crate) consumer_token: Option<&'a str>,
     pub(crate) traceparent: Option<&'a str>,
     pub(crate) tracestate: Option<&'a str>,
+    /// Whether the caller takes the result in parts.
+    pub(crate) takes_events: bool,
     pub(crate) body: Body<'a>,
 }
 
 impl<'a> Received<'a> {
     /// A task of which no more is known.
     pub(crate) fn new(peer: SocketAddr, body: Body<'a>) -> Self {
-        Received { peer, origin: None, consumer_token: None, traceparent: None, tracestate: None, body }
+        Received {
+            peer,
+            origin: None,
+            consumer_token: None,
+            traceparent: None,
+            tracestate: None,
+            takes_events: false,
+            body,
+        }
     }
 }
 
@@ -48,7 +60,16 @@ pub(crate) enum Body<'a> {
 /// What came of a task.
 pub(crate) enum Outcome {
     Done(Done),
+    /// It runs, and its result comes in parts.
+    Events(Events),
     Refused(Refusal),
+}
+
+/// The events of a task from `accepted` to its end, each made when it is asked for. Dropping them means that the caller
+/// went away.
+pub(crate) struct Events {
+    pub(crate) task_id: String,
+    pub(crate) events: Pin<Box<dyn Stream<Item = Event> + Send>>,
 }
 
 /// A task that was answered, now or earlier.
@@ -97,6 +118,11 @@ impl Refusal {
     pub(crate) fn with(mut self, name: &'static str, value: impl Into<Value>) -> Self {
         self.details.push((name, value.into()));
         self
+    }
+
+    /// What an event that ends a task carries: code and message alone.
+    pub(crate) fn error(&self) -> Vec<u8> {
+        serde_json::json!({ "code": self.code, "message": self.message }).to_string().into_bytes()
     }
 
     /// The body of an answer, in the form of the protocol.

@@ -64,7 +64,7 @@ enum State<W> {
     Done(u64),
 }
 
-/// The number of an answer that was too large to hold.
+/// The number of an answer that there was not, or that was too large to hold.
 const NOT_HELD: u64 = 0;
 
 struct Shard<W> {
@@ -143,18 +143,18 @@ impl<W: Clone> ReplayMemory<W> {
         Ok(Seen::New)
     }
 
-    /// Keeps the answer of a finished task.
-    pub(crate) fn finish(&self, id: u128, answer: &Bytes) {
+    /// Keeps the answer of a finished task; without one, only that it has run.
+    pub(crate) fn finish(&self, id: u128, answer: Option<&Bytes>) {
         let mut shard = self.shard(id);
-        let fits = answer.len() + HELD_BYTES <= self.most_held_bytes;
-        let number = if fits { shard.first_held + shard.held.len() as u64 } else { NOT_HELD };
+        let answer = answer.filter(|answer| answer.len() + HELD_BYTES <= self.most_held_bytes);
+        let number = if answer.is_some() { shard.first_held + shard.held.len() as u64 } else { NOT_HELD };
         let Some(entry) = shard.entries.get_mut(&id) else { return };
         if entry.overdue {
             shard.entries.remove(&id);
             return;
         }
         entry.state = State::Done(number);
-        if fits {
+        if let Some(answer) = answer {
             shard.hold(answer.clone(), self.most_held_bytes);
         }
     }
@@ -250,7 +250,7 @@ mod tests {
         assert_eq!(begin(&memory, id(1), 7, 0, "w"), Seen::New);
         assert_eq!(begin(&memory, id(1), 7, 0, "x"), Seen::Running("w"));
         assert_eq!(begin(&memory, id(1), 8, 0, "x"), Seen::Conflict);
-        memory.finish(id(1), &Bytes::from_static(b"answer"));
+        memory.finish(id(1), Some(&Bytes::from_static(b"answer")));
         assert_eq!(begin(&memory, id(1), 7, 0, "x"), Seen::Done(Bytes::from_static(b"answer")));
         assert_eq!(begin(&memory, id(1), 8, 0, "x"), Seen::Conflict);
         assert_eq!(begin(&memory, id(1), 8, WINDOW_S + 1, "y"), Seen::New);
@@ -269,12 +269,12 @@ mod tests {
         let memory = ReplayMemory::new(1 << 20, (100 + HELD_BYTES) * SHARDS);
         for n in [1, 2] {
             assert_eq!(begin(&memory, id(n * 16), 7, 0, ()), Seen::New);
-            memory.finish(id(n * 16), &Bytes::from(vec![0; 60]));
+            memory.finish(id(n * 16), Some(&Bytes::from(vec![0; 60])));
         }
         assert_eq!(begin(&memory, id(16), 7, 0, ()), Seen::Conflict, "its answer made room");
         assert_eq!(begin(&memory, id(32), 7, 0, ()), Seen::Done(Bytes::from(vec![0; 60])));
         assert_eq!(begin(&memory, id(48), 7, 0, ()), Seen::New);
-        memory.finish(id(48), &Bytes::from(vec![0; 101]));
+        memory.finish(id(48), Some(&Bytes::from(vec![0; 101])));
         assert_eq!(begin(&memory, id(48), 7, 0, ()), Seen::Conflict, "too large to hold");
     }
 
@@ -284,7 +284,7 @@ mod tests {
         for n in 0..200_000_u128 {
             let id = id(n.wrapping_mul(0x9E37_79B9_7F4A_7C15));
             assert_eq!(begin(&memory, id, 7, 0, ()), Seen::New);
-            memory.finish(id, &Bytes::from_static(b"ok"));
+            memory.finish(id, Some(&Bytes::from_static(b"ok")));
         }
         let kept: usize = memory.shards.iter().map(|shard| shard.lock().unwrap().entries.len()).sum();
         let held: usize = memory.shards.iter().map(|shard| shard.lock().unwrap().held.len()).sum();
@@ -299,7 +299,7 @@ mod tests {
         assert_eq!(begin(&memory, id(1), 7, 0, ()), Seen::New);
         assert_eq!(begin(&memory, id(17), 7, WINDOW_S + 1, ()), Seen::New);
         assert_eq!(begin(&memory, id(1), 7, WINDOW_S + 1, ()), Seen::Running(()));
-        memory.finish(id(1), &Bytes::from_static(b"late"));
+        memory.finish(id(1), Some(&Bytes::from_static(b"late")));
         assert_eq!(begin(&memory, id(1), 7, WINDOW_S + 1, ()), Seen::New, "it left when it ended");
     }
 }

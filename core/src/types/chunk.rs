@@ -45,6 +45,20 @@ impl Chunk {
         Chunk { result, tokens_used }
     }
 
+    /// A part that is a text: the next words of a chat, as chat clients read them.
+    #[must_use]
+    pub fn delta(text: impl Into<String>) -> Self {
+        let delta = serde_json::json!({ "content": text.into() });
+        serde_json::json!({ "choices": [{ "index": 0, "delta": delta }] }).into()
+    }
+
+    /// Notes how many tokens the task has used so far.
+    #[must_use]
+    pub fn tokens_used(mut self, tokens: u64) -> Self {
+        self.tokens_used = Some(tokens);
+        self
+    }
+
     /// The text of this part: what a chat or a completion says next in its first answer, or the part itself if it is a
     /// text; empty if it says nothing, as the last part of a chat often does.
     #[must_use]
@@ -56,6 +70,18 @@ impl Chunk {
         let first = serde_json::from_slice::<Said<'_>>(json).ok().and_then(|said| said.choices.into_iter().next());
         let text = first.and_then(|choice| choice.delta.or(choice.message).map_or(choice.text, |said| said.content));
         text.map_or_else(String::new, Cow::into_owned)
+    }
+}
+
+impl From<Payload> for Chunk {
+    fn from(result: Payload) -> Self {
+        Chunk::new(result, None)
+    }
+}
+
+impl From<serde_json::Value> for Chunk {
+    fn from(value: serde_json::Value) -> Self {
+        Payload::from(value).into()
     }
 }
 

@@ -113,37 +113,39 @@ impl<'a> TaskEvent<'a> {
     }
 }
 
+/// One event, as it is written.
+pub(crate) struct Event {
+    pub(crate) sequence: u64,
+    pub(crate) name: EventName,
+    pub(crate) carried: Carried,
+    /// Tokens so far; 0 if nobody counts.
+    pub(crate) tokens_used: u64,
+}
+
 /// What an event carries.
-#[derive(Clone, Copy)]
-pub(crate) enum Carried<'a> {
+pub(crate) enum Carried {
     Nothing,
     /// A part of the result, as JSON.
-    Result(&'a [u8]),
+    Result(Bytes),
     /// The same, sealed.
-    Part(&'a [u8]),
+    Part(Vec<u8>),
     /// What a sealed stream's key is made with.
-    Salt(&'a [u8; 12]),
+    Salt([u8; 12]),
     /// A failure, as JSON.
-    Error(&'a [u8]),
+    Error(Vec<u8>),
 }
 
 /// Appends one event as a server-sent event.
-pub(crate) fn write_event(
-    out: &mut Vec<u8>,
-    task_id: &str,
-    sequence: u64,
-    name: EventName,
-    carried: Carried<'_>,
-    tokens_used: u64,
-) {
+pub(crate) fn write_event(out: &mut Vec<u8>, task_id: &str, event: &Event) {
+    let name = event.name;
     out.extend_from_slice(br#"data: {"task_id":"#);
     super::write_string(out, task_id);
     out.extend_from_slice(br#","sequence":"#);
-    write_count(out, sequence);
+    write_count(out, event.sequence);
     out.extend_from_slice(br#","event":""#);
     out.extend_from_slice(name.as_str().as_bytes());
     out.extend_from_slice(if name.is_final() { br#"","is_final":true"# } else { br#"","is_final":false"# });
-    match carried {
+    match &event.carried {
         Carried::Nothing => {}
         Carried::Result(json) => {
             out.extend_from_slice(br#","result":"#);
@@ -164,9 +166,9 @@ pub(crate) fn write_event(
             write_on_one_line(out, json);
         }
     }
-    if tokens_used > 0 {
+    if event.tokens_used > 0 {
         out.extend_from_slice(br#","tokens_used":"#);
-        write_count(out, tokens_used);
+        write_count(out, event.tokens_used);
     }
     if name == EventName::Completed {
         out.extend_from_slice(br#","generated_by_ai":true"#);
@@ -294,10 +296,14 @@ mod tests {
     #[test]
     fn what_is_written_reads_back_and_stays_on_one_line() {
         let mut out = Vec::new();
-        write_event(&mut out, "t\"1", 0, EventName::Accepted, Carried::Salt(&[7; 12]), 0);
-        write_event(&mut out, "t\"1", 1, EventName::Partial, Carried::Result(b"{\"a\":\n[1,\r\n2]}"), 3);
-        write_event(&mut out, "t\"1", 2, EventName::Partial, Carried::Part(b"sealed"), 0);
-        write_event(&mut out, "t\"1", 3, EventName::Failed, Carried::Error(br#"{"code":"x"}"#), 0);
+        for (sequence, name, carried, tokens_used) in [
+            (0, EventName::Accepted, Carried::Salt([7; 12]), 0),
+            (1, EventName::Partial, Carried::Result("{\"a\":\n[1,\r\n2]}".into()), 3),
+            (2, EventName::Partial, Carried::Part(b"sealed".to_vec()), 0),
+            (3, EventName::Failed, Carried::Error(br#"{"code":"x"}"#.to_vec()), 0),
+        ] {
+            write_event(&mut out, "t\"1", &Event { sequence, name, carried, tokens_used });
+        }
         let mut reader = EventReader::new(1000);
         let seen = read_all(&mut reader, &out);
         assert_eq!(seen.len(), 4);

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde::de::Deserializer;
 use serde_json::value::RawValue;
 
+use super::events::LIFECYCLE;
 use super::write_string;
 use crate::error::{Code, Error, Result};
 use crate::options::TaskOptions;
@@ -125,15 +126,24 @@ impl<'a> TaskBody<'a> {
     }
 }
 
-/// Writes a task for a node. `timeout_ms` is what is left of the caller's deadline.
-pub(crate) fn write_request(options: &TaskOptions, task_id: &str, body: TaskBody<'_>, timeout_ms: u64) -> Vec<u8> {
+/// How a task is sent.
+#[derive(Clone, Copy)]
+pub(crate) struct Sending {
+    /// What is left of the caller's deadline.
+    pub(crate) timeout_ms: u64,
+    /// Whether the result is taken in parts: the profile is named, and whoever does not know it passes it over.
+    pub(crate) streamed: bool,
+}
+
+/// Writes a task for a node.
+pub(crate) fn write_request(options: &TaskOptions, task_id: &str, body: TaskBody<'_>, sending: Sending) -> Vec<u8> {
     let mut out = Vec::with_capacity(body.json().len() + 320);
     out.extend_from_slice(br#"{"task_id":"#);
     write_string(&mut out, task_id);
     out.extend_from_slice(br#","intent":"#);
     write_string(&mut out, &options.intent);
     out.extend_from_slice(br#","constraints":{"timeout_ms":"#);
-    out.extend_from_slice(timeout_ms.to_string().as_bytes());
+    out.extend_from_slice(sending.timeout_ms.to_string().as_bytes());
     if let Some(qos) = options.qos {
         // Published nodes read only the second name, with an underscore.
         let class = if qos == Qos::BestEffort { "best_effort" } else { qos.as_str() };
@@ -145,6 +155,11 @@ pub(crate) fn write_request(options: &TaskOptions, task_id: &str, body: TaskBody
     if let Some(model) = &options.model {
         out.extend_from_slice(br#","model":"#);
         write_string(&mut out, model);
+    }
+    if sending.streamed {
+        out.extend_from_slice(br#","optional_profiles":[""#);
+        out.extend_from_slice(LIFECYCLE.as_bytes());
+        out.extend_from_slice(br#""]"#);
     }
     out.push(b'}');
     if let Some(source) = &options.source_node_id {
@@ -314,7 +329,8 @@ mod tests {
             ..TaskOptions::default()
         };
         let payload = Payload::from_json(&br#"{"a": [1,2]}"#[..]).unwrap();
-        let body = write_request(&options, "t-1", TaskBody::Plain(&payload), 1500);
+        let body =
+            write_request(&options, "t-1", TaskBody::Plain(&payload), Sending { timeout_ms: 1500, streamed: false });
         let request = TaskRequest::read(&body).unwrap();
         assert_eq!((&*request.task_id, &*request.intent), ("t-1", crate::types::CHAT));
         assert_eq!(request.payload.unwrap().get(), r#"{"a": [1,2]}"#);
@@ -329,7 +345,7 @@ mod tests {
         let options = TaskOptions { intent: crate::types::CHAT.into(), ..TaskOptions::default() };
         for sealed_reply in [true, false] {
             let body = TaskBody::Sealed { envelope: br#"{"version":1}"#, sealed_reply };
-            let body = write_request(&options, "t-1", body, 1500);
+            let body = write_request(&options, "t-1", body, Sending { timeout_ms: 1500, streamed: true });
             let request = TaskRequest::read(&body).unwrap();
             assert!(request.payload.is_none() && !String::from_utf8_lossy(&body).contains("payload"));
             assert_eq!(request.iicp_conf.unwrap().get(), r#"{"version":1}"#);

@@ -13,7 +13,7 @@ mod tests;
 pub(crate) use node_key::NodeKey;
 #[allow(unused_imports, reason = "the client does not seal yet")]
 pub(crate) use sealing_key::{KeyFault, SealingKey};
-pub(crate) use stream::{StreamKey, StreamSalt, StreamSeal};
+pub(crate) use stream::{StreamKey, StreamSeal};
 
 use bytes::Bytes;
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
