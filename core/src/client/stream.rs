@@ -127,7 +127,7 @@ enum Seal {
     Plain,
     /// They must be, and the first event has not yet said with what.
     Due(ReplyKey),
-    Sealed(StreamKey),
+    Sealed(Box<StreamKey>),
 }
 
 impl Events {
@@ -189,7 +189,7 @@ impl Events {
         }
         if let (Seal::Due(key), Some(salt)) = (&self.seal, &event.iicp_conf_stream) {
             let key = key.stream(salt.version, &salt.nonce, &self.task_id).map_err(unsealed)?;
-            self.seal = Seal::Sealed(key);
+            self.seal = Seal::Sealed(Box::new(key));
         }
         match name {
             EventName::Accepted | EventName::Working => Ok(None),
