@@ -10,8 +10,9 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use iicp_core::options::DirectoryOptions;
-use iicp_core::{CHAT, Code, Directory, Result};
+use iicp_core::options::{ClientOptions, ConsumerAuth, DirectoryOptions, NodeOptions, RouteDiscovery};
+use iicp_core::types::TaskResult;
+use iicp_core::{CHAT, Client, Code, Directory, Inbound, Node, Reply, Result, Task};
 use iicp_tests::http::{Answer, Conn, addr, post};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::{Value, json};
@@ -317,4 +318,82 @@ async fn one_file_is_for_one_directory_at_a_time() {
     drop(first);
     let second = folder.open().await;
     assert_eq!(get(&second.url(), "/v1/node/n-1").await["node_id"], "n-1");
+}
+
+/// A mesh whose directory may be another one, at the same address, at any time.
+async fn directory_at(port: u16, file: Option<&Path>) -> Directory {
+    let mut options = DirectoryOptions::loopback();
+    options.port = port;
+    options.heartbeat_ms = 100;
+    options.path = file.map(|file| file.to_str().unwrap().to_owned());
+    Directory::bind(options).await.unwrap()
+}
+
+async fn submit(client: &Client) -> Result<TaskResult> {
+    client.submit(Task::new(CHAT, json!({})).timeout(Duration::from_secs(20))).await
+}
+
+/// Tasks before and after a restart; the nodes and clients stay.
+async fn outlives_a_restart(file: Option<&Path>) {
+    let directory = directory_at(0, file).await;
+    let (url, port) = (directory.url(), directory.addr().port());
+    let mut options = NodeOptions::default();
+    options.intents = vec![CHAT.into()];
+    options.directory = url.clone();
+    let serving =
+        Node::bind(options).await.unwrap().serve(async |task: Inbound| Ok(Reply::from(task.payload))).await.unwrap();
+    let credential = text(&register(&url, "consumer").await["node_token"]).to_owned();
+    let client = |auth: ConsumerAuth, token: &str| {
+        let mut options = ClientOptions::default();
+        options.directory = url.clone();
+        options.route_discovery = RouteDiscovery::Ticketed;
+        options.route_ttl_ms = 100;
+        options.consumer_auth = auth;
+        options.node_token = Some(token.into());
+        Client::new(options).unwrap()
+    };
+    // The consumer serves nothing: its place in the list would only be tried and left.
+    let leave = json!({ "node_id": "consumer", "available": false });
+    assert_eq!(ask(&url, "/v1/heartbeat", &credential, &leave).await.status, 200);
+    let (plain, named) = (client(ConsumerAuth::Disabled, &credential), client(ConsumerAuth::Required, &credential));
+    for client in [&plain, &named] {
+        submit(client).await.unwrap();
+    }
+    let key = get(&url, "/v1/directory-key").await;
+    assert!(directory.shutdown(GRACE).await);
+    let directory = directory_at(port, file).await;
+    assert_eq!(get(&url, "/v1/directory-key").await == key, file.is_some());
+    // Until its next heartbeat a directory without a file knows nobody; a node is back after that.
+    let began = std::time::Instant::now();
+    while get(&url, &format!("/v1/discover?intent={CHAT}")).await["count"] == 0 {
+        assert!(began.elapsed() < Duration::from_secs(30), "the node never came back");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    for _ in 0..3 {
+        submit(&plain).await.unwrap_or_else(|error| panic!("a client that lives on: {error}"));
+        // What it holds for this node is good until it ends, whoever signed it.
+        submit(&named).await.unwrap_or_else(|error| panic!("a client that names itself: {error}"));
+        tokio::time::sleep(Duration::from_millis(150)).await;
+    }
+    let new = client(ConsumerAuth::Required, &credential);
+    if file.is_some() {
+        submit(&new).await.expect("its registration was kept");
+    } else {
+        assert_eq!(submit(&new).await.unwrap_err().code(), Code::ConsumerAuthRequired, "its credential is forgotten");
+        let again = text(&register(&url, "consumer").await["node_token"]).to_owned();
+        assert_eq!(ask(&url, "/v1/heartbeat", &again, &leave).await.status, 200);
+        submit(&client(ConsumerAuth::Required, &again)).await.expect("a new one will do");
+    }
+    assert!(serving.shutdown(GRACE).await);
+    drop(directory);
+}
+
+#[tokio::test]
+async fn living_clients_and_nodes_outlive_a_directory_that_comes_back_with_a_new_key() {
+    outlives_a_restart(None).await;
+}
+
+#[tokio::test]
+async fn living_clients_and_nodes_do_not_notice_a_directory_that_comes_back_as_it_was() {
+    outlives_a_restart(Some(&Folder::new().file())).await;
 }
