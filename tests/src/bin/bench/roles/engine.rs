@@ -15,9 +15,11 @@ use crate::{Result, load};
 /// Longest wait for an event.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A directory for development.
-pub(super) async fn directory() -> Result<(String, Directory)> {
-    let directory = Directory::bind(DirectoryOptions::loopback()).await?;
+/// A directory for development, in memory or with a file.
+pub(super) async fn directory(path: Option<&str>) -> Result<(String, Directory)> {
+    let mut options = DirectoryOptions::loopback();
+    options.path = path.map(str::to_owned);
+    let directory = Directory::bind(options).await?;
     Ok((directory.url(), directory))
 }
 

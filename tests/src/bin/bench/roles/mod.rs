@@ -20,7 +20,8 @@ pub(crate) fn play(role: &str, args: &[&str]) -> Result<()> {
     match (role, args) {
         ("axum", []) => serve(&runtime, servers::axum()),
         ("stub", []) => serve(&runtime, servers::stub()),
-        ("directory", []) => serve(&runtime, engine::directory()),
+        ("directory", []) => serve(&runtime, engine::directory(None)),
+        ("directory", [path]) => serve(&runtime, engine::directory(Some(path))),
         ("node", [directory]) => serve(&runtime, engine::node(directory, Duration::ZERO)),
         ("slow-node", [directory, ms]) => serve(&runtime, engine::node(directory, Duration::from_millis(ms.parse()?))),
         ("whole-client", [directory, in_flight]) => repeat(&runtime, in_flight, engine::whole_client(directory)?),

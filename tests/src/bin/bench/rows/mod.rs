@@ -1,6 +1,7 @@
 //! The rows. A group of rows is one file here with its `ROWS`; a new one is named in [`GROUPS`].
 
 mod client;
+mod directory;
 mod layer_c;
 mod layer_go;
 mod layer_node;
@@ -26,6 +27,7 @@ const GROUPS: &[&[Row]] = &[
     safe::ROWS,
     published::ROWS,
     memory::ROWS,
+    directory::ROWS,
     layer_c::ROWS,
     layer_go::ROWS,
     layer_python::ROWS,
