@@ -140,6 +140,8 @@ enum {
     IICP_HANDLER = 6001,
     /** The address to serve on could not be bound. */
     IICP_BIND = 6002,
+    /** Another process, or another node of this one, serves with the same id and state folder. */
+    IICP_NODE_LOCKED = 6003,
 };
 
 /** What an event says. */

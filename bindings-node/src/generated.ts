@@ -114,6 +114,8 @@ export const Code = {
   HANDLER: 6001,
   /** The address to serve on could not be bound. */
   BIND: 6002,
+  /** Another process, or another node of this one, serves with the same id and state folder. */
+  NODE_LOCKED: 6003,
 } as const;
 
 /** The name of an error code. */
@@ -726,9 +728,9 @@ export interface NodeOptions {
   models?: readonly string[] | undefined;
   /** Base URL of the directory to register with; empty: serve without registering. */
   directory?: string | undefined;
-  /** Id of the node, at most 36 letters, digits, `.`, `_`, `:` or `-`; by default a fresh UUID. */
+  /** Id of the node, at most 36 letters, digits, `.`, `_`, `:` or `-`; by default a UUID, which is kept in `state_dir`. */
   nodeId?: string | undefined;
-  /** Folder for what must outlive the process: the node's sealing key. By default nothing is kept, and every start makes a new key. Needs `node_id`, whose key it is. */
+  /** Folder for what must outlive the process: the node's id, its sealing key, and what it needs to prove to the directory that it is the same node. By default nothing is kept, and every start makes another node. Of the nodes with one id, one at a time may use it. */
   stateDir?: string | undefined;
   /** Region as the directory shows it: a letter, then letters, digits, `-` or `_`. Default: `"unknown"`. */
   region?: string | undefined;
@@ -744,6 +746,36 @@ export interface NodeOptions {
   tokensPerMin?: number | undefined;
   /** Most tokens of one answer, as advertised to the directory. Default: `8192`. */
   maxTokens?: number | undefined;
+  /** What is served by which models, where `models` alone does not say it; an intent without an entry has one with `models` and text. Directories list it as it stands here, also when a backend turns out to have other models. */
+  capabilities?: readonly NodeCapability[] | undefined;
+  /** What runs the models, as the directory shows it. */
+  backend?: "ollama" | "lmstudio" | "vllm" | "llamacpp" | "meshllm" | "anthropic" | "custom" | undefined;
+  /** What others' tasks may do here; by default nothing is declared. */
+  policy?: NodePolicy | undefined;
+  /** What tasks cost; by default nothing is declared, which directories take for the usual price. */
+  pricing?: NodePricing | undefined;
+  /** Key for the proofs that a node gives its directory, at most 128 visible ASCII characters; by default the directory makes one. */
+  nodeHmacKey?: string | undefined;
+  /** By which way the node is reached. With this and a known `nat_type`, neither the directory nor the node itself tries whether the endpoint answers. */
+  transportMethod?: "direct" | "upnp_mapped" | "stun_hole_punch" | "turn_relay" | "external_tunnel" | "unknown" | undefined;
+  /** What kind of NAT the node is behind. */
+  natType?: "full_cone" | "restricted_cone" | "port_restricted" | "symmetric" | "unknown" | undefined;
+  /** How the node stands towards the Internet. */
+  exposureMode?: "outbound_only" | "ipv4_public_direct" | "ipv4_cgnat_blocked" | "ipv6_direct_firewall_required" | "ipv6_direct_pinhole_available" | "relay_required" | "tunnel_required" | "dual_stack_available" | undefined;
+  /** What the operator promises about tasks, as an object in the form of the specification; passed on as it is, so that its signature stays good. At most 16 KiB. */
+  policyManifest?: Readonly<Record<string, unknown>> | undefined;
+  /** Whether and how the node is shown to people. */
+  listing?: PublicListing | undefined;
+  /** The operator's signed word that the node is his: an object with `node_id`, `operator_pub`, `not_after` and `sig`. */
+  operatorDelegation?: Readonly<Record<string, unknown>> | undefined;
+  /** Name of the operator, at most 64 bytes; directories show it only with a good `operator_delegation`. */
+  operatorDisplayName?: string | undefined;
+  /** Receipts that the node can give beside the directory's own. */
+  supportedReceiptProfiles?: readonly ("consumer_cosignature_v1")[] | undefined;
+  /** How much of the node is given to others at which time of the day; the first window that fits counts, and outside of all of them it is half. By default everything, always. */
+  availability?: readonly AvailabilityWindow[] | undefined;
+  /** Whether the directory is asked for credits after every task whose tokens are known. Default: `false`. */
+  receipts?: boolean | undefined;
   /** Time of a task that names none, in milliseconds. Default: `30000`. */
   defaultTimeoutMs?: number | undefined;
   /** The largest task body that is read, in bytes. Default: `16777216`. */
@@ -776,6 +808,21 @@ export const NODE_NAMES: ReadonlyMap<string, string> = new Map([
   ["maxConcurrent", "max_concurrent"],
   ["tokensPerMin", "tokens_per_min"],
   ["maxTokens", "max_tokens"],
+  ["capabilities", "capabilities"],
+  ["backend", "backend"],
+  ["policy", "policy"],
+  ["pricing", "pricing"],
+  ["nodeHmacKey", "node_hmac_key"],
+  ["transportMethod", "transport_method"],
+  ["natType", "nat_type"],
+  ["exposureMode", "exposure_mode"],
+  ["policyManifest", "policy_manifest"],
+  ["listing", "listing"],
+  ["operatorDelegation", "operator_delegation"],
+  ["operatorDisplayName", "operator_display_name"],
+  ["supportedReceiptProfiles", "supported_receipt_profiles"],
+  ["availability", "availability"],
+  ["receipts", "receipts"],
   ["defaultTimeoutMs", "default_timeout_ms"],
   ["maxBodyBytes", "max_body_bytes"],
   ["maxConnections", "max_connections"],
@@ -784,6 +831,97 @@ export const NODE_NAMES: ReadonlyMap<string, string> = new Map([
   ["transferGraceMs", "transfer_grace_ms"],
   ["replayBytes", "replay_bytes"],
   ["resultBytes", "result_bytes"],
+]);
+
+/** An intent as the node serves it with some models: directories list one entry per intent and set of modalities. */
+export interface NodeCapability {
+  /** The intent, one of the node's. */
+  intent?: string | undefined;
+  /** Models that serve it, at most 64. */
+  models?: readonly string[] | undefined;
+  /** Most tokens of one answer; by default the node's `max_tokens`. */
+  maxTokens?: number | undefined;
+  /** What the models take. Default: `["text"]`. */
+  inputModalities?: readonly ("text" | "image" | "audio" | "video")[] | undefined;
+  /** What the models give; an empty list leaves it unsaid. */
+  outputModalities?: readonly ("text" | "image" | "audio" | "video")[] | undefined;
+  /** Profiles that are kept, as `urn:iicp:profile:…`, at most 16. */
+  supportedProfiles?: readonly string[] | undefined;
+}
+
+/** What the core calls the options of `NodeCapability`. */
+export const NODECAPABILITY_NAMES: ReadonlyMap<string, string> = new Map([
+  ["intent", "intent"],
+  ["models", "models"],
+  ["maxTokens", "max_tokens"],
+  ["inputModalities", "input_modalities"],
+  ["outputModalities", "output_modalities"],
+  ["supportedProfiles", "supported_profiles"],
+]);
+
+/** What a node lets others' tasks do, and what it asks for them. */
+export interface NodePolicy {
+  /** Whether others may have their tasks run here as parts of larger ones. Default: `false`. */
+  allowRemoteInference?: boolean | undefined;
+  /** Whether a task may run tools. Default: `false`. */
+  allowToolExecution?: boolean | undefined;
+  /** Whether a task may read files. Default: `false`. */
+  allowFileAccess?: boolean | undefined;
+}
+
+/** What the core calls the options of `NodePolicy`. */
+export const NODEPOLICY_NAMES: ReadonlyMap<string, string> = new Map([
+  ["allowRemoteInference", "allow_remote_inference"],
+  ["allowToolExecution", "allow_tool_execution"],
+  ["allowFileAccess", "allow_file_access"],
+]);
+
+/** A node's price, which is declared to the directory under the node's own signature. */
+export interface NodePricing {
+  /** How many times the usual credits a task costs, 0 to 1,000. Default: `1.0`. */
+  creditCostMultiplier?: number | undefined;
+  /** What it is counted by. Default: `"per_token"`. */
+  pricingModel?: "per_token" | "per_request" | "flat" | undefined;
+  /** From when on, such as `2026-01-31T00:00:00Z`. */
+  effectiveFrom?: string | undefined;
+  /** Until when, in the same form. */
+  effectiveUntil?: string | undefined;
+}
+
+/** What the core calls the options of `NodePricing`. */
+export const NODEPRICING_NAMES: ReadonlyMap<string, string> = new Map([
+  ["creditCostMultiplier", "credit_cost_multiplier"],
+  ["pricingModel", "pricing_model"],
+  ["effectiveFrom", "effective_from"],
+  ["effectiveUntil", "effective_until"],
+]);
+
+/** Whether and how a node is shown to people. */
+export interface PublicListing {
+  /** Whether it is shown in public lists. Default: `false`. */
+  publicListing?: boolean | undefined;
+}
+
+/** What the core calls the options of `PublicListing`. */
+export const PUBLICLISTING_NAMES: ReadonlyMap<string, string> = new Map([
+  ["publicListing", "public_listing"],
+]);
+
+/** A part of the day, and how much of the node is given to others in it. Both ends belong to it; one that ends before it begins goes over midnight. */
+export interface AvailabilityWindow {
+  /** First minute, `HH:MM` by the clock of the place where the node is. Default: `"00:00"`. */
+  start?: string | undefined;
+  /** Last minute, in the same form. Default: `"23:59"`. */
+  end?: string | undefined;
+  /** Share of `max_concurrent`, 0 to 1; above 0 it is at least one task, at 0 none. Default: `1.0`. */
+  share?: number | undefined;
+}
+
+/** What the core calls the options of `AvailabilityWindow`. */
+export const AVAILABILITYWINDOW_NAMES: ReadonlyMap<string, string> = new Map([
+  ["start", "start"],
+  ["end", "end"],
+  ["share", "share"],
 ]);
 
 /** The embedded directory. */
@@ -823,6 +961,11 @@ export const DIRECTORY_NAMES: ReadonlyMap<string, string> = new Map([
 
 /** Options that hold options of their own, by what the core calls them. */
 export const NESTED: ReadonlyMap<string, ReadonlyMap<string, string>> = new Map([
+  ["availability", AVAILABILITYWINDOW_NAMES],
+  ["capabilities", NODECAPABILITY_NAMES],
+  ["listing", PUBLICLISTING_NAMES],
+  ["policy", NODEPOLICY_NAMES],
+  ["pricing", NODEPRICING_NAMES],
   ["profile_request", PROFILEREQUEST_NAMES],
   ["route", ROUTECONSTRAINTS_NAMES],
   ["routing_policy", ROUTINGPOLICY_NAMES],

@@ -50,8 +50,11 @@ function coreNames(what: string, names: ReadonlyMap<string, string>, given: Name
     if (typeof value === "function" || typeof value === "symbol") {
       throw failure(Code.INVALID_ARG, `option ${key} of ${what} cannot be a ${typeof value}; functions are given beside the options`);
     }
-    const holds = inner !== undefined && typeof value === "object" && value !== null && !Array.isArray(value);
-    named[name ?? key] = holds ? coreNames(what, inner, value as Named) : value;
+    const held = (options: unknown): unknown =>
+      inner !== undefined && typeof options === "object" && options !== null && !Array.isArray(options)
+        ? coreNames(what, inner, options as Named)
+        : options;
+    named[name ?? key] = Array.isArray(value) ? value.map(held) : held(value);
   }
   return named;
 }

@@ -105,7 +105,8 @@ codes! {
     // 6xxx: serving
     Handler = 6001, "HANDLER", false, "The handler returned something that is not a reply.";
     Bind = 6002, "BIND", false, "The address to serve on could not be bound.";
-    // last added: NoConsensus = 5007. 7xxx is kept for relay and NAT.
+    NodeLocked = 6003, "NODE_LOCKED", false, "Another process, or another node of this one, serves with the same id and state folder.";
+    // last added: NodeLocked = 6003. 7xxx is kept for relay and NAT.
 }
 
 impl Code {

@@ -16,8 +16,10 @@ mod calls;
 mod client;
 mod directory;
 mod inference;
+mod listing;
 mod node;
 mod policy;
+mod statements;
 
 pub use calls::{Discover, TaskOptions};
 pub use client::ClientOptions;
@@ -25,6 +27,10 @@ pub use directory::DirectoryOptions;
 pub use inference::{
     Chat, ChatMessage, Completion, Content, ContentPart, Embedding, ImageUrl, InputAudio, Moderation, Speech,
     Transcription,
+};
+pub use listing::{
+    AvailabilityWindow, BackendKind, ExposureMode, Modality, NatType, NodeCapability, NodePolicy, NodePricing,
+    PricingModel, PublicListing, ReceiptProfile, TransportMethod,
 };
 pub use node::NodeOptions;
 pub use policy::{

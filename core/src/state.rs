@@ -1,8 +1,10 @@
-//! What outlives the process: a node's sealing key, as one small file that is whole or not there.
+//! What outlives the process: a node's sealing key and who it is, as small files that are whole or not there.
 //!
 //! A file is written beside its place, brought to the disk and then moved in; a crash between any two steps leaves the
 //! old state or the new one. A key is never replaced: whoever cannot read it is told, because tasks are being sealed to
 //! it. The functions block on the disk.
+
+mod identity;
 
 use std::borrow::Cow;
 use std::fs::{DirBuilder, File};
@@ -21,10 +23,12 @@ use crate::error::{Code, Error, Result};
 use crate::telemetry;
 use crate::wire::sealed::fixed;
 
+pub(crate) use identity::{Credentials, Identity, identity, keep_credentials};
+
 /// Sealing keys have a folder of their own, as the published nodes have it.
 const KEYS: &str = "cx";
-/// More than a key file can have.
-const MOST_BYTES: u64 = 16 << 10;
+/// More than a file of ours can have.
+const ROOM: usize = 16 << 10;
 
 /// The sealing key of a node: the one that is kept, or a new one, which is kept from now on. If it cannot be kept,
 /// because the disk is full or read-only, the node serves with a key that ends with the process.
@@ -32,13 +36,13 @@ const MOST_BYTES: u64 = 16 << 10;
 /// # Errors
 /// `CONFIG_INVALID` with the path if a key is there and cannot be read.
 pub(crate) fn sealing_key(state_dir: &Path, node_id: &str) -> Result<NodeKey> {
-    let name = format!("{}.json", &hex(&token_hash(node_id))[..24]);
+    let name = format!("{}.json", stem(node_id));
     let path = state_dir.join(KEYS).join(&name);
     if let Some(key) = kept_key(&path)? {
         return Ok(key);
     }
     let key = NodeKey::generate()?;
-    match open_folder(state_dir) {
+    match open_folder(state_dir, KEYS) {
         Ok(folder) => {
             // Of two nodes that start at the same time, the second takes the key of the first. Where files cannot be
             // locked, the last one stays.
@@ -51,6 +55,11 @@ pub(crate) fn sealing_key(state_dir: &Path, node_id: &str) -> Result<NodeKey> {
         Err(error) => warn_unkept(&path, node_id, &error),
     }
     Ok(key)
+}
+
+/// The name of a node's files: its id may hold what a name of a file may not.
+fn stem(node_id: &str) -> String {
+    hex(&token_hash(node_id))[..24].to_owned()
 }
 
 fn warn_unkept(path: &Path, node_id: &str, error: &io::Error) {
@@ -133,17 +142,16 @@ fn read_file(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
         return Err(io::Error::new(ErrorKind::InvalidInput, "it is no regular file"));
     }
     if facts.permissions().mode() & 0o077 != 0 {
-        tracing::warn!(target: telemetry::NODE, path = %path.display(), "others may read the sealing key; chmod 600 it");
+        tracing::warn!(target: telemetry::NODE, path = %path.display(), "others may read this file, which is secret; chmod 600 it");
     }
-    let room = usize::try_from(MOST_BYTES).unwrap_or(usize::MAX);
-    let mut text = Zeroizing::new(Vec::with_capacity(room));
-    File::open(path)?.take(MOST_BYTES).read_to_end(&mut text)?;
+    let mut text = Zeroizing::new(Vec::with_capacity(ROOM));
+    File::open(path)?.take(ROOM as u64).read_to_end(&mut text)?;
     Ok(text)
 }
 
-/// Opens the folder of the keys for writing into it, and makes it first if it is not there. Others may not look into it.
-fn open_folder(state_dir: &Path) -> io::Result<OwnedFd> {
-    let path = state_dir.join(KEYS);
+/// Opens a folder for writing into it, and makes it first if it is not there. Others may not look into it.
+fn open_folder(state_dir: &Path, name: &str) -> io::Result<OwnedFd> {
+    let path = state_dir.join(name);
     DirBuilder::new().recursive(true).mode(0o700).create(&path)?;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let folder = openat(CWD, &path, flags, Mode::empty())?;

@@ -17,6 +17,8 @@ pub const TASK_LATENCY_MS: &str = "iicp_task_latency_ms";
 pub const TOKENS_USED_TOTAL: &str = "iicp_tokens_used_total";
 /// Counter of heartbeats that the directory did not take, by `reason`.
 pub const HEARTBEAT_FAILURES_TOTAL: &str = "iicp_heartbeat_failures_total";
+/// Counter of requests for the credits of a task, by `outcome`.
+pub const RECEIPTS_TOTAL: &str = "iicp_credit_receipts_total";
 /// Gauge of handlers that run now.
 pub const ACTIVE_JOBS: &str = "iicp_active_jobs";
 /// Gauge of open connections.

@@ -68,6 +68,7 @@ const (
 	ErrNoConsensus             Code = 5007 // Not enough providers gave the same answer.
 	ErrHandler                 Code = 6001 // The handler returned something that is not a reply.
 	ErrBind                    Code = 6002 // The address to serve on could not be bound.
+	ErrNodeLocked              Code = 6003 // Another process, or another node of this one, serves with the same id and state folder.
 )
 
 // Name is the code's name in every language, such as "NO_NODES".
@@ -165,6 +166,8 @@ func (c Code) Name() string {
 		return "HANDLER"
 	case ErrBind:
 		return "BIND"
+	case ErrNodeLocked:
+		return "NODE_LOCKED"
 	}
 	return "UNKNOWN"
 }
@@ -543,9 +546,9 @@ type NodeOptions struct {
 	Models []string `json:"models,omitempty"`
 	// Base URL of the directory to register with; empty: serve without registering.
 	Directory string `json:"directory,omitempty"`
-	// Id of the node, at most 36 letters, digits, `.`, `_`, `:` or `-`; by default a fresh UUID.
+	// Id of the node, at most 36 letters, digits, `.`, `_`, `:` or `-`; by default a UUID, which is kept in `state_dir`.
 	NodeID string `json:"node_id,omitempty"`
-	// Folder for what must outlive the process: the node's sealing key. By default nothing is kept, and every start makes a new key. Needs `node_id`, whose key it is.
+	// Folder for what must outlive the process: the node's id, its sealing key, and what it needs to prove to the directory that it is the same node. By default nothing is kept, and every start makes another node. Of the nodes with one id, one at a time may use it.
 	StateDir string `json:"state_dir,omitempty"`
 	// Region as the directory shows it: a letter, then letters, digits, `-` or `_`. Default "unknown".
 	Region string `json:"region,omitempty"`
@@ -561,6 +564,36 @@ type NodeOptions struct {
 	TokensPerMin int64 `json:"tokens_per_min,omitempty"`
 	// Most tokens of one answer, as advertised to the directory. Default 8192.
 	MaxTokens int64 `json:"max_tokens,omitempty"`
+	// What is served by which models, where `models` alone does not say it; an intent without an entry has one with `models` and text. Directories list it as it stands here, also when a backend turns out to have other models.
+	Capabilities []NodeCapability `json:"capabilities,omitempty"`
+	// What runs the models, as the directory shows it. One of ollama, lmstudio, vllm, llamacpp, meshllm, anthropic, custom.
+	Backend string `json:"backend,omitempty"`
+	// What others' tasks may do here; by default nothing is declared.
+	Policy *NodePolicy `json:"policy,omitempty"`
+	// What tasks cost; by default nothing is declared, which directories take for the usual price.
+	Pricing *NodePricing `json:"pricing,omitempty"`
+	// Key for the proofs that a node gives its directory, at most 128 visible ASCII characters; by default the directory makes one.
+	NodeHmacKey Secret `json:"node_hmac_key,omitempty"`
+	// By which way the node is reached. With this and a known `nat_type`, neither the directory nor the node itself tries whether the endpoint answers. One of direct, upnp_mapped, stun_hole_punch, turn_relay, external_tunnel, unknown.
+	TransportMethod string `json:"transport_method,omitempty"`
+	// What kind of NAT the node is behind. One of full_cone, restricted_cone, port_restricted, symmetric, unknown.
+	NatType string `json:"nat_type,omitempty"`
+	// How the node stands towards the Internet. One of outbound_only, ipv4_public_direct, ipv4_cgnat_blocked, ipv6_direct_firewall_required, ipv6_direct_pinhole_available, relay_required, tunnel_required, dual_stack_available.
+	ExposureMode string `json:"exposure_mode,omitempty"`
+	// What the operator promises about tasks, as an object in the form of the specification; passed on as it is, so that its signature stays good. At most 16 KiB.
+	PolicyManifest map[string]any `json:"policy_manifest,omitempty"`
+	// Whether and how the node is shown to people.
+	Listing *PublicListing `json:"listing,omitempty"`
+	// The operator's signed word that the node is his: an object with `node_id`, `operator_pub`, `not_after` and `sig`.
+	OperatorDelegation map[string]any `json:"operator_delegation,omitempty"`
+	// Name of the operator, at most 64 bytes; directories show it only with a good `operator_delegation`.
+	OperatorDisplayName string `json:"operator_display_name,omitempty"`
+	// Receipts that the node can give beside the directory's own.
+	SupportedReceiptProfiles []string `json:"supported_receipt_profiles,omitempty"`
+	// How much of the node is given to others at which time of the day; the first window that fits counts, and outside of all of them it is half. By default everything, always.
+	Availability []AvailabilityWindow `json:"availability,omitempty"`
+	// Whether the directory is asked for credits after every task whose tokens are known.
+	Receipts bool `json:"receipts,omitempty"`
 	// Time of a task that names none, in milliseconds. Default 30000.
 	DefaultTimeoutMs int64 `json:"default_timeout_ms,omitempty"`
 	// The largest task body that is read, in bytes. Default 16777216.
@@ -577,6 +610,60 @@ type NodeOptions struct {
 	ReplayBytes int64 `json:"replay_bytes,omitempty"`
 	// Memory for stored answers of finished tasks, in bytes; the oldest are dropped first. Default 67108864.
 	ResultBytes *int64 `json:"result_bytes,omitempty"`
+}
+
+// NodeCapability: An intent as the node serves it with some models: directories list one entry per intent and set of modalities.
+type NodeCapability struct {
+	// The intent, one of the node's.
+	Intent string `json:"intent,omitempty"`
+	// Models that serve it, at most 64.
+	Models []string `json:"models,omitempty"`
+	// Most tokens of one answer; by default the node's `max_tokens`.
+	MaxTokens int64 `json:"max_tokens,omitempty"`
+	// What the models take. Default ["text"].
+	InputModalities []string `json:"input_modalities,omitempty"`
+	// What the models give; an empty list leaves it unsaid.
+	OutputModalities []string `json:"output_modalities,omitempty"`
+	// Profiles that are kept, as `urn:iicp:profile:…`, at most 16.
+	SupportedProfiles []string `json:"supported_profiles,omitempty"`
+}
+
+// NodePolicy: What a node lets others' tasks do, and what it asks for them.
+type NodePolicy struct {
+	// Whether others may have their tasks run here as parts of larger ones.
+	AllowRemoteInference bool `json:"allow_remote_inference,omitempty"`
+	// Whether a task may run tools.
+	AllowToolExecution bool `json:"allow_tool_execution,omitempty"`
+	// Whether a task may read files.
+	AllowFileAccess bool `json:"allow_file_access,omitempty"`
+}
+
+// NodePricing: A node's price, which is declared to the directory under the node's own signature.
+type NodePricing struct {
+	// How many times the usual credits a task costs, 0 to 1,000. Default 1.0.
+	CreditCostMultiplier *float64 `json:"credit_cost_multiplier,omitempty"`
+	// What it is counted by. One of per_token, per_request, flat. Default "per_token".
+	PricingModel string `json:"pricing_model,omitempty"`
+	// From when on, such as `2026-01-31T00:00:00Z`.
+	EffectiveFrom string `json:"effective_from,omitempty"`
+	// Until when, in the same form.
+	EffectiveUntil string `json:"effective_until,omitempty"`
+}
+
+// PublicListing: Whether and how a node is shown to people.
+type PublicListing struct {
+	// Whether it is shown in public lists.
+	PublicListing bool `json:"public_listing,omitempty"`
+}
+
+// AvailabilityWindow: A part of the day, and how much of the node is given to others in it. Both ends belong to it; one that ends before it begins goes over midnight.
+type AvailabilityWindow struct {
+	// First minute, `HH:MM` by the clock of the place where the node is. Default "00:00".
+	Start string `json:"start,omitempty"`
+	// Last minute, in the same form. Default "23:59".
+	End string `json:"end,omitempty"`
+	// Share of `max_concurrent`, 0 to 1; above 0 it is at least one task, at 0 none. Default 1.0.
+	Share *float64 `json:"share,omitempty"`
 }
 
 // DirectoryOptions: The embedded directory.

@@ -155,7 +155,11 @@ func Serve(ctx context.Context, opts NodeOptions, handler Handler) (*Node, error
 	if handler == nil {
 		return nil, &Error{Code: ErrNullArg, Message: "the handler is nil; pass what serves the tasks"}
 	}
-	text, err := options(opts)
+	text, err := options(struct {
+		NodeOptions
+		// As itself: who alone may read it is the library.
+		NodeHmacKey string `json:"node_hmac_key,omitempty"`
+	}{opts, string(opts.NodeHmacKey)})
 	if err != nil {
 		return nil, err
 	}

@@ -122,6 +122,8 @@ class Code(IntEnum):
     """The handler returned something that is not a reply."""
     BIND = 6002
     """The address to serve on could not be bound."""
+    NODE_LOCKED = 6003
+    """Another process, or another node of this one, serves with the same id and state folder."""
 
 
 class EventKind(IntEnum):
@@ -588,9 +590,9 @@ class NodeOptions(TypedDict, total=False):
     directory: str
     """Base URL of the directory to register with; empty: serve without registering. Default: ``""``."""
     node_id: str | None
-    """Id of the node, at most 36 letters, digits, ``.``, ``_``, ``:`` or ``-``; by default a fresh UUID."""
+    """Id of the node, at most 36 letters, digits, ``.``, ``_``, ``:`` or ``-``; by default a UUID, which is kept in ``state_dir``."""
     state_dir: str | None
-    """Folder for what must outlive the process: the node's sealing key. By default nothing is kept, and every start makes a new key. Needs ``node_id``, whose key it is."""
+    """Folder for what must outlive the process: the node's id, its sealing key, and what it needs to prove to the directory that it is the same node. By default nothing is kept, and every start makes another node. Of the nodes with one id, one at a time may use it."""
     region: str
     """Region as the directory shows it: a letter, then letters, digits, ``-`` or ``_``. Default: ``"unknown"``."""
     host: str
@@ -605,6 +607,40 @@ class NodeOptions(TypedDict, total=False):
     """Token rate that is advertised to the directory. Default: ``10000``."""
     max_tokens: int
     """Most tokens of one answer, as advertised to the directory. Default: ``8192``."""
+    capabilities: Sequence[NodeCapability]
+    """What is served by which models, where ``models`` alone does not say it; an intent without an entry has one with ``models`` and text. Directories list it as it stands here, also when a backend turns out to have other models. Default: ``[]``."""
+    backend: Literal["ollama", "lmstudio", "vllm", "llamacpp", "meshllm", "anthropic", "custom"] | None
+    """What runs the models, as the directory shows it."""
+    policy: NodePolicy | None
+    """What others' tasks may do here; by default nothing is declared."""
+    pricing: NodePricing | None
+    """What tasks cost; by default nothing is declared, which directories take for the usual price."""
+    node_hmac_key: str | None
+    """Key for the proofs that a node gives its directory, at most 128 visible ASCII characters; by default the directory makes one."""
+    transport_method: (
+        Literal["direct", "upnp_mapped", "stun_hole_punch", "turn_relay", "external_tunnel", "unknown"] | None
+    )
+    """By which way the node is reached. With this and a known ``nat_type``, neither the directory nor the node itself tries whether the endpoint answers."""
+    nat_type: Literal["full_cone", "restricted_cone", "port_restricted", "symmetric", "unknown"] | None
+    """What kind of NAT the node is behind."""
+    exposure_mode: (
+        Literal["outbound_only", "ipv4_public_direct", "ipv4_cgnat_blocked", "ipv6_direct_firewall_required", "ipv6_direct_pinhole_available", "relay_required", "tunnel_required", "dual_stack_available"] | None
+    )
+    """How the node stands towards the Internet."""
+    policy_manifest: Mapping[str, Any] | None
+    """What the operator promises about tasks, as an object in the form of the specification; passed on as it is, so that its signature stays good. At most 16 KiB."""
+    listing: PublicListing | None
+    """Whether and how the node is shown to people."""
+    operator_delegation: Mapping[str, Any] | None
+    """The operator's signed word that the node is his: an object with ``node_id``, ``operator_pub``, ``not_after`` and ``sig``."""
+    operator_display_name: str | None
+    """Name of the operator, at most 64 bytes; directories show it only with a good ``operator_delegation``."""
+    supported_receipt_profiles: Sequence[Literal["consumer_cosignature_v1"]]
+    """Receipts that the node can give beside the directory's own. Default: ``[]``."""
+    availability: Sequence[AvailabilityWindow]
+    """How much of the node is given to others at which time of the day; the first window that fits counts, and outside of all of them it is half. By default everything, always. Default: ``[]``."""
+    receipts: bool
+    """Whether the directory is asked for credits after every task whose tokens are known. Default: False."""
     default_timeout: float
     """Time of a task that names none, in seconds. Default: 30.0."""
     max_body_bytes: int
@@ -621,6 +657,65 @@ class NodeOptions(TypedDict, total=False):
     """Memory for remembering task ids, in bytes; the oldest are forgotten first. Default: ``67108864``."""
     result_bytes: int
     """Memory for stored answers of finished tasks, in bytes; the oldest are dropped first. Default: ``67108864``."""
+
+
+class NodeCapability(TypedDict, total=False):
+    """An intent as the node serves it with some models: directories list one entry per intent and set of modalities."""
+
+    intent: str
+    """The intent, one of the node's. Default: ``""``."""
+    models: Sequence[str]
+    """Models that serve it, at most 64. Default: ``[]``."""
+    max_tokens: int | None
+    """Most tokens of one answer; by default the node's ``max_tokens``."""
+    input_modalities: Sequence[Literal["text", "image", "audio", "video"]]
+    """What the models take. Default: ``["text"]``."""
+    output_modalities: Sequence[Literal["text", "image", "audio", "video"]]
+    """What the models give; an empty list leaves it unsaid. Default: ``[]``."""
+    supported_profiles: Sequence[str]
+    """Profiles that are kept, as ``urn:iicp:profile:…``, at most 16. Default: ``[]``."""
+
+
+class NodePolicy(TypedDict, total=False):
+    """What a node lets others' tasks do, and what it asks for them."""
+
+    allow_remote_inference: bool
+    """Whether others may have their tasks run here as parts of larger ones. Default: False."""
+    allow_tool_execution: bool
+    """Whether a task may run tools. Default: False."""
+    allow_file_access: bool
+    """Whether a task may read files. Default: False."""
+
+
+class NodePricing(TypedDict, total=False):
+    """A node's price, which is declared to the directory under the node's own signature."""
+
+    credit_cost_multiplier: float
+    """How many times the usual credits a task costs, 0 to 1,000. Default: ``1.0``."""
+    pricing_model: Literal["per_token", "per_request", "flat"]
+    """What it is counted by. Default: ``"per_token"``."""
+    effective_from: str | None
+    """From when on, such as ``2026-01-31T00:00:00Z``."""
+    effective_until: str | None
+    """Until when, in the same form."""
+
+
+class PublicListing(TypedDict, total=False):
+    """Whether and how a node is shown to people."""
+
+    public_listing: bool
+    """Whether it is shown in public lists. Default: False."""
+
+
+class AvailabilityWindow(TypedDict, total=False):
+    """A part of the day, and how much of the node is given to others in it. Both ends belong to it; one that ends before it begins goes over midnight."""
+
+    start: str
+    """First minute, ``HH:MM`` by the clock of the place where the node is. Default: ``"00:00"``."""
+    end: str
+    """Last minute, in the same form. Default: ``"23:59"``."""
+    share: float
+    """Share of ``max_concurrent``, 0 to 1; above 0 it is at least one task, at 0 none. Default: ``1.0``."""
 
 
 class DirectoryOptions(TypedDict, total=False):

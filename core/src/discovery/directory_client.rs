@@ -19,8 +19,8 @@ use crate::transport::guard::Reach;
 use crate::transport::http_client::{Call, HttpClient, NoReply, Redirects, Reply};
 use crate::types::{Qos, Secret, Traceparent};
 use crate::wire::directory::{
-    ConsumerTokenReply, DirectoryKeyReply, HeartbeatReply, HeartbeatRequest, Listed, RegisterReply, RegisterRequest,
-    Ticketed, read, read_nodes, read_ticket,
+    AwardRequest, ConsumerTokenReply, DirectoryKeyReply, HeartbeatReply, HeartbeatRequest, Listed, RegisterReply,
+    RegisterRequest, Ticketed, read, read_nodes, read_ticket,
 };
 use crate::wire::failure::Failure;
 
@@ -72,6 +72,11 @@ impl DirectoryClient {
         // The caller wrote it himself: it may be anywhere, but it must be somewhere.
         base.judge(Reach::Private)?;
         Ok(DirectoryClient { http, base, ahead_s: Arc::default() })
+    }
+
+    /// Where it is, in the one spelling that is compared.
+    pub(crate) fn url(&self) -> &str {
+        self.base.as_str()
     }
 
     /// How far the nodes that it names may be: one on this machine may name others on it.
@@ -200,7 +205,16 @@ impl DirectoryClient {
     pub(crate) async fn register(&self, request: &RegisterRequest<'_>, deadline: Instant) -> Result<RegisterReply> {
         let url = self.base.join("/v1/register")?;
         let call = Call { body: Some(body(request)?), ..call(Method::POST, url, deadline) };
-        read("register", &self.send("register", call).await?.body)
+        let reply = self.send("register", call).await?;
+        self.note_time(&reply);
+        let reply: RegisterReply = read("register", &reply.body)?;
+        // They come back in a header and in a file.
+        let good = |text: &str, most| text.len() <= most && text.bytes().all(|b| b.is_ascii_graphic());
+        let token_good = !reply.node_token.is_empty() && good(&reply.node_token, 4096);
+        if token_good && reply.node_hmac_key.as_deref().is_none_or(|key| good(key, 256)) {
+            return Ok(reply);
+        }
+        Err(Error::new(Code::DirectoryMalformed, "the directory's answer to register has no usable token or key"))
     }
 
     pub(crate) async fn heartbeat(
@@ -211,7 +225,16 @@ impl DirectoryClient {
     ) -> Result<HeartbeatReply> {
         let url = self.base.join("/v1/heartbeat")?;
         let call = Call { bearer: Some(token), body: Some(body(request)?), ..call(Method::POST, url, deadline) };
-        read("heartbeat", &self.send("heartbeat", call).await?.body)
+        let reply = self.send("heartbeat", call).await?;
+        self.note_time(&reply);
+        read("heartbeat", &reply.body)
+    }
+
+    /// Asks for the credits of a task.
+    pub(crate) async fn award(&self, token: &str, request: &AwardRequest<'_>, deadline: Instant) -> Result<()> {
+        let url = self.base.join("/v1/credits/award")?;
+        let call = Call { bearer: Some(token), body: Some(body(request)?), ..call(Method::POST, url, deadline) };
+        self.send("credits/award", call).await.map(|_| ())
     }
 
     /// Leaves the directory; one that has forgotten the node already is as good.

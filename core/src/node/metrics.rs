@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::error::{Code, Error};
 use crate::telemetry::{
-    ACTIVE_JOBS, CONNECTIONS, CONNECTIONS_CUT_TOTAL, HEARTBEAT_FAILURES_TOTAL, LATENCY_BUCKETS_MS,
+    ACTIVE_JOBS, CONNECTIONS, CONNECTIONS_CUT_TOTAL, HEARTBEAT_FAILURES_TOTAL, LATENCY_BUCKETS_MS, RECEIPTS_TOTAL,
     REPLAY_FORGOTTEN_TOTAL, TASK_LATENCY_MS, TASKS_TOTAL, TOKENS_USED_TOTAL,
 };
 use crate::transport::conn::{ConnTable, Phase};
@@ -40,6 +40,18 @@ const ENDINGS: [(Ending, &str); 4] = [
 /// Why a heartbeat was not taken.
 pub(crate) const HEARTBEAT_REASONS: [&str; 3] = ["unreachable", "refused", "unregistered"];
 
+/// What became of a request for credits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ReceiptEnd {
+    Sent,
+    Refused,
+    /// It had to give way, or was too old when the directory came back.
+    Dropped,
+}
+
+const RECEIPT_ENDS: [(ReceiptEnd, &str); 3] =
+    [(ReceiptEnd::Sent, "sent"), (ReceiptEnd::Refused, "refused"), (ReceiptEnd::Dropped, "dropped")];
+
 #[derive(Default)]
 struct Latency {
     buckets: [AtomicU64; LATENCY_BUCKETS_MS.len()],
@@ -58,6 +70,7 @@ struct PerIntent {
 pub(crate) struct Metrics {
     intents: Vec<(Arc<str>, PerIntent)>,
     heartbeat_failures: [AtomicU64; HEARTBEAT_REASONS.len()],
+    receipts: [AtomicU64; RECEIPT_ENDS.len()],
     // What the next heartbeat reports.
     success: AtomicU64,
     failed: AtomicU64,
@@ -69,6 +82,7 @@ impl Metrics {
         Metrics {
             intents: intents.iter().map(|intent| (intent.clone(), PerIntent::default())).collect(),
             heartbeat_failures: Default::default(),
+            receipts: Default::default(),
             success: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             latency_us: AtomicU64::new(0),
@@ -101,19 +115,35 @@ impl Metrics {
         }
     }
 
+    pub(crate) fn receipt_ended(&self, end: ReceiptEnd, count: u64) {
+        self.receipts[end as usize].fetch_add(count, Relaxed);
+    }
+
+    /// Whether there is something to report.
+    pub(crate) fn has_outcomes(&self) -> bool {
+        self.success.load(Relaxed) + self.failed.load(Relaxed) > 0
+    }
+
     /// Takes what is to be reported, at most `most` of either count.
     pub(crate) fn take_outcomes(&self, most: u64) -> Option<Outcomes> {
+        let waiting = self.success.load(Relaxed) + self.failed.load(Relaxed);
         let take = |counter: &AtomicU64| {
             let before = counter.fetch_update(Relaxed, Relaxed, |n| Some(n - n.min(most))).unwrap_or_default();
             before.min(most)
         };
         let (tasks_success, tasks_failed) = (take(&self.success), take(&self.failed));
-        if tasks_success + tasks_failed == 0 {
+        let taken = tasks_success + tasks_failed;
+        if taken == 0 {
             return None;
         }
+        // The part of the time that belongs to the part of the tasks; the rest is for the next report.
+        let spent_us = self.latency_us.load(Relaxed);
+        let part_us = u64::try_from(u128::from(spent_us) * u128::from(taken) / u128::from(waiting.max(taken)))
+            .unwrap_or(spent_us);
+        self.latency_us.fetch_sub(part_us, Relaxed);
         // Two decimals, as directories show it; precision beyond that is of no use.
         #[allow(clippy::cast_precision_loss)]
-        let average = self.latency_us.swap(0, Relaxed) as f64 / (tasks_success + tasks_failed) as f64 / 1000.0;
+        let average = part_us as f64 / taken as f64 / 1000.0;
         Some(Outcomes { tasks_success, tasks_failed, avg_latency_ms: (average * 100.0).round() / 100.0 })
     }
 
@@ -129,6 +159,10 @@ impl Metrics {
         head(&mut page, HEARTBEAT_FAILURES_TOTAL, "counter", "Heartbeats that the directory did not take.");
         for (reason, count) in HEARTBEAT_REASONS.iter().zip(&self.heartbeat_failures) {
             line(&mut page, HEARTBEAT_FAILURES_TOTAL, &format!("reason=\"{reason}\""), count.load(Relaxed));
+        }
+        head(&mut page, RECEIPTS_TOTAL, "counter", "Requests for the credits of a task.");
+        for ((_, outcome), count) in RECEIPT_ENDS.iter().zip(&self.receipts) {
+            line(&mut page, RECEIPTS_TOTAL, &format!("outcome=\"{outcome}\""), count.load(Relaxed));
         }
         head(&mut page, ACTIVE_JOBS, "gauge", "Handlers that run now.");
         line(&mut page, ACTIVE_JOBS, "", active_jobs as u64);
@@ -197,6 +231,7 @@ mod tests {
         metrics.task_ended(0, Qos::Batch, Ending::Cancelled, Duration::from_secs(60), 0);
         metrics.task_ended(9, Qos::Batch, Ending::Completed, Duration::ZERO, 0);
         metrics.heartbeat_failed("refused");
+        metrics.receipt_ended(ReceiptEnd::Dropped, 5);
         let second = Duration::from_secs(1);
         let table = ConnTable::new(Deadlines { head: second, idle: second, transfer_grace: second });
         let page = metrics.render(2, 3, &table);
@@ -207,6 +242,8 @@ mod tests {
             "iicp_task_latency_ms_bucket{intent=\"urn:iicp:intent:llm:chat:v1\",qos=\"batch\",le=\"+Inf\"} 2",
             "iicp_tokens_used_total{intent=\"urn:iicp:intent:llm:chat:v1\"} 7",
             "iicp_heartbeat_failures_total{reason=\"refused\"} 1",
+            "iicp_credit_receipts_total{outcome=\"sent\"} 0",
+            "iicp_credit_receipts_total{outcome=\"dropped\"} 5",
             "iicp_active_jobs 2",
             "iicp_replay_forgotten_total 3",
         ] {
@@ -226,6 +263,8 @@ mod tests {
         assert_eq!((first.tasks_success, first.tasks_failed), (2, 1));
         let rest = metrics.take_outcomes(2).unwrap();
         assert_eq!((rest.tasks_success, rest.tasks_failed), (1, 0));
+        let average = |outcomes: Outcomes| (outcomes.avg_latency_ms * 100.0).round();
+        assert_eq!((average(first), average(rest)), (1_000.0, 1_000.0), "10 ms each, however they are parted");
         assert_eq!(metrics.take_outcomes(2), None);
     }
 }

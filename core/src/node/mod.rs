@@ -1,9 +1,12 @@
 //! The serving node: `bind` takes the address, `serve` takes tasks and keeps the node registered.
 
 mod answer;
+mod availability;
 mod event_stream;
 mod handler;
 mod metrics;
+mod offer;
+mod receipts;
 mod refusal;
 mod registration;
 mod service;
@@ -12,14 +15,13 @@ mod task;
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 pub use handler::{Caller, Handler, Inbound, Reply};
 
@@ -30,13 +32,15 @@ use crate::options::{NodeOptions, Validate as _};
 use crate::protocol::gate::Gate;
 use crate::protocol::replay::ReplayMemory;
 use crate::runtime::TaskGroup;
-use crate::state;
+use crate::state::{self, Identity};
 use crate::transport::conn::{ConnTable, Deadlines};
 use crate::transport::endpoint::Endpoint;
 use crate::transport::http_client::HttpClient;
 use crate::transport::http_server::{HttpServer, ServerLimits, affordable_connections};
 use handler::DynHandler;
 use metrics::Metrics;
+use offer::Offer;
+use receipts::Receipts;
 
 /// Most connections of a node that names no bound.
 const MOST_CONNECTIONS: usize = 16_384;
@@ -45,6 +49,10 @@ const MOST_CONNECTIONS: usize = 16_384;
 struct State {
     options: NodeOptions,
     node_id: String,
+    /// Holds the lock of the node's id.
+    _identity: Identity,
+    offer: Offer,
+    receipts: Receipts,
     intents: Vec<Arc<str>>,
     advertised: String,
     endpoint: Endpoint,
@@ -60,6 +68,8 @@ struct State {
     group: TaskGroup,
     /// Tells the registration to leave the directory.
     leaving: CancellationToken,
+    /// When that must be done.
+    leave_by: OnceLock<Instant>,
     task_ended: Notify,
     started: Instant,
 }
@@ -88,6 +98,7 @@ pub struct Node {
     server: HttpServer,
     advertised: String,
     endpoint: Endpoint,
+    identity: Identity,
     key: NodeKey,
     directory: Option<DirectoryClient>,
     http: HttpClient,
@@ -97,9 +108,9 @@ impl Node {
     /// Checks the options and binds the address. Needs a tokio runtime.
     ///
     /// # Errors
-    /// `CONFIG_INVALID` or `INTENT_INVALID` for the options, `CONFIG_INVALID` for a key file in `state_dir` that cannot be
-    /// read, `BIND` for the address. A node that listens on all addresses of its machine and shall be registered needs the
-    /// option `endpoint`.
+    /// `CONFIG_INVALID` or `INTENT_INVALID` for the options, `CONFIG_INVALID` for a file in `state_dir` that the node cannot
+    /// do without and that cannot be read, `NODE_LOCKED` if another node serves with the same id and `state_dir`, `BIND` for
+    /// the address. A node that listens on all addresses of its machine and shall be registered needs the option `endpoint`.
     pub async fn bind(options: NodeOptions) -> Result<Self> {
         options.validate()?;
         let http = HttpClient::new()?;
@@ -121,7 +132,7 @@ impl Node {
             },
             max_connections: options.max_connections.unwrap_or_else(|| affordable_connections(MOST_CONNECTIONS)),
         };
-        let key = sealing_key(&options).await?;
+        let (identity, key) = kept(&options, directory.as_ref().map_or("", DirectoryClient::url)).await?;
         let server = HttpServer::bind(&options.host, options.port, limits).await?;
         let advertised = advertised.unwrap_or_else(|| format!("http://{}", server.addr));
         let endpoint = Endpoint::parse("the node's endpoint", &advertised)?;
@@ -131,7 +142,7 @@ impl Node {
                 format!("nobody can call a node at {advertised}; set endpoint to the URL that callers reach it under"),
             ));
         }
-        Ok(Node { options, server, advertised, endpoint, key, directory, http })
+        Ok(Node { options, server, advertised, endpoint, identity, key, directory, http })
     }
 
     /// The address that is listened on.
@@ -146,17 +157,27 @@ impl Node {
         self.advertised.clone()
     }
 
+    /// Id of the node.
+    #[must_use]
+    pub fn node_id(&self) -> &str {
+        &self.identity.node_id
+    }
+
     /// Serves tasks with `handler`, and registers if there is a directory. Returns when the first registration was
     /// tried: a directory that is away is asked again in the background, see [`LiveNode::is_registered`].
     ///
     /// # Errors
     /// `DIRECTORY_REJECTED` or `DIRECTORY_UNAUTHORIZED` if the directory refuses what waiting cannot mend.
     pub async fn serve<H: Handler>(self, handler: H) -> Result<LiveNode> {
-        let Node { options, server, advertised, endpoint, key, directory, http } = self;
+        let Node { options, server, advertised, endpoint, mut identity, key, directory, http } = self;
         let intents: Vec<Arc<str>> = options.intents.iter().map(|intent| Arc::from(intent.as_str())).collect();
         let group = TaskGroup::new();
+        let credentials = identity.credentials.take();
         let state = Arc::new(State {
-            node_id: options.node_id.clone().unwrap_or_else(|| Uuid::new_v4().to_string()),
+            node_id: identity.node_id.clone(),
+            _identity: identity,
+            offer: Offer::new(&options),
+            receipts: Receipts::new(),
             advertised,
             endpoint,
             key,
@@ -169,16 +190,18 @@ impl Node {
             http,
             group: group.clone(),
             leaving: CancellationToken::new(),
+            leave_by: OnceLock::new(),
             task_ended: Notify::new(),
             started: Instant::now(),
             intents,
             options,
         });
         let live = LiveNode { addr: server.addr, state: state.clone() };
+        availability::follow(&state);
         server.serve(state.clone(), &group);
         if let Some(directory) = directory {
             let (first, tried) = oneshot::channel();
-            group.spawn("registration", registration::keep(state, directory, first));
+            group.spawn("registration", registration::keep(state, directory, credentials, first));
             if let Ok(Err(error)) = tried.await
                 && !error.retryable()
             {
@@ -189,15 +212,19 @@ impl Node {
     }
 }
 
-/// The key that outlives the process, if the options say where; else a new one.
-async fn sealing_key(options: &NodeOptions) -> Result<NodeKey> {
-    let (Some(state_dir), Some(node_id)) = (options.state_dir.clone(), options.node_id.clone()) else {
-        return NodeKey::generate();
+/// Who the node is and what is sealed to it: what outlives the process, if the options say where, else something new.
+async fn kept(options: &NodeOptions, directory: &str) -> Result<(Identity, NodeKey)> {
+    let (node_id, directory) = (options.node_id.clone(), directory.to_owned());
+    let Some(state_dir) = options.state_dir.clone() else {
+        return Ok((Identity::passing(node_id), NodeKey::generate()?));
     };
     // A disk may take its time, and nothing else may wait for it.
-    tokio::task::spawn_blocking(move || state::sealing_key(state_dir.as_ref(), &node_id))
-        .await
-        .map_err(|_| Error::new(Code::Internal, "the thread that reads the sealing key broke down"))?
+    let reading = tokio::task::spawn_blocking(move || {
+        let identity = state::identity(state_dir.as_ref(), node_id.as_deref(), &directory)?;
+        let key = state::sealing_key(state_dir.as_ref(), &identity.node_id)?;
+        Ok((identity, key))
+    });
+    reading.await.map_err(|_| Error::new(Code::Internal, "the thread that reads state_dir broke down"))?
 }
 
 impl fmt::Debug for Node {
@@ -248,6 +275,7 @@ impl LiveNode {
     pub async fn shutdown(self, grace: Duration) -> bool {
         let deadline = Instant::now() + grace;
         self.state.gate.drain();
+        let _ = self.state.leave_by.set(deadline);
         self.state.leaving.cancel();
         let idle = tokio::time::timeout_at(deadline, self.state.idle()).await.is_ok();
         // The last answers may still be on their way out, and the farewell to the directory.

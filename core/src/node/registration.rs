@@ -4,15 +4,20 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use http::Method;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
+use zeroize::Zeroizing;
 
-use super::State;
+use super::{State, receipts};
 use crate::crypto::digest::jitter;
 use crate::discovery::directory_client::DirectoryClient;
 use crate::error::{Code, Error, Result};
+use crate::options::NodeCapability;
+use crate::protocol::declaration::declare;
 use crate::protocol::heartbeat::{Next, Registration};
+use crate::state::Credentials;
 use crate::telemetry;
 use crate::transport::guard::Reach;
 use crate::transport::http_client::Call;
@@ -23,22 +28,51 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Longest wait when leaving.
 const FAREWELL: Duration = Duration::from_secs(2);
 
-/// Keeps the node registered until it is told to leave. `first` learns how the first registration went.
-pub(super) async fn keep(state: Arc<State>, directory: DirectoryClient, first: oneshot::Sender<Result<()>>) {
-    let mut registration = Registration::new();
+/// Two registrations of a node whose offer changes are at least so far apart.
+const CALM: Duration = Duration::from_secs(1);
+
+/// Keeps the node registered until it is told to leave, and asks for the credits of its tasks. `first` learns how the
+/// first registration went.
+pub(super) async fn keep(
+    state: Arc<State>,
+    directory: DirectoryClient,
+    kept: Option<Credentials>,
+    first: oneshot::Sender<Result<()>>,
+) {
+    tokio::select! {
+        () = stay(&state, &directory, kept, first) => {}
+        () = receipts::send(&state, &directory) => {}
+    }
+}
+
+async fn stay(
+    state: &State,
+    directory: &DirectoryClient,
+    kept: Option<Credentials>,
+    first: oneshot::Sender<Result<()>>,
+) {
+    let mut registration = begin(state, kept);
     let mut first = Some(first);
     let mut next = Next::Register(Duration::ZERO);
+    let mut last = None;
     let leaving = state.leaving.clone();
     loop {
-        let (Next::Register(pause) | Next::Report(pause)) = next;
         tokio::select! {
             () = leaving.cancelled() => break,
-            () = tokio::time::sleep(pause) => {}
+            () = tokio::time::sleep(pause(&next)) => {}
+            () = state.offer.changed(), if registration.is_registered() => {
+                let since = last.map_or(CALM, |last: Instant| last.elapsed());
+                next = Next::Register(CALM.saturating_sub(since));
+                continue;
+            }
         }
         let step = async {
             match next {
-                Next::Register(_) => register(&state, &directory, &mut registration).await,
-                Next::Report(_) => (report(&state, &directory, &mut registration).await, Ok(())),
+                Next::Register(_) => {
+                    last = Some(Instant::now());
+                    register(state, directory, &mut registration).await
+                }
+                Next::Report(_) => (report(state, directory, &mut registration, true).await, Ok(())),
             }
         };
         let (after, result) = tokio::select! {
@@ -47,6 +81,7 @@ pub(super) async fn keep(state: Arc<State>, directory: DirectoryClient, first: o
         };
         next = after;
         state.registered.store(registration.is_registered(), Ordering::Release);
+        state.receipts.know(credentials(&registration).filter(|_| registration.is_registered()));
         if let Some(first) = first.take() {
             // What waiting cannot mend, the operator must.
             let refused = result.as_ref().is_err_and(|error| !error.retryable());
@@ -56,17 +91,40 @@ pub(super) async fn keep(state: Arc<State>, directory: DirectoryClient, first: o
             }
         }
     }
-    leave(&state, &directory, &registration).await;
+    leave(state, directory, &mut registration).await;
+}
+
+/// With what the last registration gave, if it is known; the operator's own key goes before.
+fn begin(state: &State, kept: Option<Credentials>) -> Registration {
+    let own = state.options.node_hmac_key.as_ref().map(|key| key.expose().to_owned());
+    let (token, key) = match kept {
+        Some(kept) => (Some(kept.node_token.to_string()), kept.node_hmac_key.map(|key| key.to_string())),
+        None => (None, None),
+    };
+    Registration::new(token, own.or(key))
+}
+
+/// Nodes that began at the same moment do not report at the same moments for ever.
+fn pause(next: &Next) -> Duration {
+    match next {
+        Next::Register(pause) => *pause,
+        Next::Report(pause) => pause.mul_f64(0.9 + 0.1 * jitter()),
+    }
 }
 
 async fn register(state: &State, directory: &DirectoryClient, registration: &mut Registration) -> (Next, Result<()>) {
+    // What was changed until now goes along.
+    let _ = state.offer.changed().now_or_never();
+    let offered = state.offer.offered();
     let result = match probe_self(state).await {
-        Ok(()) => directory.register(&request(state, registration.token()), deadline(PATIENCE)).await,
+        Ok(()) => directory.register(&request(state, registration, &offered), deadline(PATIENCE)).await,
         Err(error) => Err(error),
     };
     match result {
         Ok(reply) => {
             let next = registration.registered(reply);
+            state.offer.listed(offered);
+            keep_credentials(state, directory, registration).await;
             tracing::info!(target: telemetry::NODE, node_id = %state.node_id, "registered");
             (next, Ok(()))
         }
@@ -79,9 +137,45 @@ async fn register(state: &State, directory: &DirectoryClient, registration: &mut
     }
 }
 
+fn credentials(registration: &Registration) -> Option<Credentials> {
+    Some(Credentials {
+        node_token: Zeroizing::new(registration.token()?.to_owned()),
+        node_hmac_key: registration.hmac_key().map(|key| Zeroizing::new(key.to_owned())),
+    })
+}
+
+/// What the directory gave is kept before anything else is done with it: the old is worth nothing any more.
+async fn keep_credentials(state: &State, directory: &DirectoryClient, registration: &Registration) {
+    let (Some(state_dir), Some(credentials)) = (state.options.state_dir.clone(), credentials(registration)) else {
+        return;
+    };
+    let (node_id, url) = (state.node_id.clone(), directory.url().to_owned());
+    let writing = tokio::task::spawn_blocking(move || {
+        crate::state::keep_credentials(state_dir.as_ref(), &node_id, &url, &credentials)
+    });
+    // A disk that hangs must not silence the node.
+    let why = match tokio::time::timeout(PATIENCE, writing).await {
+        Ok(Ok(Ok(()))) => return,
+        Ok(Ok(Err(error))) => error.to_string(),
+        Ok(Err(_)) => "the thread that writes broke down".to_owned(),
+        Err(_) => "the disk does not answer".to_owned(),
+    };
+    tracing::warn!(
+        target: telemetry::NODE, node_id = %state.node_id, why,
+        "the registration cannot be kept in state_dir; after a restart the node may not be taken for the same"
+    );
+}
+
 /// The directory holds on to a node's sealing key, so that nobody can put another in its place. Who comes back under an
 /// old id with a new key is told how not to.
 fn explained(state: &State, error: Error) -> Error {
+    if error.wire_code() == Some("IICP-E050") {
+        let message = format!(
+            "the directory knows node {} at another endpoint, which still answers; stop the node there, or choose another node_id",
+            state.node_id
+        );
+        return Error::new(error.code(), message).with_wire_code("IICP-E050").with_http_status(403);
+    }
     if error.wire_code() != Some("IICP-E049") {
         return error;
     }
@@ -94,8 +188,12 @@ fn explained(state: &State, error: Error) -> Error {
     Error::new(error.code(), format!("{known}; {remedy}")).with_wire_code("IICP-E049").with_http_status(403)
 }
 
-/// A directory lists what it is told; a node that cannot be reached under its own URL must not be listed.
+/// A directory lists what it is told; a node that cannot be reached under its own URL must not be listed. From behind a
+/// NAT, that it does not reach itself proves nothing.
 async fn probe_self(state: &State) -> Result<()> {
+    if state.options.is_behind_nat() {
+        return Ok(());
+    }
     let url = state.endpoint.join("/iicp/health")?;
     let call = Call::new(Method::GET, url, Reach::Private, deadline(PATIENCE), 1 << 20);
     match state.http.call(call).await {
@@ -113,48 +211,74 @@ async fn probe_self(state: &State) -> Result<()> {
     }
 }
 
-fn request<'a>(state: &'a State, token: Option<&'a str>) -> RegisterRequest<'a> {
+fn request<'a>(state: &'a State, registration: &'a Registration, offered: &'a [NodeCapability]) -> RegisterRequest<'a> {
     let options = &state.options;
-    let capability = |intent: &'a Arc<str>| Capability {
-        intent,
-        models: &options.models,
-        max_tokens: options.max_tokens,
-        input_modalities: &["text"],
+    let capability = |capability: &'a NodeCapability| Capability {
+        intent: &capability.intent,
+        models: &capability.models,
+        max_tokens: capability.max_tokens.unwrap_or(options.max_tokens),
+        input_modalities: &capability.input_modalities,
+        output_modalities: &capability.output_modalities,
+        supported_profiles: &capability.supported_profiles,
     };
     RegisterRequest {
         node_id: &state.node_id,
         // As the operator spelled it: other peers judge the text, not what it means.
         endpoint: &state.advertised,
         region: &options.region,
-        capabilities: state.intents.iter().map(capability).collect(),
+        capabilities: offered.iter().map(capability).collect(),
         limits: Limits { max_concurrent: options.max_concurrent, tokens_per_min: options.tokens_per_min },
-        current_node_token: token,
+        current_node_token: registration.token(),
+        node_hmac_key: registration.hmac_key(),
         cx_public_key: state.key.public_json(),
+        backend: options.backend,
+        policy: options.policy.as_ref(),
+        pricing: options.pricing.as_ref().map(|pricing| declare(pricing, registration.hmac_key())),
+        transport_method: options.transport_method,
+        nat_type: options.nat_type,
+        exposure_mode: options.exposure_mode,
+        policy_manifest: options.policy_manifest.as_ref(),
+        listing: options.listing.as_ref(),
+        operator_delegation: options.operator_delegation.as_ref(),
+        operator_display_name: options.operator_display_name.as_deref(),
+        supported_receipt_profiles: &options.supported_receipt_profiles,
+        sdk_language: "rust",
+        sdk_version: SDK_COMPATIBILITY,
         sdk_compatibility_version: SDK_COMPATIBILITY,
         implementation_name: "iicp-core",
         implementation_version: env!("CARGO_PKG_VERSION"),
     }
 }
 
-async fn report(state: &State, directory: &DirectoryClient, registration: &mut Registration) -> Next {
+/// Tells the directory how the node is. `staying` is false for the last time.
+async fn report(state: &State, directory: &DirectoryClient, registration: &mut Registration, staying: bool) -> Next {
     let Some(token) = registration.token().map(str::to_owned) else { return Next::Register(Duration::ZERO) };
     let challenge_response = registration.challenge_response();
+    let unpriced = registration.unpriced().map(str::to_owned);
     let batch = registration.report(|most| state.metrics.take_outcomes(most));
+    let (active, limit) = (state.gate.active(), state.gate.limit());
     let report = HeartbeatRequest {
         node_id: &state.node_id,
         status: "available",
-        available: state.gate.active() < state.gate.limit() && !state.gate.is_draining(),
+        available: staying && active < limit && !state.gate.is_draining() && !state.offer.is_draining(),
         load: state.gate.load(),
-        active_jobs: state.gate.active(),
-        max_concurrent: state.options.max_concurrent,
+        active_jobs: active,
+        max_concurrent: limit,
         metrics: batch.map(|(_, outcomes)| outcomes),
         metrics_batch_id: batch.map(|(id, _)| id),
         challenge_response,
+        health_models: state.offer.live_models(),
+        backend_stability: state.offer.stability(),
+        pricing: match (&state.options.pricing, &unpriced) {
+            (Some(pricing), Some(key)) => Some(declare(pricing, Some(key))),
+            _ => None,
+        },
     };
-    match directory.heartbeat(&token, &report, deadline(PATIENCE)).await {
+    let patience = if staying { PATIENCE } else { FAREWELL };
+    match directory.heartbeat(&token, &report, deadline(patience)).await {
         Ok(reply) => registration.reported(reply),
         Err(error) => {
-            let next = registration.report_failed(error.http_status());
+            let next = registration.report_failed(error.http_status(), error.retry_after(), jitter());
             let reason = match (&next, error.http_status()) {
                 (Next::Register(_), _) => "unregistered",
                 (Next::Report(_), Some(_)) => "refused",
@@ -167,8 +291,22 @@ async fn report(state: &State, directory: &DirectoryClient, registration: &mut R
     }
 }
 
-async fn leave(state: &State, directory: &DirectoryClient, registration: &Registration) {
-    let Some(token) = registration.token().filter(|_| registration.is_registered()) else { return };
+async fn leave(state: &State, directory: &DirectoryClient, registration: &mut Registration) {
+    if !registration.is_registered() {
+        return;
+    }
+    if state.options.receipts {
+        // Nobody is sent here any more, but the token is still good for what is owed for the last tasks.
+        report(state, directory, registration, false).await;
+        let left = || state.leave_by.get().map_or(Duration::ZERO, |end| end.saturating_duration_since(Instant::now()));
+        let _ = tokio::time::timeout(left() / 2, state.idle()).await;
+        let _ = tokio::time::timeout((left() / 2).min(FAREWELL), state.receipts.sent()).await;
+    }
+    if registration.has_pending() || state.metrics.has_outcomes() {
+        // What was done since the last report would be lost.
+        report(state, directory, registration, false).await;
+    }
+    let Some(token) = registration.token() else { return };
     state.registered.store(false, Ordering::Release);
     match directory.deregister(&state.node_id, token, deadline(FAREWELL)).await {
         Ok(()) => tracing::info!(target: telemetry::NODE, node_id = %state.node_id, "deregistered"),

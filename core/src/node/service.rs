@@ -12,6 +12,7 @@ use super::{State, event_stream, refusal, task};
 use crate::protocol::admission::{Body, Received};
 use crate::transport::conn::Conn;
 use crate::transport::http_server::{Answer, AnswerFuture, BodyFailure, Service, read_body};
+use crate::wire::directory::BackendState;
 
 impl Service for State {
     fn call(self: Arc<Self>, request: Request<Incoming>, conn: Arc<Conn>) -> AnswerFuture {
@@ -86,7 +87,11 @@ fn health(state: &State) -> Bytes {
     let options = &state.options;
     let (active, limit) = (state.gate.active(), state.gate.limit());
     let draining = state.gate.is_draining();
-    let backend_state = if draining { "draining" } else { "ok" };
+    let mut stability = state.offer.stability();
+    if draining {
+        stability.backend_state = BackendState::Draining;
+    }
+    let models = state.offer.models();
     let intents: Vec<&str> = state.intents.iter().map(|intent| &**intent).collect();
     let health = serde_json::json!({
         "status": "ok",
@@ -94,16 +99,16 @@ fn health(state: &State) -> Bytes {
         "region": options.region,
         "load": state.gate.load(),
         "active_jobs": active,
-        "max_concurrent": limit,
+        "max_concurrent": options.max_concurrent,
         "effective_max_concurrent": limit,
-        "available": active < limit && !draining,
-        "model": options.models.first(),
-        "models": options.models,
+        "available": active < limit && !draining && !state.offer.is_draining(),
+        "model": models.first(),
+        "models": models,
         "intent": intents.first(),
         "intents": intents,
         "cx_key_id": state.key.key_id(),
         "pinhole_state": { "active": false },
-        "backend_stability": { "backend_state": backend_state, "reason_class": "ok" },
+        "backend_stability": stability,
         "implementation": { "name": "iicp-core", "version": env!("CARGO_PKG_VERSION") },
     });
     health.to_string().into()

@@ -11,7 +11,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::State;
 use super::handler::{Caller, Inbound};
-use super::metrics::Ending;
+use super::metrics::{Ending, ReceiptEnd};
+use super::receipts::Earned;
 use super::refusal::{self, failed, invalid};
 use super::stream;
 use crate::crypto::cx::ReplySeal;
@@ -34,6 +35,8 @@ struct Accepted {
     qos: Qos,
     timeout: Duration,
     source_node_id: Option<String>,
+    /// Whether credits may be asked for it.
+    creditable: bool,
     /// Seals the reply, if the caller takes no other.
     seal: Option<ReplySeal>,
     /// Fingerprints of the id and of what was asked.
@@ -120,6 +123,7 @@ fn accept(state: &State, body: &Body<'_>) -> Result<Accepted, Refusal> {
     Ok(Accepted {
         id: fingerprint(&[request.task_id.as_bytes()]),
         content: fingerprint(&[request.intent.as_bytes(), asked, payload.bytes()]),
+        creditable: state.options.receipts && !request.is_part(),
         task_id: request.task_id.into_owned(),
         intent,
         payload,
@@ -238,6 +242,7 @@ impl Drop for Attempt {
 async fn run(mut attempt: Attempt, task: Accepted, received: &Received<'_>, cancelled: CancellationToken) -> Outcome {
     let deadline = attempt.received + task.timeout;
     let (traceparent, tracestate) = trace(received);
+    let querying_node_id = task.source_node_id.clone().filter(|_| task.creditable);
     let inbound = Inbound {
         task_id: task.task_id.clone(),
         intent: attempt.state.intents[task.intent].clone(),
@@ -262,6 +267,12 @@ async fn run(mut attempt: Attempt, task: Accepted, received: &Received<'_>, canc
             let latency_ms = attempt.received.elapsed().as_secs_f64() * 1000.0;
             let body = Bytes::from(write_reply(&task.task_id, result.bytes(), latency_ms));
             attempt.keep(&body);
+            if task.creditable {
+                let (task_id, since) = (task.task_id.clone(), attempt.received);
+                let earned = Earned { task_id, tokens: tokens_used, result, querying_node_id, since };
+                let given_way = attempt.state.receipts.push(earned);
+                attempt.state.metrics.receipt_ended(ReceiptEnd::Dropped, given_way);
+            }
             reply(&task.task_id, task.seal.as_ref(), body)
         }
         Err(error) => {

@@ -2,10 +2,16 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
+use super::listing::{
+    AvailabilityWindow, BackendKind, ExposureMode, NatType, NodeCapability, NodePolicy, NodePricing, PublicListing,
+    ReceiptProfile, TransportMethod,
+};
+use super::statements::{check_operator_delegation, check_policy_manifest};
 use super::{Validate, check_names, check_node_id, check_region, check_timeout, in_range};
 use crate::error::{Code, Error, Result};
-use crate::types::Intent;
+use crate::types::{Intent, Secret};
 
 /// What a serving node offers and how much of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -18,10 +24,11 @@ pub struct NodeOptions {
     pub models: Vec<String>,
     /// Base URL of the directory to register with; empty: serve without registering.
     pub directory: String,
-    /// Id of the node, at most 36 letters, digits, `.`, `_`, `:` or `-`; by default a fresh UUID.
+    /// Id of the node, at most 36 letters, digits, `.`, `_`, `:` or `-`; by default a UUID, which is kept in `state_dir`.
     pub node_id: Option<String>,
-    /// Folder for what must outlive the process: the node's sealing key. By default nothing is kept, and every start makes
-    /// a new key. Needs `node_id`, whose key it is.
+    /// Folder for what must outlive the process: the node's id, its sealing key, and what it needs to prove to the directory
+    /// that it is the same node. By default nothing is kept, and every start makes another node. Of the nodes with one
+    /// id, one at a time may use it.
     pub state_dir: Option<String>,
     /// Region as the directory shows it: a letter, then letters, digits, `-` or `_`.
     pub region: String,
@@ -37,6 +44,41 @@ pub struct NodeOptions {
     pub tokens_per_min: u32,
     /// Most tokens of one answer, as advertised to the directory.
     pub max_tokens: u32,
+    /// What is served by which models, where `models` alone does not say it; an intent without an entry has one with
+    /// `models` and text. Directories list it as it stands here, also when a backend turns out to have other models.
+    pub capabilities: Vec<NodeCapability>,
+    /// What runs the models, as the directory shows it.
+    pub backend: Option<BackendKind>,
+    /// What others' tasks may do here; by default nothing is declared.
+    pub policy: Option<NodePolicy>,
+    /// What tasks cost; by default nothing is declared, which directories take for the usual price.
+    pub pricing: Option<NodePricing>,
+    /// Key for the proofs that a node gives its directory, at most 128 visible ASCII characters; by default the directory
+    /// makes one.
+    pub node_hmac_key: Option<Secret>,
+    /// By which way the node is reached. With this and a known `nat_type`, neither the directory nor the node itself tries
+    /// whether the endpoint answers.
+    pub transport_method: Option<TransportMethod>,
+    /// What kind of NAT the node is behind.
+    pub nat_type: Option<NatType>,
+    /// How the node stands towards the Internet.
+    pub exposure_mode: Option<ExposureMode>,
+    /// What the operator promises about tasks, as an object in the form of the specification; passed on as it is, so that
+    /// its signature stays good. At most 16 KiB.
+    pub policy_manifest: Option<Map<String, Value>>,
+    /// Whether and how the node is shown to people.
+    pub listing: Option<PublicListing>,
+    /// The operator's signed word that the node is his: an object with `node_id`, `operator_pub`, `not_after` and `sig`.
+    pub operator_delegation: Option<Map<String, Value>>,
+    /// Name of the operator, at most 64 bytes; directories show it only with a good `operator_delegation`.
+    pub operator_display_name: Option<String>,
+    /// Receipts that the node can give beside the directory's own.
+    pub supported_receipt_profiles: Vec<ReceiptProfile>,
+    /// How much of the node is given to others at which time of the day; the first window that fits counts, and outside of
+    /// all of them it is half. By default everything, always.
+    pub availability: Vec<AvailabilityWindow>,
+    /// Whether the directory is asked for credits after every task whose tokens are known.
+    pub receipts: bool,
     /// Time of a task that names none, in milliseconds.
     pub default_timeout_ms: u64,
     /// The largest task body that is read, in bytes.
@@ -70,6 +112,21 @@ impl Default for NodeOptions {
             max_concurrent: 4,
             tokens_per_min: 10_000,
             max_tokens: 8_192,
+            capabilities: Vec::new(),
+            backend: None,
+            policy: None,
+            pricing: None,
+            node_hmac_key: None,
+            transport_method: None,
+            nat_type: None,
+            exposure_mode: None,
+            policy_manifest: None,
+            listing: None,
+            operator_delegation: None,
+            operator_display_name: None,
+            supported_receipt_profiles: Vec::new(),
+            availability: Vec::new(),
+            receipts: false,
             default_timeout_ms: 30_000,
             max_body_bytes: 16 << 20,
             max_connections: None,
@@ -103,14 +160,13 @@ impl Validate for NodeOptions {
         }
         if let Some(state_dir) = &self.state_dir {
             check_names(Self::WHAT, "state_dir", &[state_dir], 4096)?;
-            if self.node_id.is_none() {
-                return Err(Error::new(
-                    Code::ConfigInvalid,
-                    "option state_dir of a node needs node_id: a key is kept for a node that keeps its id",
-                ));
-            }
         }
         check_region(Self::WHAT, &self.region)?;
+        if self.endpoint.as_ref().is_some_and(|url| url.len() > 255) {
+            return Err(refused("endpoint", "must be at most 255 bytes: directories take no more"));
+        }
+        self.check_capabilities()?;
+        self.check_listing()?;
         check_timeout(self.default_timeout_ms)?;
         in_range(Self::WHAT, "max_concurrent", self.max_concurrent, 1, 256)?;
         in_range(Self::WHAT, "tokens_per_min", self.tokens_per_min, 1, u32::MAX)?;
@@ -122,5 +178,166 @@ impl Validate for NodeOptions {
         in_range(Self::WHAT, "transfer_grace_ms", self.transfer_grace_ms, 100, 600_000)?;
         in_range(Self::WHAT, "replay_bytes", self.replay_bytes, 64 << 10, 1 << 34)?;
         in_range(Self::WHAT, "result_bytes", self.result_bytes, 0, 1 << 34)
+    }
+}
+
+impl NodeOptions {
+    fn check_capabilities(&self) -> Result<()> {
+        in_range(Self::WHAT, "capabilities", self.capabilities.len(), 0, 64)?;
+        for (at, capability) in self.capabilities.iter().enumerate() {
+            capability.validate()?;
+            if !self.intents.contains(&capability.intent) {
+                let message = format!("names {}, which is not one of the option intents", capability.intent);
+                return Err(refused("capabilities", &message));
+            }
+            if self.capabilities[..at].iter().any(|other| other.is_like(capability)) {
+                let message = format!("has {} twice with the same modalities; join the entries", capability.intent);
+                return Err(refused("capabilities", &message));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_listing(&self) -> Result<()> {
+        self.policy.as_ref().map_or(Ok(()), NodePolicy::validate)?;
+        self.pricing.as_ref().map_or(Ok(()), NodePricing::validate)?;
+        self.listing.as_ref().map_or(Ok(()), PublicListing::validate)?;
+        self.policy_manifest.as_ref().map_or(Ok(()), check_policy_manifest)?;
+        let delegation = self.operator_delegation.as_ref();
+        delegation.map_or(Ok(()), |delegation| check_operator_delegation(delegation, self.node_id.as_deref()))?;
+        check_names(Self::WHAT, "operator_display_name", self.operator_display_name.as_slice(), 64)?;
+        in_range(Self::WHAT, "supported_receipt_profiles", self.supported_receipt_profiles.len(), 0, 1)?;
+        in_range(Self::WHAT, "availability", self.availability.len(), 0, 64)?;
+        self.availability.iter().try_for_each(AvailabilityWindow::validate)?;
+        match &self.node_hmac_key {
+            Some(key) if key.expose().len() > 128 || !key.is_header_text() => {
+                Err(refused("node_hmac_key", "must be 1 to 128 visible ASCII characters"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the node says that asking its endpoint would prove nothing, as directories judge it.
+    pub(crate) fn is_behind_nat(&self) -> bool {
+        self.transport_method.is_some() && self.nat_type.is_some_and(|nat| nat != NatType::Unknown)
+    }
+
+    /// What is served, an entry per intent and set of modalities.
+    pub(crate) fn served(&self) -> Vec<NodeCapability> {
+        let mut served = self.capabilities.clone();
+        for intent in &self.intents {
+            if !served.iter().any(|capability| capability.intent == *intent) {
+                served.push(NodeCapability {
+                    intent: intent.clone(),
+                    models: self.models.clone(),
+                    ..NodeCapability::default()
+                });
+            }
+        }
+        served
+    }
+}
+
+fn refused(option: &str, what: &str) -> Error {
+    Error::new(Code::ConfigInvalid, format!("option {option} of a node {what}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::options::from_json;
+    use crate::types::{CHAT, EMBEDDING};
+
+    fn read(more: &Value) -> Result<NodeOptions> {
+        let mut options = json!({ "intents": [CHAT] });
+        for (name, value) in more.as_object().unwrap() {
+            options[name] = value.clone();
+        }
+        from_json(&options.to_string())
+    }
+
+    #[test]
+    fn every_wrong_option_names_itself_before_any_network_is_touched() {
+        let capability = |field: &str, value: Value| json!({ "capabilities": [{ "intent": CHAT, field: value }] });
+        let manifest = |field: &str, value: Value| json!({ "policy_manifest": { field: value } });
+        let delegation = json!({ "node_id": "n", "operator_pub": "p", "not_after": 1, "sig": "s" });
+        let without = |field: &str| {
+            let mut delegation = delegation.clone();
+            delegation.as_object_mut().unwrap().remove(field);
+            json!({ "operator_delegation": delegation })
+        };
+        for (named, options) in [
+            ("capabilities", json!({ "capabilities": [{ "intent": EMBEDDING }] })),
+            ("capabilities", json!({ "capabilities": [{ "intent": CHAT }, { "intent": CHAT, "models": ["m"] }] })),
+            ("chat", json!({ "capabilities": [{ "intent": "chat" }] })),
+            ("models", capability("models", json!(vec!["m"; 65]))),
+            ("models", capability("models", json!(["m".repeat(256)]))),
+            ("max_tokens", capability("max_tokens", json!(0))),
+            ("capabilities", capability("input_modalities", json!(["smell"]))),
+            ("input_modalities", capability("input_modalities", json!([]))),
+            ("input_modalities", capability("input_modalities", json!(["text", "text"]))),
+            ("supported_profiles", capability("supported_profiles", json!(["mine"]))),
+            ("supported_profiles", capability("supported_profiles", json!(vec!["urn:iicp:profile:a"; 17]))),
+            ("`modality`", capability("modality", json!("text"))),
+            ("backend", json!({ "backend": "gpt" })),
+            ("policy", json!({ "policy": { "allow_file_access": 1 } })),
+            ("pricing_credits_per_1000", json!({ "policy": { "pricing_credits_per_1000": 1000.5 } })),
+            ("credit_cost_multiplier", json!({ "pricing": { "credit_cost_multiplier": -1 } })),
+            ("pricing", json!({ "pricing": { "pricing_model": "per_day" } })),
+            ("effective_from", json!({ "pricing": { "effective_from": "tomorrow" } })),
+            (
+                "effective_until",
+                json!({ "pricing": { "effective_from": "2026-02-01T00:00:00Z", "effective_until": "2026-01-01T00:00:00Z" } }),
+            ),
+            ("node_hmac_key", json!({ "node_hmac_key": "canary".repeat(30) })),
+            ("node_hmac_key", json!({ "node_hmac_key": "can ary" })),
+            ("transport_method", json!({ "transport_method": "webrtc_datachannel" })),
+            ("nat_type", json!({ "nat_type": "none" })),
+            ("exposure_mode", json!({ "exposure_mode": "everywhere" })),
+            ("endpoint", json!({ "endpoint": format!("http://{}", "a".repeat(255)) })),
+            ("operator_url", json!({ "listing": { "operator_url": "u".repeat(257) } })),
+            ("operator_contact", json!({ "listing": { "operator_contact": "a\nb" } })),
+            ("operator_display_name", json!({ "operator_display_name": "n".repeat(65) })),
+            ("supported_receipt_profiles", json!({ "supported_receipt_profiles": ["mine"] })),
+            ("start", json!({ "availability": [{ "start": "24:00" }] })),
+            ("end", json!({ "availability": [{ "end": "9:00" }] })),
+            ("share", json!({ "availability": [{ "share": 1.5 }] })),
+            ("policy_manifest: version", manifest("version", json!("v".repeat(33)))),
+            ("policy_manifest: training_use", manifest("training_use", json!("canary"))),
+            ("policy_manifest: subprocessors", manifest("subprocessors", json!(vec!["canary"; 21]))),
+            ("policy_manifest: retention", manifest("retention", json!(7))),
+            ("policy_manifest: retention.logs_days", manifest("retention", json!({ "logs_days": 3651 }))),
+            ("policy_manifest: retention.task_payload", manifest("retention", json!({ "task_payload": "canary" }))),
+            ("policy_manifest: signature.algorithm", manifest("signature", json!({ "algorithm": "RSA" }))),
+            ("policy_manifest: signature.key_id", manifest("signature", json!({ "algorithm": "Ed25519" }))),
+            ("policy_manifest", manifest("x", json!("x".repeat(1 << 15)))),
+            ("operator_delegation: sig is missing", without("sig")),
+            ("operator_delegation: not_after is missing", without("not_after")),
+            ("operator_delegation: node_id", json!({ "node_id": "other", "operator_delegation": delegation })),
+        ] {
+            let refused = read(&options).map(|_| ()).expect_err(named);
+            assert!(refused.message().contains(named), "{named}: {refused}");
+            assert!(matches!(refused.code(), Code::ConfigInvalid | Code::IntentInvalid), "{named}: {refused}");
+            assert!(!refused.message().contains("canary"), "{named}: {refused}");
+        }
+    }
+
+    #[test]
+    fn an_intent_without_an_entry_of_its_own_is_served_with_the_nodes_models() {
+        let options = read(&json!({
+            "intents": [CHAT, EMBEDDING], "models": ["m"],
+            "capabilities": [{ "intent": CHAT, "models": ["v"], "input_modalities": ["text", "image"] }],
+        }))
+        .unwrap();
+        let served: Vec<_> = options.served().into_iter().map(|one| (one.intent, one.models)).collect();
+        assert_eq!(served, [(CHAT.into(), vec!["v".into()]), (EMBEDDING.into(), vec!["m".into()])]);
+    }
+
+    #[test]
+    fn a_key_is_in_no_debug_output() {
+        let options = read(&json!({ "node_hmac_key": "canary" })).unwrap();
+        assert!(!format!("{options:?}").contains("canary"));
     }
 }

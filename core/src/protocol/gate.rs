@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 /// Lets at most `limit` tasks in at a time, and none while draining.
 #[derive(Debug)]
 pub(crate) struct Gate {
-    limit: usize,
+    limit: AtomicUsize,
     active: AtomicUsize,
     draining: AtomicBool,
 }
@@ -30,15 +30,15 @@ impl Drop for Permit {
 
 impl Gate {
     pub(crate) fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Gate { limit, active: AtomicUsize::new(0), draining: AtomicBool::new(false) })
+        Arc::new(Gate { limit: AtomicUsize::new(limit), active: AtomicUsize::new(0), draining: AtomicBool::new(false) })
     }
 
     pub(crate) fn enter(self: &Arc<Self>) -> Result<Permit, Closed> {
         if self.draining.load(Ordering::Acquire) {
             return Err(Closed::Draining);
         }
-        let taken =
-            self.active.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n < self.limit).then_some(n + 1));
+        let limit = self.limit();
+        let taken = self.active.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n < limit).then_some(n + 1));
         taken.map(|_| Permit(self.clone())).map_err(|_| Closed::Full)
     }
 
@@ -56,15 +56,24 @@ impl Gate {
     }
 
     pub(crate) fn limit(&self) -> usize {
-        self.limit
+        self.limit.load(Ordering::Acquire)
+    }
+
+    /// Lets so many in from now on. Who is in already stays, also above the limit.
+    pub(crate) fn set_limit(&self, limit: usize) {
+        self.limit.store(limit, Ordering::Release);
     }
 
     /// Share of the slots in use, 0 to 1.
     pub(crate) fn load(&self) -> f64 {
+        let (active, limit) = (self.active(), self.limit());
+        if active >= limit {
+            return 1.0;
+        }
         // Both are small counts.
         #[allow(clippy::cast_precision_loss)]
-        let share = self.active() as f64 / self.limit as f64;
-        share.min(1.0)
+        let share = active as f64 / limit as f64;
+        share
     }
 }
 
@@ -89,5 +98,21 @@ mod tests {
         assert_eq!(gate.active(), 0);
         gate.drain();
         assert_eq!(gate.enter().unwrap_err(), Closed::Draining);
+    }
+
+    #[test]
+    fn a_lower_limit_lets_nobody_in_and_throws_nobody_out() {
+        let gate = Gate::new(2);
+        let both = [gate.enter().unwrap(), gate.enter().unwrap()];
+        gate.set_limit(1);
+        assert_eq!((gate.active(), gate.load() >= 1.0), (2, true));
+        assert_eq!(gate.enter().unwrap_err(), Closed::Full);
+        drop(both);
+        let one = gate.enter().unwrap();
+        assert_eq!(gate.enter().unwrap_err(), Closed::Full);
+        drop(one);
+        gate.set_limit(0);
+        assert_eq!(gate.enter().unwrap_err(), Closed::Full);
+        assert!(gate.load() >= 1.0, "nothing is given, so nothing is free");
     }
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod admission;
 pub(crate) mod assemble;
+pub(crate) mod availability;
 pub(crate) mod breaker;
 #[allow(dead_code)] // pre-normative and off: the published fixtures run it, and who asks for it will
 pub(crate) mod capability;
@@ -9,6 +10,7 @@ pub(crate) mod capability;
 pub(crate) mod compatibility;
 pub(crate) mod consensus;
 pub(crate) mod gate;
+pub(crate) mod declaration;
 pub(crate) mod heartbeat;
 pub(crate) mod identity;
 pub(crate) mod lifecycle;
@@ -16,6 +18,7 @@ pub(crate) mod policy;
 pub(crate) mod profiles;
 pub(crate) mod projection;
 pub(crate) mod ranker;
+pub(crate) mod receipt;
 pub(crate) mod replay;
 pub(crate) mod retry;
 pub(crate) mod risk;

@@ -1,10 +1,13 @@
 //! The directory's requests and answers, as node and client write and read them.
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use serde_json::value::RawValue;
+use serde_json::{Map, Number, Value};
 
 use crate::error::{Code, Error, Result};
+use crate::options::{
+    BackendKind, ExposureMode, Modality, NatType, NodePolicy, PublicListing, ReceiptProfile, TransportMethod,
+};
 use crate::types::{NodeInfo, position};
 
 /// The release of the published SDK that this library interoperates with; directories score nodes by it.
@@ -20,8 +23,36 @@ pub(crate) struct RegisterRequest<'a> {
     /// Proof of ownership when the id is registered already.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) current_node_token: Option<&'a str>,
+    /// The key of the last registration, so that it stays the same, or the operator's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) node_hmac_key: Option<&'a str>,
     /// What tasks for the node are sealed to.
     pub(crate) cx_public_key: Value,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) backend: Option<BackendKind>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) policy: Option<&'a NodePolicy>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) pricing: Option<Pricing<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) transport_method: Option<TransportMethod>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) nat_type: Option<NatType>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) exposure_mode: Option<ExposureMode>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) policy_manifest: Option<&'a Map<String, Value>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) listing: Option<&'a PublicListing>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) operator_delegation: Option<&'a Map<String, Value>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) operator_display_name: Option<&'a str>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub(crate) supported_receipt_profiles: &'a [ReceiptProfile],
+    pub(crate) sdk_language: &'a str,
+    /// The same twice: directories read one or the other, and refuse two that differ.
+    pub(crate) sdk_version: &'a str,
     pub(crate) sdk_compatibility_version: &'a str,
     pub(crate) implementation_name: &'a str,
     pub(crate) implementation_version: &'a str,
@@ -32,7 +63,58 @@ pub(crate) struct Capability<'a> {
     pub(crate) intent: &'a str,
     pub(crate) models: &'a [String],
     pub(crate) max_tokens: u32,
-    pub(crate) input_modalities: &'a [&'a str],
+    pub(crate) input_modalities: &'a [Modality],
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub(crate) output_modalities: &'a [Modality],
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub(crate) supported_profiles: &'a [String],
+}
+
+/// A price, as it is declared.
+#[derive(Serialize)]
+pub(crate) struct Pricing<'a> {
+    pub(crate) credit_cost_multiplier: Number,
+    pub(crate) pricing_model: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) declaration_signature: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) effective_from: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) effective_until: Option<&'a str>,
+}
+
+/// How the backend is, in health and heartbeat.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct BackendStability {
+    pub(crate) backend_state: BackendState,
+    pub(crate) reason_class: ReasonClass,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) retry_after_s: Option<u64>,
+    /// In seconds since 1970.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) drain_until: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[allow(dead_code)] // told by backends that watch themselves
+pub(crate) enum BackendState {
+    #[default]
+    Ok,
+    Degraded,
+    Draining,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[allow(dead_code)] // told by backends that watch themselves
+pub(crate) enum ReasonClass {
+    #[default]
+    Ok,
+    BackendCold,
+    BackendLoading,
+    BackendUnstable,
+    ObserverError,
 }
 
 #[derive(Serialize)]
@@ -59,13 +141,34 @@ pub(crate) struct HeartbeatRequest<'a> {
     pub(crate) available: bool,
     pub(crate) load: f64,
     pub(crate) active_jobs: usize,
-    pub(crate) max_concurrent: u32,
+    pub(crate) max_concurrent: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) metrics: Option<Outcomes>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) metrics_batch_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) challenge_response: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) health_models: Option<Vec<String>>,
+    pub(crate) backend_stability: BackendStability,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) pricing: Option<Pricing<'a>>,
+}
+
+/// A request for the credits of a task.
+#[derive(Serialize)]
+pub(crate) struct AwardRequest<'a> {
+    pub(crate) node_id: &'a str,
+    pub(crate) task_id: &'a str,
+    pub(crate) tokens_used: u64,
+    pub(crate) amount: f64,
+    pub(crate) nonce: &'a str,
+    pub(crate) expires_at: String,
+    pub(crate) signature: String,
+    pub(crate) response_hash: &'a str,
+    pub(crate) reason: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) querying_node_id: Option<&'a str>,
 }
 
 /// Finished tasks since the last acknowledged report.

@@ -33,6 +33,9 @@ pub(crate) struct TaskRequest<'a> {
     pub(crate) constraints: Constraints<'a>,
     #[serde(borrow, default)]
     pub(crate) source_node_id: Option<Cow<'a, str>>,
+    /// What a task is that is a part of a larger one.
+    #[serde(borrow, default)]
+    cip: Option<&'a RawValue>,
 }
 
 /// A task whose parts came by themselves.
@@ -97,7 +100,13 @@ impl<'a> TaskRequest<'a> {
                 qos_class: None,
             },
             source_node_id: parts.source_node_id.map(Cow::Borrowed),
+            cip: None,
         })
+    }
+
+    /// Whether the task is a part of a larger one, for which its coordinator asks for the credits.
+    pub(crate) fn is_part(&self) -> bool {
+        self.cip.is_some_and(|cip| cip.get() != "null")
     }
 
     /// Whether the caller takes nothing but a sealed reply. Other words have no meaning.

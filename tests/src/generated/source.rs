@@ -2,9 +2,9 @@
 
 use iicp_core::CHAT;
 use iicp_core::options::{
-    Chat, ChatMessage, ClientOptions, Completion, DirectoryOptions, Discover, Embedding, Moderation, NodeOptions,
-    ProfileRequest, QueueOptions, RouteConstraints, RoutingPolicy, RuntimeOptions, Speech, TaskOptions, Transcription,
-    Validate, from_json,
+    AvailabilityWindow, Chat, ChatMessage, ClientOptions, Completion, DirectoryOptions, Discover, Embedding,
+    Moderation, NodeCapability, NodeOptions, NodePolicy, NodePricing, ProfileRequest, PublicListing, QueueOptions,
+    RouteConstraints, RoutingPolicy, RuntimeOptions, Speech, TaskOptions, Transcription, Validate, from_json,
 };
 use schemars::{JsonSchema, schema_for};
 use serde::de::{DeserializeOwned, IgnoredAny, MapAccess, Visitor};
@@ -87,6 +87,11 @@ pub fn structs() -> Result<Vec<Struct>, String> {
         read::<Speech>(json!({ "input": "a" }))?,
         read::<Moderation>(json!({ "input": "a" }))?,
         read::<NodeOptions>(json!({ "intents": [CHAT] }))?,
+        read::<NodeCapability>(json!({ "intent": CHAT }))?,
+        read::<NodePolicy>(none())?,
+        read::<NodePricing>(none())?,
+        read::<PublicListing>(none())?,
+        read::<AvailabilityWindow>(none())?,
         read::<DirectoryOptions>(none())?,
         read::<RuntimeOptions>(none())?,
         read::<QueueOptions>(none())?,

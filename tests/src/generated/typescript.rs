@@ -99,6 +99,10 @@ pub(super) fn render(_present: &str) -> Result<String, String> {
         }
         nested.extend(options.options.iter().filter_map(|option| match &option.kind {
             Kind::Struct(name) => Some((option.name.clone(), name.clone())),
+            Kind::List(of) => match &**of {
+                Kind::Struct(name) if name != AS_THEY_ARE => Some((option.name.clone(), name.clone())),
+                _ => None,
+            },
             _ => None,
         }));
     }
