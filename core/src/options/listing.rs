@@ -130,7 +130,6 @@ pub struct NodePolicy {
     /// Whether a task may read files.
     pub allow_file_access: bool,
     /// Credits that 1,000 tokens cost, 0 to 1,000.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub pricing_credits_per_1000: Option<f64>,
 }
 
@@ -281,10 +280,8 @@ pub struct PublicListing {
     /// Whether it is shown in public lists.
     pub public_listing: bool,
     /// Where its operator tells more, at most 256 bytes.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub operator_url: Option<String>,
     /// How its operator is reached, at most 256 bytes.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub operator_contact: Option<String>,
 }
 

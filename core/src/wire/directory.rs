@@ -31,7 +31,7 @@ pub(crate) struct RegisterRequest<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) backend: Option<BackendKind>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) policy: Option<&'a NodePolicy>,
+    pub(crate) policy: Option<Policy>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) pricing: Option<Pricing<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -43,7 +43,7 @@ pub(crate) struct RegisterRequest<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) policy_manifest: Option<&'a Map<String, Value>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) listing: Option<&'a PublicListing>,
+    pub(crate) listing: Option<Listing<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) operator_delegation: Option<&'a Map<String, Value>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -68,6 +68,45 @@ pub(crate) struct Capability<'a> {
     pub(crate) output_modalities: &'a [Modality],
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     pub(crate) supported_profiles: &'a [String],
+}
+
+#[derive(Serialize)]
+pub(crate) struct Policy {
+    allow_remote_inference: bool,
+    allow_tool_execution: bool,
+    allow_file_access: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pricing_credits_per_1000: Option<f64>,
+}
+
+impl From<&NodePolicy> for Policy {
+    fn from(policy: &NodePolicy) -> Self {
+        Policy {
+            allow_remote_inference: policy.allow_remote_inference,
+            allow_tool_execution: policy.allow_tool_execution,
+            allow_file_access: policy.allow_file_access,
+            pricing_credits_per_1000: policy.pricing_credits_per_1000,
+        }
+    }
+}
+
+#[derive(Serialize)]
+pub(crate) struct Listing<'a> {
+    public_listing: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    operator_url: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    operator_contact: Option<&'a str>,
+}
+
+impl<'a> From<&'a PublicListing> for Listing<'a> {
+    fn from(listing: &'a PublicListing) -> Self {
+        Listing {
+            public_listing: listing.public_listing,
+            operator_url: listing.operator_url.as_deref(),
+            operator_contact: listing.operator_contact.as_deref(),
+        }
+    }
 }
 
 /// A price, as it is declared.

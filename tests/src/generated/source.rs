@@ -101,7 +101,11 @@ pub fn structs() -> Result<Vec<Struct>, String> {
 /// Reads a struct; `least` is the least that it is valid with.
 fn read<T: JsonSchema + Default + Serialize + DeserializeOwned + Validate>(least: Value) -> Result<Struct, String> {
     let is_a_value = |field: &str, zero| accepts::<T>(&least, field, zero);
-    describe(&schema_for!(T).to_value(), field_order(&T::default())?, is_a_value)
+    let (schema, fields) = (schema_for!(T).to_value(), field_order(&T::default())?);
+    if schema["properties"].as_object().map(serde_json::Map::len) != Some(fields.len()) {
+        return Err(format!("an option of {} is not serialized when it is not given", text(&schema["title"])));
+    }
+    describe(&schema, fields, is_a_value)
 }
 
 /// A message is part of a chat, which checks it.
