@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -28,7 +28,35 @@ pub enum Mood {
     Says(u16, &'static str),
     /// Passed on after this time.
     Slow(Duration),
+    /// Read, and the connection closed.
+    HangsUp,
 }
+
+/// A request, and what it was answered with.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// When it was answered.
+    pub at: Instant,
+    /// Method and path.
+    pub what: String,
+    /// Its body; null if that is no JSON.
+    pub body: Value,
+    /// Status of the answer; 0 if there was none.
+    pub status: u16,
+    /// Body of the answer; null if that is no JSON.
+    pub answer: Value,
+}
+
+impl Seen {
+    /// Whether it asked for this, such as `POST /v1/register`.
+    #[must_use]
+    pub fn is(&self, what: &str) -> bool {
+        self.what == what
+    }
+}
+
+/// Requests that are remembered.
+const MOST_SEEN: usize = 100_000;
 
 /// What is done to what the directory answers.
 #[derive(Clone, Copy, Debug, Default)]
@@ -45,10 +73,11 @@ type ChangeNode = Box<dyn Fn(&mut Value) + Send + Sync>;
 
 struct Shared {
     nodes: OnceLock<ChangeNode>,
-    directory: SocketAddr,
+    directory: Mutex<SocketAddr>,
     mood: Mutex<(Mood, Clock)>,
     key: Ed25519KeyPair,
     requests: AtomicUsize,
+    seen: Mutex<Vec<Seen>>,
     signed: Mutex<Vec<String>>,
 }
 
@@ -77,10 +106,11 @@ impl Between {
         let mood = Mutex::new((Mood::Passing, Clock::default()));
         let shared = Arc::new(Shared {
             nodes: OnceLock::new(),
-            directory,
+            directory: Mutex::new(directory),
             mood,
             key,
             requests: AtomicUsize::new(0),
+            seen: Mutex::default(),
             signed: Mutex::default(),
         });
         let serving = tokio::spawn(serve(listener, shared.clone()));
@@ -96,6 +126,11 @@ impl Between {
     /// Meets requests like this from now on.
     pub fn set_mood(&self, mood: Mood) {
         self.shared.mood().0 = mood;
+    }
+
+    /// Passes on to another directory from now on.
+    pub fn set_directory(&self, directory: SocketAddr) {
+        *self.shared.directory.lock().unwrap_or_else(PoisonError::into_inner) = directory;
     }
 
     /// Shows and signs by this clock from now on.
@@ -119,6 +154,12 @@ impl Between {
     #[must_use]
     pub fn signed(&self) -> Vec<String> {
         self.shared.signed.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Every request that was dealt with until now, and its answer.
+    #[must_use]
+    pub fn seen(&self) -> Vec<Seen> {
+        self.shared.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Requests until now.
@@ -151,18 +192,27 @@ impl Shared {
             self.requests.fetch_add(1, SeqCst);
             let (mood, clock) = self.mood().clone();
             let (status, body) = match mood {
-                Mood::Silent => std::future::pending().await,
+                Mood::Silent => {
+                    self.note(&request, 0, b"");
+                    std::future::pending().await
+                }
+                Mood::HangsUp => {
+                    self.note(&request, 0, b"");
+                    return Ok(());
+                }
                 Mood::Says(status, text) => (status, text.as_bytes().to_vec()),
                 mood => {
                     if let Mood::Slow(pause) = mood {
                         tokio::time::sleep(pause).await;
                     }
-                    let mut directory = Conn::open(self.directory).await?;
+                    let directory = *self.directory.lock().unwrap_or_else(PoisonError::into_inner);
+                    let mut directory = Conn::open(directory).await?;
                     directory.write(&request).await?;
                     let answer = directory.answer().await?;
                     (answer.status, self.rewrite(&path, answer, clock))
                 }
             };
+            self.note(&request, status, &body);
             let date = httpdate(clock.shown_ahead_s);
             let head = format!(
                 "HTTP/1.1 {status} Between\r\ncontent-type: application/json\r\ndate: {date}\r\ncontent-length: {}\r\n\r\n",
@@ -171,6 +221,20 @@ impl Shared {
             client.get_mut().write_all(&[head.as_bytes(), &body].concat()).await?;
         }
         Ok(())
+    }
+
+    fn note(&self, request: &[u8], status: u16, answer: &[u8]) {
+        let end = request.windows(4).position(|bytes| bytes == b"\r\n\r\n").map_or(request.len(), |at| at + 4);
+        let head = String::from_utf8_lossy(&request[..end]);
+        let mut words = head.split_whitespace();
+        let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+        let what = format!("{method} {}", target.split('?').next().unwrap_or_default());
+        let json = |text: &[u8]| serde_json::from_slice(text).unwrap_or_default();
+        let seen = Seen { at: Instant::now(), what, body: json(&request[end..]), status, answer: json(answer) };
+        let mut all = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.len() < MOST_SEEN {
+            all.push(seen);
+        }
     }
 
     fn rewrite(&self, path: &str, answer: Answer, clock: Clock) -> Vec<u8> {
