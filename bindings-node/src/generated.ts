@@ -867,6 +867,8 @@ export interface NodePolicy {
   allowToolExecution?: boolean | undefined;
   /** Whether a task may read files. Default: `false`. */
   allowFileAccess?: boolean | undefined;
+  /** Credits that 1,000 tokens cost, 0 to 1,000. */
+  pricingCreditsPer1000?: number | undefined;
 }
 
 /** What the core calls the options of `NodePolicy`. */
@@ -874,6 +876,7 @@ export const NODEPOLICY_NAMES: ReadonlyMap<string, string> = new Map([
   ["allowRemoteInference", "allow_remote_inference"],
   ["allowToolExecution", "allow_tool_execution"],
   ["allowFileAccess", "allow_file_access"],
+  ["pricingCreditsPer1000", "pricing_credits_per_1000"],
 ]);
 
 /** A node's price, which is declared to the directory under the node's own signature. */
@@ -900,11 +903,17 @@ export const NODEPRICING_NAMES: ReadonlyMap<string, string> = new Map([
 export interface PublicListing {
   /** Whether it is shown in public lists. Default: `false`. */
   publicListing?: boolean | undefined;
+  /** Where its operator tells more, at most 256 bytes. */
+  operatorUrl?: string | undefined;
+  /** How its operator is reached, at most 256 bytes. */
+  operatorContact?: string | undefined;
 }
 
 /** What the core calls the options of `PublicListing`. */
 export const PUBLICLISTING_NAMES: ReadonlyMap<string, string> = new Map([
   ["publicListing", "public_listing"],
+  ["operatorUrl", "operator_url"],
+  ["operatorContact", "operator_contact"],
 ]);
 
 /** A part of the day, and how much of the node is given to others in it. Both ends belong to it; one that ends before it begins goes over midnight. */

@@ -636,6 +636,8 @@ type NodePolicy struct {
 	AllowToolExecution bool `json:"allow_tool_execution,omitempty"`
 	// Whether a task may read files.
 	AllowFileAccess bool `json:"allow_file_access,omitempty"`
+	// Credits that 1,000 tokens cost, 0 to 1,000.
+	PricingCreditsPer1000 *float64 `json:"pricing_credits_per_1000,omitempty"`
 }
 
 // NodePricing: A node's price, which is declared to the directory under the node's own signature.
@@ -654,6 +656,10 @@ type NodePricing struct {
 type PublicListing struct {
 	// Whether it is shown in public lists.
 	PublicListing bool `json:"public_listing,omitempty"`
+	// Where its operator tells more, at most 256 bytes.
+	OperatorURL string `json:"operator_url,omitempty"`
+	// How its operator is reached, at most 256 bytes.
+	OperatorContact string `json:"operator_contact,omitempty"`
 }
 
 // AvailabilityWindow: A part of the day, and how much of the node is given to others in it. Both ends belong to it; one that ends before it begins goes over midnight.

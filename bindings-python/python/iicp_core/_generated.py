@@ -685,6 +685,8 @@ class NodePolicy(TypedDict, total=False):
     """Whether a task may run tools. Default: False."""
     allow_file_access: bool
     """Whether a task may read files. Default: False."""
+    pricing_credits_per_1000: float | None
+    """Credits that 1,000 tokens cost, 0 to 1,000."""
 
 
 class NodePricing(TypedDict, total=False):
@@ -705,6 +707,10 @@ class PublicListing(TypedDict, total=False):
 
     public_listing: bool
     """Whether it is shown in public lists. Default: False."""
+    operator_url: str | None
+    """Where its operator tells more, at most 256 bytes."""
+    operator_contact: str | None
+    """How its operator is reached, at most 256 bytes."""
 
 
 class AvailabilityWindow(TypedDict, total=False):
