@@ -132,9 +132,8 @@ mod tests {
     use crate::types::{CHAT, EMBEDDING};
 
     fn offer(set: impl FnOnce(&mut NodeOptions)) -> Offer {
-        let mut options = NodeOptions::default();
-        options.intents = vec![CHAT.into()];
-        options.models = vec!["a".into(), "b".into()];
+        let mut options =
+            NodeOptions { intents: vec![CHAT.into()], models: vec!["a".into(), "b".into()], ..NodeOptions::default() };
         set(&mut options);
         Offer::new(&options)
     }

@@ -36,8 +36,7 @@ mod tests {
     use super::*;
 
     fn signature(multiplier: f64) -> String {
-        let mut pricing = NodePricing::default();
-        pricing.credit_cost_multiplier = multiplier;
+        let pricing = NodePricing { credit_cost_multiplier: multiplier, ..NodePricing::default() };
         declare(&pricing, Some("operator-key")).declaration_signature.unwrap()
     }
 

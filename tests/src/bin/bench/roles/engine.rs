@@ -6,7 +6,7 @@ use bytes::Bytes;
 use iicp_core::bridge::Bridge;
 use iicp_core::options::{ClientOptions, DirectoryOptions, NodeOptions, QueueOptions, RuntimeOptions};
 use iicp_core::types::Payload;
-use iicp_core::{CHAT, Client, Directory, Inbound, LiveNode, Node, Task};
+use iicp_core::{CHAT, Client, Directory, Inbound, LiveNode, Node, Reply, Task};
 use serde_json::json;
 
 use super::{Operation, operation};
@@ -39,6 +39,19 @@ pub(super) async fn node(directory: &str, pause: Duration) -> Result<(String, Li
     if !node.is_registered() {
         return Err("the node could not register".into());
     }
+    Ok((node.url(), node))
+}
+
+/// A node that asks for the credits of every task, and remembers next to nothing else of it.
+pub(super) async fn earning_node(directory: &str) -> Result<(String, LiveNode)> {
+    let mut options = NodeOptions::default();
+    options.intents = vec![CHAT.into()];
+    options.directory = directory.into();
+    options.max_concurrent = 256;
+    options.receipts = true;
+    (options.replay_bytes, options.result_bytes) = (64 << 10, 0);
+    let serve = async |task: Inbound| Ok(Reply::from(task.payload).tokens_used(100));
+    let node = Node::bind(options).await?.serve(serve).await?;
     Ok((node.url(), node))
 }
 

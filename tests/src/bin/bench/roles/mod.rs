@@ -23,6 +23,7 @@ pub(crate) fn play(role: &str, args: &[&str]) -> Result<()> {
         ("directory", []) => serve(&runtime, engine::directory(None)),
         ("directory", [path]) => serve(&runtime, engine::directory(Some(path))),
         ("node", [directory]) => serve(&runtime, engine::node(directory, Duration::ZERO)),
+        ("earning-node", [directory]) => serve(&runtime, engine::earning_node(directory)),
         ("slow-node", [directory, ms]) => serve(&runtime, engine::node(directory, Duration::from_millis(ms.parse()?))),
         ("whole-client", [directory, in_flight]) => repeat(&runtime, in_flight, engine::whole_client(directory)?),
         ("client", [directory, in_flight]) => repeat(&runtime, in_flight, engine::client(directory)?),

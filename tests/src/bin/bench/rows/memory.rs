@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::{Figure, Row, Target, node_with_directory};
 use crate::child::Child;
+use crate::load::Load;
 use crate::{Result, http};
 
 pub(super) const ROWS: &[Row] = &[
@@ -22,6 +23,14 @@ pub(super) const ROWS: &[Row] = &[
         target: Target::AtMost(12.0),
         what: "resident memory of a node per idle keep-alive connection, of 5,000 that made one request each",
         measure: connections,
+    },
+    Row {
+        name: "receipts_rss_mb",
+        unit: "MB",
+        target: Target::AtMost(2.0),
+        what: "growth of a node's resident memory over 100,000 tasks for which it asks for credits, first with its directory \
+               there, then away",
+        measure: receipts,
     },
 ];
 
@@ -52,6 +61,49 @@ fn connections() -> Result<Figure> {
     }
     let value = per_connection(resident_then.saturating_sub(resident)) / 1e3;
     Ok(Figure { value, seen: format!("each takes {each} descriptors") })
+}
+
+fn receipts() -> Result<Figure> {
+    let directory = Child::role("directory", &[])?;
+    let mut node = Child::role("earning-node", &[directory.said("url")?])?;
+    let mut load = Load::on(&node, 32)?;
+    // The queue is full long before this, and is never fuller.
+    serve(&mut load, &mut node, 20_000)?;
+    let resident = node.resident()?;
+    let mut tasks = serve(&mut load, &mut node, 50_000)?;
+    drop(directory);
+    tasks += serve(&mut load, &mut node, 50_000)?;
+    #[allow(clippy::cast_precision_loss)]
+    let value = node.resident()?.saturating_sub(resident) as f64 / 1e6;
+    Ok(Figure { value, seen: format!("{tasks} tasks were served; {}", told_of_receipts(&node)?) })
+}
+
+/// Has the node serve at least so many tasks.
+fn serve(load: &mut Load, node: &mut Child, least: u64) -> Result<u64> {
+    let mut tasks = 0;
+    while tasks < least {
+        tasks += load.watch(node, Duration::from_millis(500))?.tasks;
+    }
+    Ok(tasks)
+}
+
+/// What the node's metrics say of its receipts.
+fn told_of_receipts(node: &Child) -> Result<String> {
+    let addr = http::addr_of(node.said("url")?)?;
+    let mut stream = TcpStream::connect(addr)?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    write!(stream, "GET /metrics HTTP/1.1\r\nhost: {addr}\r\nconnection: close\r\n\r\n")?;
+    let mut page = String::new();
+    stream.read_to_string(&mut page)?;
+    let counted: Vec<String> = page
+        .lines()
+        .filter_map(|line| line.strip_prefix("iicp_credit_receipts_total{outcome=\"")?.split_once("\"} "))
+        .map(|(outcome, count)| format!("{count} {outcome}"))
+        .collect();
+    if counted.first().is_none_or(|sent| sent.starts_with("0 ")) {
+        return Err("no receipt was sent".into());
+    }
+    Ok(format!("receipts: {}", counted.join(", ")))
 }
 
 /// Opens connections that ask for health once and stay.
