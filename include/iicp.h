@@ -142,6 +142,10 @@ enum {
     IICP_BIND = 6002,
     /** Another process, or another node of this one, serves with the same id and state folder. */
     IICP_NODE_LOCKED = 6003,
+    /** The relay could not be reached, or does not speak the protocol. May succeed later. */
+    IICP_RELAY_UNREACHABLE = 7001,
+    /** The relay did not bind this node. May succeed later. */
+    IICP_RELAY_REFUSED = 7002,
 };
 
 /** What an event says. */

@@ -116,6 +116,10 @@ export const Code = {
   BIND: 6002,
   /** Another process, or another node of this one, serves with the same id and state folder. */
   NODE_LOCKED: 6003,
+  /** The relay could not be reached, or does not speak the protocol. */
+  RELAY_UNREACHABLE: 7001,
+  /** The relay did not bind this node. */
+  RELAY_REFUSED: 7002,
 } as const;
 
 /** The name of an error code. */
@@ -740,6 +744,10 @@ export interface NodeOptions {
   port?: number | undefined;
   /** URL under which callers reach the node; by default the address it listens on. */
   endpoint?: string | undefined;
+  /** Lends the node's address to workers that nobody can reach: the node is a relay. By default it is none. */
+  relayServer?: RelayServerOptions | undefined;
+  /** Has the node reached through a relay, because nobody can reach it. By default it is called where it listens. */
+  relayWorker?: RelayWorkerOptions | undefined;
   /** Tasks that may run at the same time; one more is answered with `capacity_exceeded`. Default: `4`. */
   maxConcurrent?: number | undefined;
   /** Token rate that is advertised to the directory. Default: `10000`. */
@@ -805,6 +813,8 @@ export const NODE_NAMES: ReadonlyMap<string, string> = new Map([
   ["host", "host"],
   ["port", "port"],
   ["endpoint", "endpoint"],
+  ["relayServer", "relay_server"],
+  ["relayWorker", "relay_worker"],
   ["maxConcurrent", "max_concurrent"],
   ["tokensPerMin", "tokens_per_min"],
   ["maxTokens", "max_tokens"],
@@ -857,6 +867,85 @@ export const NODECAPABILITY_NAMES: ReadonlyMap<string, string> = new Map([
   ["inputModalities", "input_modalities"],
   ["outputModalities", "output_modalities"],
   ["supportedProfiles", "supported_profiles"],
+]);
+
+/** How a node lends its address to workers that nobody can reach. */
+export interface RelayServerOptions {
+  /** Address on which workers are accepted; by default the node's host. One that stands for all addresses of the machine, or for the machine itself, is listened on in IPv4 and in IPv6. */
+  host?: string | undefined;
+  /** Port on which workers are accepted; 0 lets the system choose. Directories tell nobody about another one than 9485. Default: `9485`. */
+  port?: number | undefined;
+  /** Whether workers need a ticket of the directory; by default they do unless they are accepted on this machine only. */
+  ticketRequired?: boolean | undefined;
+  /** Key that tickets are verified with, 64 hex digits; by default the directory's, which is asked for and followed when it changes. */
+  ticketKey?: string | undefined;
+  /** Workers that may be bound at the same time. Default: `10000`. */
+  maxWorkers?: number | undefined;
+  /** The same for one source: an IPv4 /24 or an IPv6 /48. Default: `1024`. */
+  maxWorkersPerSource?: number | undefined;
+  /** Binds in a minute: of one worker, and of one source for workers without a ticket; 0: any number. Default: `30`. */
+  bindsPerMinute?: number | undefined;
+  /** Calls that may be under way at the same time. Default: `16384`. */
+  maxCalls?: number | undefined;
+  /** The same for one source of callers. Default: `1024`. */
+  maxCallsPerSource?: number | undefined;
+  /** The same for one worker. Default: `256`. */
+  maxCallsPerWorker?: number | undefined;
+  /** Bytes of tasks that may be under way at the same time, and as many of answers. Default: `268435456`. */
+  maxBytes?: number | undefined;
+  /** Bytes of tasks under way for one source of callers. Default: `67108864`. */
+  maxBytesPerSource?: number | undefined;
+  /** Bytes of tasks under way for one worker. A task that is alone may be larger. Default: `4194304`. */
+  maxBytesPerWorker?: number | undefined;
+  /** Longest wait for a worker's answer, in milliseconds; a task that asks for less gets less. Default: `120000`. */
+  callTimeoutMs?: number | undefined;
+  /** Silence after which a worker is asked whether it is there, in milliseconds. Default: `15000`. */
+  pingIntervalMs?: number | undefined;
+  /** Wait for its answer, in milliseconds. Default: `5000`. */
+  pongTimeoutMs?: number | undefined;
+  /** Silence after which a worker of the published kind, which never answers, is taken for gone, in milliseconds. Default: `90000`. */
+  silenceTimeoutMs?: number | undefined;
+}
+
+/** What the core calls the options of `RelayServerOptions`. */
+export const RELAYSERVER_NAMES: ReadonlyMap<string, string> = new Map([
+  ["host", "host"],
+  ["port", "port"],
+  ["ticketRequired", "ticket_required"],
+  ["ticketKey", "ticket_key"],
+  ["maxWorkers", "max_workers"],
+  ["maxWorkersPerSource", "max_workers_per_source"],
+  ["bindsPerMinute", "binds_per_minute"],
+  ["maxCalls", "max_calls"],
+  ["maxCallsPerSource", "max_calls_per_source"],
+  ["maxCallsPerWorker", "max_calls_per_worker"],
+  ["maxBytes", "max_bytes"],
+  ["maxBytesPerSource", "max_bytes_per_source"],
+  ["maxBytesPerWorker", "max_bytes_per_worker"],
+  ["callTimeoutMs", "call_timeout_ms"],
+  ["pingIntervalMs", "ping_interval_ms"],
+  ["pongTimeoutMs", "pong_timeout_ms"],
+  ["silenceTimeoutMs", "silence_timeout_ms"],
+]);
+
+/** How a node that nobody can reach is reached through a relay. */
+export interface RelayWorkerOptions {
+  /** Where a relay accepts workers, as `host:port` or a host alone; by default relays are asked of the directory, and the one with the least load is taken. Who names one gets no other. */
+  relay?: string | undefined;
+  /** Relays to be bound at, 1 or 2: with 2, tasks go on at once when the first is lost. Needs relays that the directory names. Default: `1`. */
+  relays?: number | undefined;
+  /** Silence after which the relay is asked whether it is there, in milliseconds. Default: `15000`. */
+  pingIntervalMs?: number | undefined;
+  /** Wait for its answer, in milliseconds. Default: `5000`. */
+  pongTimeoutMs?: number | undefined;
+}
+
+/** What the core calls the options of `RelayWorkerOptions`. */
+export const RELAYWORKER_NAMES: ReadonlyMap<string, string> = new Map([
+  ["relay", "relay"],
+  ["relays", "relays"],
+  ["pingIntervalMs", "ping_interval_ms"],
+  ["pongTimeoutMs", "pong_timeout_ms"],
 ]);
 
 /** What a node lets others' tasks do, and what it asks for them. */
@@ -976,6 +1065,8 @@ export const NESTED: ReadonlyMap<string, ReadonlyMap<string, string>> = new Map(
   ["policy", NODEPOLICY_NAMES],
   ["pricing", NODEPRICING_NAMES],
   ["profile_request", PROFILEREQUEST_NAMES],
+  ["relay_server", RELAYSERVER_NAMES],
+  ["relay_worker", RELAYWORKER_NAMES],
   ["route", ROUTECONSTRAINTS_NAMES],
   ["routing_policy", ROUTINGPOLICY_NAMES],
 ]);

@@ -106,7 +106,10 @@ codes! {
     Handler = 6001, "HANDLER", false, "The handler returned something that is not a reply.";
     Bind = 6002, "BIND", false, "The address to serve on could not be bound.";
     NodeLocked = 6003, "NODE_LOCKED", false, "Another process, or another node of this one, serves with the same id and state folder.";
-    // last added: NodeLocked = 6003. 7xxx is kept for relay and NAT.
+    // 7xxx: relay and NAT
+    RelayUnreachable = 7001, "RELAY_UNREACHABLE", true, "The relay could not be reached, or does not speak the protocol.";
+    RelayRefused = 7002, "RELAY_REFUSED", true, "The relay did not bind this node.";
+    // last added: RelayRefused = 7002.
 }
 
 impl Code {

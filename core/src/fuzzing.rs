@@ -8,6 +8,7 @@
 
 mod events;
 mod framed;
+mod relaying;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -56,6 +57,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "frames", seeds: framed::frames_seeds, run: framed::frames },
     Target { name: "message", seeds: framed::message_seeds, run: framed::message },
     Target { name: "fragments", seeds: framed::fragments_seeds, run: framed::fragments },
+    Target { name: "relay_bind", seeds: relaying::relay_bind_seeds, run: relaying::relay_bind },
 ];
 
 /// Splits off the byte that says what to do.

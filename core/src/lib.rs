@@ -1,4 +1,4 @@
-//! One engine for the IICP mesh: client, serving node and embedded directory.
+//! One engine for the IICP mesh: client, serving node, relay and embedded directory.
 //!
 //! IICP routes AI tasks by *intent* (such as [`CHAT`]) over a mesh of provider nodes: discover, select, submit. A
 //! directory knows who serves what and never sees a prompt; the task goes straight from consumer to provider.
@@ -16,6 +16,7 @@ pub mod runtime;
 mod state;
 mod transport;
 mod discovery;
+mod relay;
 mod client;
 mod node;
 mod directory;

@@ -19,6 +19,7 @@ mod inference;
 mod listing;
 mod node;
 mod policy;
+mod relay;
 mod statements;
 
 pub use calls::{Discover, TaskOptions};
@@ -37,6 +38,8 @@ pub use policy::{
     Consensus, ConsumerAuth, IdentityLevel, PolicyProfile, ProfileRequest, RouteConstraints, RouteDiscovery,
     RoutingPolicy, RoutingStrategy, RuntimeIdentity,
 };
+pub use relay::{RelayServerOptions, RelayWorkerOptions};
+pub(crate) use relay::{RELAY_PORT, relay_place};
 
 /// The longest time a task may ask for, in milliseconds (specification: SDK-04).
 pub const MAX_TIMEOUT_MS: u64 = 120_000;

@@ -6,6 +6,8 @@ pub const CLIENT: &str = "iicp::client";
 pub const NODE: &str = "iicp::node";
 /// Target of everything the embedded directory says.
 pub const DIRECTORY: &str = "iicp::directory";
+/// Target of everything relays and their workers say.
+pub const RELAY: &str = "iicp::relay";
 /// Target of everything the transport says.
 pub const TRANSPORT: &str = "iicp::transport";
 

@@ -69,6 +69,8 @@ const (
 	ErrHandler                 Code = 6001 // The handler returned something that is not a reply.
 	ErrBind                    Code = 6002 // The address to serve on could not be bound.
 	ErrNodeLocked              Code = 6003 // Another process, or another node of this one, serves with the same id and state folder.
+	ErrRelayUnreachable        Code = 7001 // The relay could not be reached, or does not speak the protocol.
+	ErrRelayRefused            Code = 7002 // The relay did not bind this node.
 )
 
 // Name is the code's name in every language, such as "NO_NODES".
@@ -168,6 +170,10 @@ func (c Code) Name() string {
 		return "BIND"
 	case ErrNodeLocked:
 		return "NODE_LOCKED"
+	case ErrRelayUnreachable:
+		return "RELAY_UNREACHABLE"
+	case ErrRelayRefused:
+		return "RELAY_REFUSED"
 	}
 	return "UNKNOWN"
 }
@@ -558,6 +564,10 @@ type NodeOptions struct {
 	Port int64 `json:"port,omitempty"`
 	// URL under which callers reach the node; by default the address it listens on.
 	Endpoint string `json:"endpoint,omitempty"`
+	// Lends the node's address to workers that nobody can reach: the node is a relay. By default it is none.
+	RelayServer *RelayServerOptions `json:"relay_server,omitempty"`
+	// Has the node reached through a relay, because nobody can reach it. By default it is called where it listens.
+	RelayWorker *RelayWorkerOptions `json:"relay_worker,omitempty"`
 	// Tasks that may run at the same time; one more is answered with `capacity_exceeded`. Default 4.
 	MaxConcurrent int64 `json:"max_concurrent,omitempty"`
 	// Token rate that is advertised to the directory. Default 10000.
@@ -626,6 +636,56 @@ type NodeCapability struct {
 	OutputModalities []string `json:"output_modalities,omitempty"`
 	// Profiles that are kept, as `urn:iicp:profile:…`, at most 16.
 	SupportedProfiles []string `json:"supported_profiles,omitempty"`
+}
+
+// RelayServerOptions: How a node lends its address to workers that nobody can reach.
+type RelayServerOptions struct {
+	// Address on which workers are accepted; by default the node's host. One that stands for all addresses of the machine, or for the machine itself, is listened on in IPv4 and in IPv6.
+	Host string `json:"host,omitempty"`
+	// Port on which workers are accepted; 0 lets the system choose. Directories tell nobody about another one than 9485. Default 9485.
+	Port *int64 `json:"port,omitempty"`
+	// Whether workers need a ticket of the directory; by default they do unless they are accepted on this machine only.
+	TicketRequired *bool `json:"ticket_required,omitempty"`
+	// Key that tickets are verified with, 64 hex digits; by default the directory's, which is asked for and followed when it changes.
+	TicketKey string `json:"ticket_key,omitempty"`
+	// Workers that may be bound at the same time. Default 10000.
+	MaxWorkers int64 `json:"max_workers,omitempty"`
+	// The same for one source: an IPv4 /24 or an IPv6 /48. Default 1024.
+	MaxWorkersPerSource int64 `json:"max_workers_per_source,omitempty"`
+	// Binds in a minute: of one worker, and of one source for workers without a ticket; 0: any number. Default 30.
+	BindsPerMinute *int64 `json:"binds_per_minute,omitempty"`
+	// Calls that may be under way at the same time. Default 16384.
+	MaxCalls int64 `json:"max_calls,omitempty"`
+	// The same for one source of callers. Default 1024.
+	MaxCallsPerSource int64 `json:"max_calls_per_source,omitempty"`
+	// The same for one worker. Default 256.
+	MaxCallsPerWorker int64 `json:"max_calls_per_worker,omitempty"`
+	// Bytes of tasks that may be under way at the same time, and as many of answers. Default 268435456.
+	MaxBytes int64 `json:"max_bytes,omitempty"`
+	// Bytes of tasks under way for one source of callers. Default 67108864.
+	MaxBytesPerSource int64 `json:"max_bytes_per_source,omitempty"`
+	// Bytes of tasks under way for one worker. A task that is alone may be larger. Default 4194304.
+	MaxBytesPerWorker int64 `json:"max_bytes_per_worker,omitempty"`
+	// Longest wait for a worker's answer, in milliseconds; a task that asks for less gets less. Default 120000.
+	CallTimeoutMs int64 `json:"call_timeout_ms,omitempty"`
+	// Silence after which a worker is asked whether it is there, in milliseconds. Default 15000.
+	PingIntervalMs int64 `json:"ping_interval_ms,omitempty"`
+	// Wait for its answer, in milliseconds. Default 5000.
+	PongTimeoutMs int64 `json:"pong_timeout_ms,omitempty"`
+	// Silence after which a worker of the published kind, which never answers, is taken for gone, in milliseconds. Default 90000.
+	SilenceTimeoutMs int64 `json:"silence_timeout_ms,omitempty"`
+}
+
+// RelayWorkerOptions: How a node that nobody can reach is reached through a relay.
+type RelayWorkerOptions struct {
+	// Where a relay accepts workers, as `host:port` or a host alone; by default relays are asked of the directory, and the one with the least load is taken. Who names one gets no other.
+	Relay string `json:"relay,omitempty"`
+	// Relays to be bound at, 1 or 2: with 2, tasks go on at once when the first is lost. Needs relays that the directory names. Default 1.
+	Relays int64 `json:"relays,omitempty"`
+	// Silence after which the relay is asked whether it is there, in milliseconds. Default 15000.
+	PingIntervalMs int64 `json:"ping_interval_ms,omitempty"`
+	// Wait for its answer, in milliseconds. Default 5000.
+	PongTimeoutMs int64 `json:"pong_timeout_ms,omitempty"`
 }
 
 // NodePolicy: What a node lets others' tasks do, and what it asks for them.

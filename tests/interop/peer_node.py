@@ -56,6 +56,9 @@ class Peer:
             directory_url=command["directory"],
             max_concurrent=command["max_concurrent"],
             enable_idempotency=command["enable_idempotency"],
+            relay_capable=command.get("relay_capable", False),
+            relay_accept_port=command.get("relay_accept_port", 9485),
+            relay_worker_endpoint=command.get("relay_worker_endpoint"),
         )
         self.node = IicpNode(config)
         self.node._http.event_hooks = {"response": [self.note_call]}

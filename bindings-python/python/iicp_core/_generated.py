@@ -124,6 +124,10 @@ class Code(IntEnum):
     """The address to serve on could not be bound."""
     NODE_LOCKED = 6003
     """Another process, or another node of this one, serves with the same id and state folder."""
+    RELAY_UNREACHABLE = 7001
+    """The relay could not be reached, or does not speak the protocol."""
+    RELAY_REFUSED = 7002
+    """The relay did not bind this node."""
 
 
 class EventKind(IntEnum):
@@ -159,12 +163,16 @@ class Inference(IntEnum):
 SECONDS: Final = frozenset(
     {
         "breaker_open",
+        "call_timeout",
         "default_timeout",
         "header_timeout",
         "heartbeat",
         "idle_timeout",
         "node_ttl",
+        "ping_interval",
+        "pong_timeout",
         "route_ttl",
+        "silence_timeout",
         "timeout",
         "transfer_grace",
     }
@@ -601,6 +609,10 @@ class NodeOptions(TypedDict, total=False):
     """Port to listen on; 0 lets the system choose. Default: ``0``."""
     endpoint: str | None
     """URL under which callers reach the node; by default the address it listens on."""
+    relay_server: RelayServerOptions | None
+    """Lends the node's address to workers that nobody can reach: the node is a relay. By default it is none."""
+    relay_worker: RelayWorkerOptions | None
+    """Has the node reached through a relay, because nobody can reach it. By default it is called where it listens."""
     max_concurrent: int
     """Tasks that may run at the same time; one more is answered with ``capacity_exceeded``. Default: ``4``."""
     tokens_per_min: int
@@ -674,6 +686,58 @@ class NodeCapability(TypedDict, total=False):
     """What the models give; an empty list leaves it unsaid. Default: ``[]``."""
     supported_profiles: Sequence[str]
     """Profiles that are kept, as ``urn:iicp:profile:…``, at most 16. Default: ``[]``."""
+
+
+class RelayServerOptions(TypedDict, total=False):
+    """How a node lends its address to workers that nobody can reach."""
+
+    host: str | None
+    """Address on which workers are accepted; by default the node's host. One that stands for all addresses of the machine, or for the machine itself, is listened on in IPv4 and in IPv6."""
+    port: int
+    """Port on which workers are accepted; 0 lets the system choose. Directories tell nobody about another one than 9485. Default: ``9485``."""
+    ticket_required: bool | None
+    """Whether workers need a ticket of the directory; by default they do unless they are accepted on this machine only."""
+    ticket_key: str | None
+    """Key that tickets are verified with, 64 hex digits; by default the directory's, which is asked for and followed when it changes."""
+    max_workers: int
+    """Workers that may be bound at the same time. Default: ``10000``."""
+    max_workers_per_source: int
+    """The same for one source: an IPv4 /24 or an IPv6 /48. Default: ``1024``."""
+    binds_per_minute: int
+    """Binds in a minute: of one worker, and of one source for workers without a ticket; 0: any number. Default: ``30``."""
+    max_calls: int
+    """Calls that may be under way at the same time. Default: ``16384``."""
+    max_calls_per_source: int
+    """The same for one source of callers. Default: ``1024``."""
+    max_calls_per_worker: int
+    """The same for one worker. Default: ``256``."""
+    max_bytes: int
+    """Bytes of tasks that may be under way at the same time, and as many of answers. Default: ``268435456``."""
+    max_bytes_per_source: int
+    """Bytes of tasks under way for one source of callers. Default: ``67108864``."""
+    max_bytes_per_worker: int
+    """Bytes of tasks under way for one worker. A task that is alone may be larger. Default: ``4194304``."""
+    call_timeout: float
+    """Longest wait for a worker's answer, in seconds; a task that asks for less gets less. Default: 120.0."""
+    ping_interval: float
+    """Silence after which a worker is asked whether it is there, in seconds. Default: 15.0."""
+    pong_timeout: float
+    """Wait for its answer, in seconds. Default: 5.0."""
+    silence_timeout: float
+    """Silence after which a worker of the published kind, which never answers, is taken for gone, in seconds. Default: 90.0."""
+
+
+class RelayWorkerOptions(TypedDict, total=False):
+    """How a node that nobody can reach is reached through a relay."""
+
+    relay: str | None
+    """Where a relay accepts workers, as ``host:port`` or a host alone; by default relays are asked of the directory, and the one with the least load is taken. Who names one gets no other."""
+    relays: int
+    """Relays to be bound at, 1 or 2: with 2, tasks go on at once when the first is lost. Needs relays that the directory names. Default: ``1``."""
+    ping_interval: float
+    """Silence after which the relay is asked whether it is there, in seconds. Default: 15.0."""
+    pong_timeout: float
+    """Wait for its answer, in seconds. Default: 5.0."""
 
 
 class NodePolicy(TypedDict, total=False):

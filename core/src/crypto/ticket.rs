@@ -1,5 +1,5 @@
-//! What a directory's signed texts must say: dispatch route tickets, as a client reads them, and consumer tokens, as a
-//! node reads them (specification: dispatch tickets v1, consumer tokens v1).
+//! What a directory's signed texts must say: dispatch route tickets, as a client reads them, consumer tokens, as a node
+//! reads them, and bind tickets, as a relay reads them (specification: dispatch tickets v1, consumer tokens v1).
 
 use serde_json::{Map, Value};
 
@@ -64,6 +64,15 @@ pub(crate) struct ConsumerClaims {
     pub(crate) exp: u64,
 }
 
+/// What is kept of a bind ticket that was verified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BindClaims {
+    /// Names the ticket, which is good for one bind.
+    pub(crate) jti: [u8; 16],
+    /// The second from which on the ticket is no longer valid.
+    pub(crate) exp: u64,
+}
+
 /// Why a signed text is not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum TicketFault {
@@ -96,7 +105,7 @@ impl TicketFault {
             TicketFault::Node => "it is for another node than the route",
             TicketFault::Intent => "it is for another intent",
             TicketFault::Expired => "its time is over, or it has no end",
-            TicketFault::TicketId => "its id is not 24 hex digits",
+            TicketFault::TicketId => "its id is not hex digits of the right number",
             TicketFault::Manifest => "its digest of the policy manifest is not 64 hex digits",
         }
     }
@@ -177,6 +186,28 @@ pub(crate) fn verify_consumer_token(
             .filter(|exp| exp.saturating_add(expected.grace_s) > expected.now_unix_s)
             .ok_or(TicketFault::Expired)?,
     })
+}
+
+/// Checks a relay's bind ticket: signature first, then the claims that published relays look at. Version and issuer are
+/// not among them: directories differ in both, and the key says who signed. `relay_id` is the reader's own id; a ticket for
+/// any relay is good too. There is no grace at its end.
+pub(crate) fn verify_bind_ticket(
+    text: &str,
+    public_key: &[u8; 32],
+    worker_id: &str,
+    relay_id: &str,
+    now_unix_s: u64,
+) -> Result<BindClaims, TicketFault> {
+    let claims = verify(Domain::RelayBind, public_key, text)?;
+    let says = |name, wanted: &str, fault| claim_is(&claims, name, wanted).then_some(()).ok_or(fault);
+    says("typ", RELAY_TICKET_TYPE, TicketFault::Type)?;
+    says("sub", worker_id, TicketFault::Node)?;
+    if !claim_is(&claims, "aud", "*") {
+        says("aud", relay_id, TicketFault::Audience)?;
+    }
+    let exp = claims.get("exp").and_then(Value::as_u64).filter(|exp| *exp > now_unix_s);
+    let jti = claims.get("jti").and_then(Value::as_str).and_then(unhex::<16>);
+    Ok(BindClaims { exp: exp.ok_or(TicketFault::Expired)?, jti: jti.ok_or(TicketFault::TicketId)? })
 }
 
 fn check_version(claims: &Map<String, Value>) -> Result<(), TicketFault> {
@@ -297,6 +328,40 @@ mod tests {
             let error = check_manifest(&claims(Some("abc")), other).unwrap_err();
             assert_eq!(error.wire_code(), Some("IICP-POLICY-MANIFEST-BINDING-MISMATCH"));
         }
+    }
+
+    #[test]
+    fn a_bind_ticket_proves_one_worker_to_one_relay_for_a_while() {
+        let signer = TokenSigner::random().unwrap();
+        let jti = "0123456789abcdef0123456789abcdef";
+        let ticket = json!({"typ": RELAY_TICKET_TYPE, "jti": jti, "sub": "w-1", "aud": "r-1", "exp": 1001});
+        let check = |claims: &Value| {
+            let text = signer.sign(Domain::RelayBind, claims).unwrap();
+            verify_bind_ticket(&text, &signer.public_key(), "w-1", "r-1", 1000)
+        };
+        let taken = BindClaims { jti: unhex(jti).unwrap(), exp: 1001 };
+        assert_eq!(check(&ticket), Ok(taken));
+        assert_eq!(check(&with(ticket.clone(), "aud", json!("*"))), Ok(taken), "any relay");
+        for (name, value, fault) in [
+            ("typ", json!("dispatch-route-ticket"), TicketFault::Type),
+            ("sub", json!("w-2"), TicketFault::Node),
+            ("sub", json!(""), TicketFault::Node),
+            ("aud", json!("r-2"), TicketFault::Audience),
+            ("aud", Value::Null, TicketFault::Audience),
+            ("exp", json!(1000), TicketFault::Expired),
+            ("exp", json!("2000"), TicketFault::Expired),
+            ("jti", Value::Null, TicketFault::TicketId),
+            ("jti", json!("0123456789ABCDEF0123456789ABCDEF"), TicketFault::TicketId),
+            ("jti", json!("0123456789abcdef01234567"), TicketFault::TicketId),
+        ] {
+            assert_eq!(check(&with(ticket.clone(), name, value)), Err(fault), "{name}");
+        }
+        let text = signer.sign(Domain::RelayBind, &ticket).unwrap();
+        let other = TokenSigner::random().unwrap().public_key();
+        assert_eq!(verify_bind_ticket(&text, &other, "w-1", "r-1", 1000), Err(TicketFault::Signature));
+        let token = signer.sign(Domain::ConsumerToken, &ticket).unwrap();
+        let read = verify_bind_ticket(&token, &signer.public_key(), "w-1", "r-1", 1000);
+        assert_eq!(read, Err(TicketFault::Signature), "a consumer token is no bind ticket");
     }
 
     #[test]

@@ -19,8 +19,8 @@ use crate::transport::guard::Reach;
 use crate::transport::http_client::{Call, HttpClient, NoReply, Redirects, Reply};
 use crate::types::{Qos, Secret, Traceparent};
 use crate::wire::directory::{
-    AwardRequest, ConsumerTokenReply, DirectoryKeyReply, HeartbeatReply, HeartbeatRequest, Listed, RegisterReply,
-    RegisterRequest, Ticketed, read, read_nodes, read_ticket,
+    AwardRequest, ConsumerTokenReply, DirectoryKeyReply, HeartbeatReply, HeartbeatRequest, Listed, ListedRelay,
+    RegisterReply, RegisterRequest, RelayTicketReply, Ticketed, read, read_nodes, read_relays, read_ticket,
 };
 use crate::wire::failure::Failure;
 
@@ -235,6 +235,44 @@ impl DirectoryClient {
         let url = self.base.join("/v1/credits/award")?;
         let call = Call { bearer: Some(token), body: Some(body(request)?), ..call(Method::POST, url, deadline) };
         self.send("credits/award", call).await.map(|_| ())
+    }
+
+    /// Asks for a ticket to bind at a relay with; `relay` is its id if only it is to take the ticket. None if the directory
+    /// gives no tickets.
+    pub(crate) async fn relay_ticket(
+        &self,
+        token: &Secret,
+        own_id: &str,
+        relay: Option<&str>,
+        deadline: Instant,
+    ) -> Result<Option<String>> {
+        let wish = match relay {
+            Some(relay) => serde_json::json!({ "relay_node_id": relay }),
+            None => serde_json::json!({}),
+        };
+        let url = self.base.join("/v1/relay/ticket")?;
+        let call = Call {
+            bearer: Some(token.expose()),
+            node_id: Some(own_id),
+            body: Some(body(&wish)?),
+            ..call(Method::POST, url, deadline)
+        };
+        let reply = self.exchange("relay/ticket", call).await?;
+        match (reply.status, Failure::read(&reply.body).code.as_deref()) {
+            (200..300, _) => Ok(Some(read::<RelayTicketReply>("relay/ticket", &reply.body)?.ticket)),
+            (404 | 405 | 501, _) | (503, Some("not_configured")) => Ok(None),
+            _ => Err(refused("relay/ticket", &reply)),
+        }
+    }
+
+    /// The relays that the directory lists under an intent.
+    pub(crate) async fn relays(&self, intent: &str, deadline: Instant) -> Result<Vec<ListedRelay>> {
+        let mut url = self.base.join("/v1/discover")?;
+        url.query_pairs_mut()
+            .append_pair("intent", intent)
+            .append_pair("relay_capable", "true")
+            .append_pair("limit", "50");
+        read_relays(&self.send("discover", call(Method::GET, url, deadline)).await?.body)
     }
 
     /// Leaves the directory; one that has forgotten the node already is as good.

@@ -9,6 +9,7 @@ mod offer;
 mod receipts;
 mod refusal;
 mod registration;
+mod relaying;
 mod service;
 mod stream;
 mod task;
@@ -31,6 +32,7 @@ use crate::error::{Code, Error, Result};
 use crate::options::{NodeOptions, Validate as _};
 use crate::protocol::gate::Gate;
 use crate::protocol::replay::ReplayMemory;
+use crate::relay::{Exchange, Listeners, Place, Relay};
 use crate::runtime::TaskGroup;
 use crate::state::{self, Identity};
 use crate::transport::conn::{ConnTable, Deadlines};
@@ -63,6 +65,10 @@ struct State {
     metrics: Metrics,
     handler: Box<dyn DynHandler>,
     registered: AtomicBool,
+    /// There if the node lends its address to workers.
+    relay: Option<Arc<Relay>>,
+    /// There if the node is a worker itself.
+    exchange: Option<Arc<Exchange>>,
     table: Arc<ConnTable>,
     http: HttpClient,
     group: TaskGroup,
@@ -78,6 +84,16 @@ impl State {
     /// Seconds since the node began: for windows that a change of the clock on the wall must not move.
     fn seconds(&self) -> u64 {
         self.started.elapsed().as_secs()
+    }
+
+    /// Share of what is used most, 0 to 1: the slots, or what a relay may carry.
+    fn load(&self) -> f64 {
+        self.relay.as_ref().map_or(0.0, |relay| relay.load()).max(self.gate.load())
+    }
+
+    /// Where the node is reached, if that is at a relay.
+    fn place(&self) -> Option<Place> {
+        self.exchange.as_ref()?.place().borrow().clone()
     }
 
     /// Waits until no task runs.
@@ -102,6 +118,8 @@ pub struct Node {
     key: NodeKey,
     directory: Option<DirectoryClient>,
     http: HttpClient,
+    /// Where workers are accepted, if the node is a relay.
+    listeners: Option<Listeners>,
 }
 
 impl Node {
@@ -142,7 +160,8 @@ impl Node {
                 format!("nobody can call a node at {advertised}; set endpoint to the URL that callers reach it under"),
             ));
         }
-        Ok(Node { options, server, advertised, endpoint, identity, key, directory, http })
+        let listeners = relaying::listen(&options)?;
+        Ok(Node { options, server, advertised, endpoint, identity, key, directory, http, listeners })
     }
 
     /// The address that is listened on.
@@ -169,11 +188,18 @@ impl Node {
     /// # Errors
     /// `DIRECTORY_REJECTED` or `DIRECTORY_UNAUTHORIZED` if the directory refuses what waiting cannot mend.
     pub async fn serve<H: Handler>(self, handler: H) -> Result<LiveNode> {
-        let Node { options, server, advertised, endpoint, mut identity, key, directory, http } = self;
+        let Node { options, server, advertised, endpoint, mut identity, key, directory, http, listeners } = self;
         let intents: Vec<Arc<str>> = options.intents.iter().map(|intent| Arc::from(intent.as_str())).collect();
         let group = TaskGroup::new();
         let credentials = identity.credentials.take();
+        let relay_addr = listeners.as_ref().and_then(Listeners::addr);
+        let relay = listeners.map(|listeners| {
+            relaying::serve(listeners, &options, &identity.node_id, endpoint.port(), directory.clone(), &group)
+        });
+        let exchange = options.relay_worker.is_some().then(Arc::<Exchange>::default);
         let state = Arc::new(State {
+            relay,
+            exchange,
             node_id: identity.node_id.clone(),
             _identity: identity,
             offer: Offer::new(&options),
@@ -196,10 +222,11 @@ impl Node {
             intents,
             options,
         });
-        let live = LiveNode { addr: server.addr, state: state.clone() };
+        let live = LiveNode { addr: server.addr, relay_addr, state: state.clone() };
         availability::follow(&state);
         server.serve(state.clone(), &group);
         if let Some(directory) = directory {
+            relaying::be_reached(&state, &directory);
             let (first, tried) = oneshot::channel();
             group.spawn("registration", registration::keep(state, directory, credentials, first));
             if let Ok(Err(error)) = tried.await
@@ -236,6 +263,7 @@ impl fmt::Debug for Node {
 /// A serving node. Dropping it stops everything at once; [`LiveNode::shutdown`] lets tasks finish.
 pub struct LiveNode {
     addr: SocketAddr,
+    relay_addr: Option<SocketAddr>,
     state: Arc<State>,
 }
 
@@ -246,10 +274,22 @@ impl LiveNode {
         self.addr
     }
 
-    /// The URL under which callers reach the node.
+    /// Where the node, if it is a relay, accepts workers; the first of its addresses.
+    #[must_use]
+    pub fn relay_addr(&self) -> Option<SocketAddr> {
+        self.relay_addr
+    }
+
+    /// Workers that are bound at this node, if it is a relay.
+    #[must_use]
+    pub fn relay_workers(&self) -> usize {
+        self.state.relay.as_ref().map_or(0, |relay| relay.workers())
+    }
+
+    /// The URL under which callers reach the node: its own, or that of the relay where it is bound.
     #[must_use]
     pub fn url(&self) -> String {
-        self.state.advertised.clone()
+        self.state.place().map_or_else(|| self.state.advertised.clone(), |place| place.endpoint)
     }
 
     /// Id of the node.

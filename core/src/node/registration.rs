@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use http::Method;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
@@ -14,14 +14,16 @@ use super::{State, receipts};
 use crate::crypto::digest::jitter;
 use crate::discovery::directory_client::DirectoryClient;
 use crate::error::{Code, Error, Result};
-use crate::options::NodeCapability;
+use crate::options::{ExposureMode, NatType, NodeCapability, TransportMethod};
 use crate::protocol::declaration::declare;
 use crate::protocol::heartbeat::{Next, Registration};
+use crate::relay::Place;
 use crate::state::Credentials;
 use crate::telemetry;
+use crate::transport::endpoint::Endpoint;
 use crate::transport::guard::Reach;
 use crate::transport::http_client::Call;
-use crate::wire::directory::{Capability, HeartbeatRequest, Limits, RegisterRequest, SDK_COMPATIBILITY};
+use crate::wire::directory::{Capability, HeartbeatRequest, Limits, RegisterRequest, RelayMetadata, SDK_COMPATIBILITY};
 
 /// Longest wait for the directory's answer, as the published nodes wait.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -56,10 +58,21 @@ async fn stay(
     let mut next = Next::Register(Duration::ZERO);
     let mut last = None;
     let leaving = state.leaving.clone();
+    let mut moves = state.exchange.as_ref().map(|exchange| exchange.place());
+    if let Some(place) = &mut moves {
+        tokio::select! {
+            () = leaving.cancelled() => return,
+            () = first_place(place, &mut first) => {}
+        }
+    }
     loop {
         tokio::select! {
             () = leaving.cancelled() => break,
             () = tokio::time::sleep(pause(&next)) => {}
+            () = moved(&mut moves) => {
+                next = Next::Register(Duration::ZERO);
+                continue;
+            }
             () = state.offer.changed(), if registration.is_registered() => {
                 let since = last.map_or(CALM, |last: Instant| last.elapsed());
                 next = Next::Register(CALM.saturating_sub(since));
@@ -104,6 +117,28 @@ fn begin(state: &State, kept: Option<Credentials>) -> Registration {
     Registration::new(token, own.or(key))
 }
 
+/// Waits until it is known where the node will be reached. Who waits for the first registration is told if that takes long.
+async fn first_place(place: &mut watch::Receiver<Option<Place>>, first: &mut Option<oneshot::Sender<Result<()>>>) {
+    let known = tokio::time::timeout(PATIENCE, place.wait_for(Option::is_some)).await.is_ok();
+    if !known && let Some(first) = first.take() {
+        let why = "no relay is to be found; the node is not registered until there is one";
+        let _ = first.send(Err(Error::new(Code::RelayUnreachable, why)));
+    }
+    let _ = place.wait_for(Option::is_some).await;
+    place.mark_unchanged();
+}
+
+/// Resolves when the node is reached elsewhere, which one that listens for itself never is.
+async fn moved(moves: &mut Option<watch::Receiver<Option<Place>>>) {
+    let gone = match moves {
+        Some(place) => place.changed().await.is_err(),
+        None => true,
+    };
+    if gone {
+        std::future::pending().await
+    }
+}
+
 /// Nodes that began at the same moment do not report at the same moments for ever.
 fn pause(next: &Next) -> Duration {
     match next {
@@ -116,14 +151,21 @@ async fn register(state: &State, directory: &DirectoryClient, registration: &mut
     // What was changed until now goes along.
     let _ = state.offer.changed().now_or_never();
     let offered = state.offer.offered();
-    let result = match probe_self(state).await {
-        Ok(()) => directory.register(&request(state, registration, &offered), deadline(PATIENCE)).await,
+    let place = state.place();
+    let result = match probe_self(state, place.as_ref()).await {
+        Ok(()) => {
+            let request = request(state, registration, &offered, place.as_ref());
+            directory.register(&request, deadline(PATIENCE)).await
+        }
         Err(error) => Err(error),
     };
     match result {
         Ok(reply) => {
             let next = registration.registered(reply);
             state.offer.listed(offered);
+            if let (Some(exchange), Some(token)) = (&state.exchange, registration.token()) {
+                exchange.set_token(token);
+            }
             keep_credentials(state, directory, registration).await;
             tracing::info!(target: telemetry::NODE, node_id = %state.node_id, "registered");
             (next, Ok(()))
@@ -190,11 +232,15 @@ fn explained(state: &State, error: Error) -> Error {
 
 /// A directory lists what it is told; a node that cannot be reached under its own URL must not be listed. From behind a
 /// NAT, that it does not reach itself proves nothing.
-async fn probe_self(state: &State) -> Result<()> {
-    if state.options.is_behind_nat() {
-        return Ok(());
-    }
-    let url = state.endpoint.join("/iicp/health")?;
+async fn probe_self(state: &State, place: Option<&Place>) -> Result<()> {
+    let url = match place {
+        // Nobody answers there yet: the registration comes first, and brings the ticket for the relay.
+        Some(Place { bound: false, .. }) => return Ok(()),
+        Some(place) => Endpoint::parse("the relay", &place.endpoint)?.join("/iicp/health")?,
+        None if state.options.is_behind_nat() => return Ok(()),
+        None => state.endpoint.join("/iicp/health")?,
+    };
+    let endpoint = url.origin().ascii_serialization();
     let call = Call::new(Method::GET, url, Reach::Private, deadline(PATIENCE), 1 << 20);
     match state.http.call(call).await {
         Ok(reply) if reply.status == 200 => Ok(()),
@@ -203,15 +249,19 @@ async fn probe_self(state: &State) -> Result<()> {
             Err(Error::new(
                 Code::Connect,
                 format!(
-                    "the node does not answer under its own endpoint {}: {seen}; check the option endpoint",
-                    state.endpoint.as_str()
+                    "the node does not answer under its own endpoint {endpoint}: {seen}; check the option endpoint"
                 ),
             ))
         }
     }
 }
 
-fn request<'a>(state: &'a State, registration: &'a Registration, offered: &'a [NodeCapability]) -> RegisterRequest<'a> {
+fn request<'a>(
+    state: &'a State,
+    registration: &'a Registration,
+    offered: &'a [NodeCapability],
+    place: Option<&'a Place>,
+) -> RegisterRequest<'a> {
     let options = &state.options;
     let capability = |capability: &'a NodeCapability| Capability {
         intent: &capability.intent,
@@ -224,19 +274,27 @@ fn request<'a>(state: &'a State, registration: &'a Registration, offered: &'a [N
     RegisterRequest {
         node_id: &state.node_id,
         // As the operator spelled it: other peers judge the text, not what it means.
-        endpoint: &state.advertised,
+        endpoint: place.map_or(&state.advertised, |place| &place.endpoint),
         region: &options.region,
         capabilities: offered.iter().map(capability).collect(),
         limits: Limits { max_concurrent: options.max_concurrent, tokens_per_min: options.tokens_per_min },
         current_node_token: registration.token(),
         node_hmac_key: registration.hmac_key(),
+        relay_capable: state.relay.is_some(),
+        relay_accept_port: state.relay.as_ref().map(|relay| relay.accept_port()),
+        transport_metadata: place.map(|place| RelayMetadata {
+            relay_for: &state.node_id,
+            relay_host: &place.relay_host,
+            relay_port: place.relay_port,
+        }),
         cx_public_key: state.key.public_json(),
         backend: options.backend,
         policy: options.policy.as_ref().map(Into::into),
         pricing: options.pricing.as_ref().map(|pricing| declare(pricing, registration.hmac_key())),
-        transport_method: options.transport_method,
-        nat_type: options.nat_type,
-        exposure_mode: options.exposure_mode,
+        transport_method: place.map(|_| TransportMethod::TurnRelay).or(options.transport_method),
+        // Not unknown: a directory would ask the node itself whether it answers.
+        nat_type: options.nat_type.or(place.map(|_| NatType::Symmetric)),
+        exposure_mode: options.exposure_mode.or(place.map(|_| ExposureMode::RelayRequired)),
         policy_manifest: options.policy_manifest.as_ref(),
         listing: options.listing.as_ref().map(Into::into),
         operator_delegation: options.operator_delegation.as_ref(),
@@ -261,7 +319,7 @@ async fn report(state: &State, directory: &DirectoryClient, registration: &mut R
         node_id: &state.node_id,
         status: "available",
         available: staying && active < limit && !state.gate.is_draining() && !state.offer.is_draining(),
-        load: state.gate.load(),
+        load: state.load(),
         active_jobs: active,
         max_concurrent: limit,
         metrics: batch.map(|(_, outcomes)| outcomes),

@@ -9,7 +9,7 @@ use super::listing::{
     ReceiptProfile, TransportMethod,
 };
 use super::statements::{check_operator_delegation, check_policy_manifest};
-use super::{Validate, check_names, check_node_id, check_region, check_timeout, in_range};
+use super::{RelayServerOptions, RelayWorkerOptions, Validate, check_names, check_node_id, check_region, check_timeout, in_range};
 use crate::error::{Code, Error, Result};
 use crate::types::{Intent, Secret};
 
@@ -38,6 +38,10 @@ pub struct NodeOptions {
     pub port: u16,
     /// URL under which callers reach the node; by default the address it listens on.
     pub endpoint: Option<String>,
+    /// Lends the node's address to workers that nobody can reach: the node is a relay. By default it is none.
+    pub relay_server: Option<RelayServerOptions>,
+    /// Has the node reached through a relay, because nobody can reach it. By default it is called where it listens.
+    pub relay_worker: Option<RelayWorkerOptions>,
     /// Tasks that may run at the same time; one more is answered with `capacity_exceeded`.
     pub max_concurrent: u32,
     /// Token rate that is advertised to the directory.
@@ -109,6 +113,8 @@ impl Default for NodeOptions {
             host: "127.0.0.1".into(),
             port: 0,
             endpoint: None,
+            relay_server: None,
+            relay_worker: None,
             max_concurrent: 4,
             tokens_per_min: 10_000,
             max_tokens: 8_192,
@@ -165,6 +171,7 @@ impl Validate for NodeOptions {
         if self.endpoint.as_ref().is_some_and(|url| url.len() > 255) {
             return Err(refused("endpoint", "must be at most 255 bytes: directories take no more"));
         }
+        self.check_relay()?;
         self.check_capabilities()?;
         self.check_listing()?;
         check_timeout(self.default_timeout_ms)?;
@@ -182,6 +189,24 @@ impl Validate for NodeOptions {
 }
 
 impl NodeOptions {
+    fn check_relay(&self) -> Result<()> {
+        self.relay_server.as_ref().map_or(Ok(()), Validate::validate)?;
+        let Some(worker) = &self.relay_worker else { return Ok(()) };
+        worker.validate()?;
+        if self.relay_server.is_some() {
+            let why = "cannot stand beside relay_server: who nobody can reach has no address to lend";
+            return Err(refused("relay_worker", why));
+        }
+        if self.directory.is_empty() {
+            return Err(refused("relay_worker", "needs directory: it names the relays, and tells callers the way"));
+        }
+        if self.endpoint.is_some() {
+            let why = "cannot stand beside endpoint: the node is called where its relay is";
+            return Err(refused("relay_worker", why));
+        }
+        Ok(())
+    }
+
     fn check_capabilities(&self) -> Result<()> {
         in_range(Self::WHAT, "capabilities", self.capabilities.len(), 0, 64)?;
         for (at, capability) in self.capabilities.iter().enumerate() {

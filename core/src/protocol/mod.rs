@@ -19,6 +19,7 @@ pub(crate) mod profiles;
 pub(crate) mod projection;
 pub(crate) mod ranker;
 pub(crate) mod receipt;
+pub(crate) mod relay;
 pub(crate) mod replay;
 pub(crate) mod retry;
 pub(crate) mod risk;

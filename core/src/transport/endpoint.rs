@@ -67,6 +67,11 @@ impl Endpoint {
         }
     }
 
+    /// The port that is called.
+    pub(crate) fn port(&self) -> u16 {
+        Url::parse(&self.base).ok().and_then(|url| url.port_or_known_default()).unwrap_or(80)
+    }
+
     fn host(&self) -> Host<&str> {
         match &self.host {
             Host::Ipv4(ip) => Host::Ipv4(*ip),

@@ -125,6 +125,23 @@ impl HttpClient {
         tokio::time::timeout_at(call.deadline, self.exchange(&call)).await.unwrap_or(Err(NoReply::Deadline))
     }
 
+    /// The addresses of a host, judged, for who opens a connection of his own. The port is left open.
+    ///
+    /// # Errors
+    /// `Refused` if it may not be called, `Connect` if it has no address, or none in time.
+    pub(crate) async fn resolve(&self, host: &Host, reach: Reach) -> Result<Vec<std::net::SocketAddr>, NoReply> {
+        let ip = match host {
+            Host::Ipv4(ip) => std::net::IpAddr::V4(*ip),
+            Host::Ipv6(ip) => std::net::IpAddr::V6(*ip),
+            Host::Domain(name) => {
+                guard::judge_host(&Host::Domain(name.as_str()), reach).map_err(|_| NoReply::Refused)?;
+                return self.names.resolve(name, reach).await;
+            }
+        };
+        guard::judge_ip(ip, reach).map_err(|_| NoReply::Refused)?;
+        Ok(vec![std::net::SocketAddr::new(ip, 0)])
+    }
+
     async fn exchange(&self, call: &Call<'_>) -> Result<Incoming, NoReply> {
         let url = guard::without_trailing_dot(call.url.clone()).ok_or(NoReply::Refused)?;
         let mut hop = Hop::first(url, call.reach);

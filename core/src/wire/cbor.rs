@@ -18,10 +18,10 @@ const UNFIT: Reason = Reason::InvalidPayload;
 
 pub(crate) type Result<T> = std::result::Result<T, Reason>;
 
-const UINT: u8 = 0;
+pub(super) const UINT: u8 = 0;
 const NEGATIVE: u8 = 1;
-const BYTES: u8 = 2;
-const TEXT: u8 = 3;
+pub(super) const BYTES: u8 = 2;
+pub(super) const TEXT: u8 = 3;
 const ARRAY: u8 = 4;
 const MAP: u8 = 5;
 const TAG: u8 = 6;
@@ -445,7 +445,7 @@ fn write_text(out: &mut Vec<u8>, text: &str) {
 /// Writes a head in its shortest form.
 // Every cast is of a value that was found to fit.
 #[allow(clippy::cast_possible_truncation)]
-fn write_head(out: &mut Vec<u8>, major: u8, value: u64) {
+pub(super) fn write_head(out: &mut Vec<u8>, major: u8, value: u64) {
     let major = major << 5;
     match value {
         0..24 => out.push(major | value as u8),

@@ -26,6 +26,15 @@ pub(crate) struct RegisterRequest<'a> {
     /// The key of the last registration, so that it stays the same, or the operator's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) node_hmac_key: Option<&'a str>,
+    /// Whether the node lends its address to others.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) relay_capable: bool,
+    /// Where it accepts them; published nodes say so too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) relay_accept_port: Option<u16>,
+    /// Through which relay it is reached.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) transport_metadata: Option<RelayMetadata<'a>>,
     /// What tasks for the node are sealed to.
     pub(crate) cx_public_key: Value,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -56,6 +65,16 @@ pub(crate) struct RegisterRequest<'a> {
     pub(crate) sdk_compatibility_version: &'a str,
     pub(crate) implementation_name: &'a str,
     pub(crate) implementation_version: &'a str,
+}
+
+/// What a node says of the relay that it is reached through.
+#[derive(Serialize)]
+pub(crate) struct RelayMetadata<'a> {
+    /// The worker's id.
+    pub(crate) relay_for: &'a str,
+    pub(crate) relay_host: &'a str,
+    /// Of the relay's HTTP side.
+    pub(crate) relay_port: u16,
 }
 
 #[derive(Serialize)]
@@ -314,6 +333,42 @@ pub(crate) fn read_ticket(body: &[u8]) -> Result<Ticketed> {
         Error::new(Code::DirectoryMalformed, format!("the directory's answer to {what} discloses no usable route"))
     })?;
     Ok(Ticketed { ticket: reply.ticket, node })
+}
+
+/// What is read of a bind ticket's answer. No `Debug`: it holds a credential.
+#[derive(Deserialize)]
+pub(crate) struct RelayTicketReply {
+    pub(crate) ticket: String,
+}
+
+/// A relay as a directory lists it.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub(crate) struct ListedRelay {
+    pub(crate) node_id: String,
+    pub(crate) endpoint: String,
+    #[serde(default)]
+    pub(crate) load: Option<f64>,
+    #[serde(default)]
+    pub(crate) relay_capable: Option<bool>,
+    /// Where it accepts workers, if the directory says.
+    #[serde(default)]
+    pub(crate) relay_accept_port: Option<u16>,
+}
+
+#[cfg(test)]
+impl ListedRelay {
+    pub(crate) fn new(node_id: &str, endpoint: &str) -> Self {
+        let (node_id, endpoint) = (node_id.to_owned(), endpoint.to_owned());
+        ListedRelay { node_id, endpoint, load: None, relay_capable: Some(true), relay_accept_port: None }
+    }
+}
+
+/// Reads the relays of a list of nodes; a bad entry spoils no other.
+pub(crate) fn read_relays(body: &[u8]) -> Result<Vec<ListedRelay>> {
+    let list: NodeList<'_> = read("discover", body)?;
+    let entries = list.nodes.unwrap_or_default();
+    let relays = entries.iter().filter_map(|entry| serde_json::from_str::<ListedRelay>(entry.get()).ok());
+    Ok(relays.filter(|relay| relay.relay_capable == Some(true) && crate::options::is_node_id(&relay.node_id)).collect())
 }
 
 /// The answer to a request for a consumer token. No `Debug`.

@@ -13,6 +13,8 @@ pub(crate) mod frame;
 pub(crate) mod gzip;
 pub(crate) mod inbound;
 pub(crate) mod message;
+pub(crate) mod relay;
+pub(crate) mod relayed;
 pub(crate) mod sealed;
 pub(crate) mod task;
 pub(crate) mod transcode;

@@ -4,6 +4,7 @@ use iicp_core::CHAT;
 use iicp_core::options::{
     AvailabilityWindow, Chat, ChatMessage, ClientOptions, Completion, DirectoryOptions, Discover, Embedding,
     Moderation, NodeCapability, NodeOptions, NodePolicy, NodePricing, ProfileRequest, PublicListing, QueueOptions,
+    RelayServerOptions, RelayWorkerOptions,
     RouteConstraints, RoutingPolicy, RuntimeOptions, Speech, TaskOptions, Transcription, Validate, from_json,
 };
 use schemars::{JsonSchema, schema_for};
@@ -88,6 +89,8 @@ pub fn structs() -> Result<Vec<Struct>, String> {
         read::<Moderation>(json!({ "input": "a" }))?,
         read::<NodeOptions>(json!({ "intents": [CHAT] }))?,
         read::<NodeCapability>(json!({ "intent": CHAT }))?,
+        read::<RelayServerOptions>(none())?,
+        read::<RelayWorkerOptions>(none())?,
         read::<NodePolicy>(none())?,
         read::<NodePricing>(none())?,
         read::<PublicListing>(none())?,

@@ -5,6 +5,7 @@
 
 mod conformance;
 mod peer;
+mod relay;
 mod sealed;
 mod their_client;
 mod their_node;

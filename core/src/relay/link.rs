@@ -1,0 +1,387 @@
+//! A worker's connection to its relay: INIT, ACK, RELAY_BIND, RELAY_ACK, and then calls and answers, many at a time.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::mpsc;
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::Instant;
+use url::Host;
+
+use crate::error::{Code, Error, Result};
+use crate::protocol::admission::{Admission, Body, Done, Outcome, Received};
+use crate::protocol::relay::liveness::{Liveness, Look, Patience};
+use crate::runtime::TaskGroup;
+use crate::transport::http_client::NoReply;
+use crate::wire::frame::{HEADER_BYTES, Header, Kind};
+use crate::wire::message::{self, RelayAck, RelayBind};
+use crate::wire::relay::{self as words, CANCEL, DRAIN, Hello};
+
+/// Longest wait for a connection, and for each answer of a relay that is not bound to yet.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How often the session is looked after.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// Calls that run at the same time; the node's gate has its own word before that.
+const MOST_CALLS: usize = 1_024;
+/// Answers that wait for the relay to take them.
+const MOST_ANSWERS: usize = 64;
+/// How long the relay may leave an answer untaken.
+const STALL: Duration = Duration::from_secs(20);
+/// How long the last word may take.
+const FAREWELL: Duration = Duration::from_secs(1);
+/// Read at once.
+const CHUNK: usize = 64 << 10;
+
+/// How a node binds.
+pub(super) struct Terms<'a> {
+    pub(super) worker_id: &'a str,
+    pub(super) intent: &'a str,
+    pub(super) models: &'a [String],
+    pub(super) ask_after: Duration,
+    pub(super) answer_within: Duration,
+    pub(super) most_body: usize,
+}
+
+/// Why a session is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// The node stops.
+    Closing,
+    /// The relay stops, and said so.
+    Draining,
+    /// The connection is gone, or the relay ended it.
+    Lost,
+}
+
+/// The error of a relay that was not reached.
+pub(super) fn unreachable(no_reply: NoReply, host: &Host) -> Error {
+    let (code, why) = match no_reply {
+        NoReply::Refused => (Code::EndpointRefused, "is at an address that may not be called"),
+        _ => (Code::RelayUnreachable, "cannot be reached"),
+    };
+    Error::new(code, format!("the relay {host} {why}"))
+}
+
+/// A bound session that nobody serves yet.
+pub(super) struct Bound {
+    pub(super) http_port: Option<u16>,
+    peer: SocketAddr,
+    frames: Frames,
+    writer: OwnedWriteHalf,
+    patience: Patience,
+}
+
+/// Connects and binds. `ticket` is asked for once the relay has said whether it is one of ours.
+pub(super) async fn bind(
+    addrs: &[SocketAddr],
+    port: u16,
+    terms: &Terms<'_>,
+    ticket: impl AsyncFnOnce(bool) -> Result<Option<String>>,
+) -> Result<Bound> {
+    let stream = connect(addrs, port).await?;
+    let peer = stream.peer_addr().map_err(|_| lost())?;
+    let _ = stream.set_nodelay(true);
+    let (reader, mut writer) = stream.into_split();
+    let mut frames = Frames::new(reader, terms.most_body);
+    send(&mut writer, &Hello { ours: true }.write(Kind::Init)).await?;
+    let (kind, payload) = answer(&mut frames).await?;
+    if kind != Kind::Ack {
+        return Err(strange());
+    }
+    let hello = Hello::read(Kind::Ack, &payload);
+    frames.hello = hello;
+    let ticket = ticket(hello.ours).await?;
+    let bind = RelayBind {
+        worker_id: terms.worker_id,
+        intent: Some(terms.intent),
+        models: terms.models.iter().map(String::as_str).collect(),
+        ticket: ticket.as_deref(),
+    };
+    send(&mut writer, &words::write_bind(&bind).map_err(|_| strange())?).await?;
+    let (kind, payload) = answer(&mut frames).await?;
+    if kind != Kind::RELAY_ACK {
+        return Err(strange());
+    }
+    let verdict = RelayAck::read(&payload).map_err(|_| strange())?;
+    if !verdict.ok {
+        let reason = crate::wire::failure::clean(verdict.reason.unwrap_or("no reason given"));
+        return Err(Error::new(Code::RelayRefused, format!("the relay does not bind this node: {reason}")));
+    }
+    let patience = Patience {
+        ask_after: terms.ask_after,
+        answer_within: terms.answer_within,
+        silence: terms.ask_after + terms.answer_within * 2,
+        look_every: LOOK_EVERY,
+    };
+    let http_port = verdict.http_port.and_then(|port| u16::try_from(port).ok());
+    Ok(Bound { http_port, peer, frames, writer, patience })
+}
+
+async fn connect(addrs: &[SocketAddr], port: u16) -> Result<TcpStream> {
+    let attempts = async {
+        for addr in addrs {
+            if let Ok(stream) = TcpStream::connect(SocketAddr::new(addr.ip(), port)).await {
+                return Ok(stream);
+            }
+        }
+        Err(lost())
+    };
+    tokio::time::timeout(PATIENCE, attempts).await.unwrap_or_else(|_| Err(lost()))
+}
+
+async fn send(writer: &mut OwnedWriteHalf, frame: &[u8]) -> Result<()> {
+    tokio::time::timeout(PATIENCE, writer.write_all(frame)).await.ok().and_then(std::io::Result::ok).ok_or_else(lost)
+}
+
+async fn answer(frames: &mut Frames) -> Result<(Kind, Bytes)> {
+    tokio::time::timeout(PATIENCE, frames.next()).await.ok().flatten().ok_or_else(lost)
+}
+
+fn lost() -> Error {
+    Error::new(Code::RelayUnreachable, "the relay cannot be reached, or hung up before this node was bound")
+}
+
+fn strange() -> Error {
+    Error::new(Code::RelayUnreachable, "what answers in the relay's place does not speak its protocol")
+}
+
+impl Bound {
+    /// Begins to serve.
+    pub(super) fn begin(self, tasks: Arc<dyn Admission>) -> Live {
+        let Bound { peer, frames, writer, patience, .. } = self;
+        let (answers, queue) = mpsc::channel(MOST_ANSWERS);
+        let mut writing = JoinSet::new();
+        writing.spawn(write(writer, queue));
+        let session = Session { tasks, peer, answers, running: JoinSet::new(), calls: HashMap::new() };
+        Live { frames, writing, session, patience, liveness: Liveness::new(true, 0), begun: Instant::now() }
+    }
+}
+
+/// A session that is served. Whoever drops it stops everything that came over it.
+pub(super) struct Live {
+    frames: Frames,
+    writing: JoinSet<()>,
+    session: Session,
+    patience: Patience,
+    liveness: Liveness,
+    begun: Instant,
+}
+
+impl Live {
+    /// Serves calls until the relay says that it stops, the node closes or the session is lost.
+    pub(super) async fn serve(&mut self, group: &TaskGroup) -> Ended {
+        let mut closing = std::pin::pin!(group.closing());
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        loop {
+            let said = tokio::select! {
+                () = &mut closing => return Ended::Closing,
+                said = self.step(&mut look) => said,
+            };
+            match said {
+                Said::Nothing => {}
+                Said::Drain => return Ended::Draining,
+                Said::End => return Ended::Lost,
+            }
+        }
+    }
+
+    /// Lets what is under way end, and says good-bye.
+    pub(super) async fn finish(mut self) {
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        while !self.session.running.is_empty() {
+            if matches!(self.step(&mut look).await, Said::End) {
+                return;
+            }
+        }
+        let _ = self.session.answers.send(Piece::Last(words::write_close().into())).await;
+        let _ = tokio::time::timeout(FAREWELL, self.writing.join_next()).await;
+    }
+
+    /// What comes next of all that may come.
+    async fn step(&mut self, look: &mut tokio::time::Interval) -> Said {
+        let now = || crate::options::millis(self.begun.elapsed());
+        tokio::select! {
+            frame = self.frames.next() => {
+                let Some((kind, payload)) = frame else { return Said::End };
+                self.liveness.heard(now());
+                return self.session.take(kind, payload);
+            }
+            Some(done) = self.session.running.join_next_with_id(), if !self.session.running.is_empty() => {
+                self.session.ended(&done);
+            }
+            _ = self.writing.join_next() => return Said::End,
+            _ = look.tick() => match self.liveness.look(now(), &self.patience) {
+                Look::Fine => {}
+                // A relay that takes nothing more will not answer either.
+                Look::Ask => drop(self.session.answers.try_send(Piece::One(words::write_echo(Kind::Ping, &[]).into()))),
+                Look::Gone => return Said::End,
+            },
+        }
+        Said::Nothing
+    }
+}
+
+/// What is to be written.
+enum Piece {
+    One(Bytes),
+    Answer([Bytes; 3]),
+    /// Nothing comes after it.
+    Last(Bytes),
+}
+
+/// Writes until nobody has anything more to say, or the relay takes nothing.
+async fn write(mut writer: OwnedWriteHalf, mut queue: mpsc::Receiver<Piece>) {
+    while let Some(piece) = queue.recv().await {
+        let (frames, last) = match piece {
+            Piece::One(frame) => ([frame, Bytes::new(), Bytes::new()], false),
+            Piece::Answer(frames) => (frames, false),
+            Piece::Last(frame) => ([frame, Bytes::new(), Bytes::new()], true),
+        };
+        let [a, b, c] = frames;
+        let mut whole = a.chain(b).chain(c);
+        while whole.has_remaining() {
+            match tokio::time::timeout(STALL, writer.write_buf(&mut whole)).await {
+                Ok(Ok(n)) if n > 0 => {}
+                _ => return,
+            }
+        }
+        if last {
+            let _ = writer.shutdown().await;
+            return;
+        }
+    }
+}
+
+/// What a frame of the relay comes to.
+enum Said {
+    Nothing,
+    Drain,
+    End,
+}
+
+struct Session {
+    tasks: Arc<dyn Admission>,
+    peer: SocketAddr,
+    answers: mpsc::Sender<Piece>,
+    running: JoinSet<()>,
+    /// What runs, by the relay's name for it.
+    calls: HashMap<String, AbortHandle>,
+}
+
+impl Session {
+    fn take(&mut self, kind: Kind, payload: Bytes) -> Said {
+        match kind {
+            Kind::Call => match words::Call::read(&payload) {
+                Ok(call) => self.begin(&payload, &call),
+                Err(_) => return Said::End,
+            },
+            Kind::Ping => {
+                let Ok(echo) = message::read_echo(&payload) else { return Said::End };
+                let pong = words::write_echo(Kind::Pong, echo.unwrap_or_default());
+                // If there is no room, more than a pong is on its way to prove that we live.
+                let _ = self.answers.try_send(Piece::One(pong.into()));
+            }
+            Kind::Close => return Said::End,
+            DRAIN => return Said::Drain,
+            CANCEL => {
+                if let Some(running) = words::read_cancel(&payload).and_then(|call| self.calls.remove(&call.to_string())) {
+                    running.abort();
+                }
+            }
+            // Relays of other kinds may say more than we know.
+            _ => {}
+        }
+        Said::Nothing
+    }
+
+    fn begin(&mut self, payload: &Bytes, call: &words::Call<'_>) {
+        if self.calls.contains_key(call.call) {
+            return;
+        }
+        if self.running.len() >= MOST_CALLS {
+            let message = "this node has too many calls under way";
+            let body = crate::wire::failure::write("capacity_exceeded", message, &[("retry_after_ms", 1_000.into())]);
+            let refusal = words::write_response(call.call, &body.into(), 503);
+            drop(self.answers.try_send(Piece::Answer(refusal)));
+            return;
+        }
+        let (tasks, answers, peer) = (self.tasks.clone(), self.answers.clone(), self.peer);
+        let (id, body) = (call.call.to_owned(), payload.slice_ref(call.body));
+        let facts = call.facts.clone();
+        let name = id.clone();
+        let running = self.running.spawn(async move {
+            let received = Received {
+                origin: facts.origin.as_deref().map(str::as_bytes),
+                consumer_token: facts.consumer_token.as_deref(),
+                traceparent: facts.traceparent.as_deref(),
+                tracestate: facts.tracestate.as_deref(),
+                ..Received::new(peer, Body::Json(body))
+            };
+            let (status, body) = match tasks.admit(received).await {
+                Outcome::Done(Done { reply, .. }) => (200, reply),
+                Outcome::Refused(refusal) => (refusal.status, refusal.body().into()),
+                // They come to none but those who say that they take them.
+                Outcome::Events(_) => {
+                    let message = "the result came in parts, which nobody asked for";
+                    (500, crate::wire::failure::write("internal_error", message, &[]).into())
+                }
+            };
+            let _ = answers.send(Piece::Answer(words::write_response(&name, &body, status))).await;
+        });
+        self.calls.insert(id, running);
+    }
+
+    fn ended(&mut self, done: &Result<(tokio::task::Id, ()), tokio::task::JoinError>) {
+        let id = match done {
+            Ok((id, ())) => *id,
+            Err(error) => error.id(),
+        };
+        self.calls.retain(|_, running| running.id() != id);
+    }
+}
+
+/// Frames as they arrive. Memory grows with what is there, not with what is announced.
+struct Frames {
+    reader: OwnedReadHalf,
+    arrived: BytesMut,
+    most: usize,
+    hello: Hello,
+}
+
+impl Frames {
+    /// `most_body` is the largest task that is read.
+    fn new(reader: OwnedReadHalf, most_body: usize) -> Self {
+        Frames { reader, arrived: BytesMut::new(), most: most_body + 1024, hello: Hello::default() }
+    }
+
+    /// The next frame; none if the connection is over, or what comes is none. May be dropped at any time.
+    async fn next(&mut self) -> Option<(Kind, Bytes)> {
+        loop {
+            let missing = match self.arrived.first_chunk::<HEADER_BYTES>() {
+                None => HEADER_BYTES - self.arrived.len(),
+                Some(head) => {
+                    let header = Header::read(head).ok()?;
+                    let length = usize::try_from(header.length).ok().filter(|length| *length <= self.most)?;
+                    if self.arrived.len() >= HEADER_BYTES + length {
+                        self.arrived.advance(HEADER_BYTES);
+                        let payload = self.arrived.split_to(length).freeze();
+                        // A published relay may know kinds of frames that we do not.
+                        let Ok(kind) = header.judge(self.hello.words()) else { continue };
+                        return Some((kind, payload));
+                    }
+                    HEADER_BYTES + length - self.arrived.len()
+                }
+            };
+            self.arrived.reserve(missing.min(CHUNK));
+            if self.reader.read_buf(&mut self.arrived).await.ok()? == 0 {
+                return None;
+            }
+        }
+    }
+}

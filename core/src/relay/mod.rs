@@ -1,0 +1,406 @@
+//! The relay: a node lends its address to workers that nobody can reach.
+//!
+//! Workers bind over a connection of their own ([`accept`], [`driver`]) or by asking over HTTP ([`polling`]); both have a
+//! [`session`] at the desk. What a consumer sends under a worker's id is forwarded to that session as bytes. The paths and
+//! answers of it are the node's: see `node/relaying.rs`.
+//!
+//! The other side is the [`worker`], which holds its session over a [`link`].
+
+mod accept;
+mod driver;
+mod link;
+mod polling;
+mod session;
+mod tickets;
+mod worker;
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+pub(crate) use accept::Listeners;
+pub(crate) use polling::{PULL, Pulled};
+pub(crate) use tickets::TicketJudge;
+pub(crate) use worker::{Exchange, Place, Worker};
+
+use crate::options::RelayServerOptions;
+use crate::protocol::relay::bind::{Applicant, Desk, DeskLimits, Refusal};
+use crate::protocol::relay::budget::{Allowance, Budget};
+use crate::protocol::relay::liveness::{Liveness, Look, Patience};
+use crate::protocol::relay::source::Source;
+use crate::runtime::TaskGroup;
+use crate::telemetry;
+use crate::wire::frame::Kind;
+use crate::wire::relay::{self as words, Facts};
+use session::{NotTaken, Outcome, Session, Way};
+use tickets::Doubt;
+
+/// How often somebody looks after the sessions.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// A relay: its desk, and what it carries.
+pub(crate) struct Relay {
+    limits: Limits,
+    /// What workers are told to reach the HTTP side under.
+    http_port: u16,
+    accept_port: u16,
+    desk: Mutex<Desk<Arc<Session>>>,
+    /// Sessions of workers that bind over HTTP, by the hash of their tokens.
+    polls: Mutex<HashMap<[u8; 32], Arc<Session>>>,
+    budget: Mutex<Budget>,
+    /// Bytes of answers that are held.
+    answers: AtomicUsize,
+    tickets: TicketJudge,
+    started: Instant,
+    group: TaskGroup,
+}
+
+/// Bounds that every part of a relay looks at.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    per_worker: Allowance,
+    answer_bytes: usize,
+    call_timeout: Duration,
+    patience: Patience,
+}
+
+/// Why a call came to nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// No such worker is bound.
+    Unbound,
+    /// Too much is under way, for this worker, for this source or for the relay.
+    Busy,
+    /// The worker was lost; `sent` says whether it may have read the call.
+    Lost { sent: bool },
+    /// The worker did not answer in time.
+    Timeout,
+}
+
+/// How a worker comes to the desk.
+struct Arrival<'a> {
+    worker_id: &'a str,
+    ticket: Option<&'a str>,
+    source: Source,
+}
+
+impl Relay {
+    pub(crate) fn new(
+        options: &RelayServerOptions,
+        listeners: &Listeners,
+        http_port: u16,
+        tickets: TicketJudge,
+        group: TaskGroup,
+    ) -> Arc<Self> {
+        let ms = Duration::from_millis;
+        let allowance = |calls, bytes| Allowance { calls, bytes };
+        Arc::new(Relay {
+            limits: Limits {
+                per_worker: allowance(options.max_calls_per_worker, options.max_bytes_per_worker),
+                answer_bytes: options.max_bytes,
+                call_timeout: ms(options.call_timeout_ms),
+                patience: Patience {
+                    ask_after: ms(options.ping_interval_ms),
+                    answer_within: ms(options.pong_timeout_ms),
+                    silence: ms(options.silence_timeout_ms),
+                    look_every: LOOK_EVERY,
+                },
+            },
+            http_port,
+            accept_port: listeners.addr().map_or(options.port, |addr| addr.port()),
+            desk: Mutex::new(Desk::new(DeskLimits {
+                workers: options.max_workers,
+                workers_per_source: options.max_workers_per_source,
+                binds_per_minute: options.binds_per_minute,
+                ticket_required: listeners.ticket_required(options),
+            })),
+            polls: Mutex::default(),
+            budget: Mutex::new(Budget::new(
+                allowance(options.max_calls_per_source, options.max_bytes_per_source),
+                allowance(options.max_calls, options.max_bytes),
+            )),
+            answers: AtomicUsize::new(0),
+            tickets,
+            started: Instant::now(),
+            group,
+        })
+    }
+
+    /// Accepts workers, and looks after those that are bound, until the group closes.
+    pub(crate) fn serve(self: &Arc<Self>, listeners: Listeners) {
+        listeners.serve(self);
+        let relay = self.clone();
+        let (closing, aborted) = (self.group.closing(), self.group.aborted());
+        self.group.spawn_watcher(async move {
+            let (mut closing, mut aborted) = (std::pin::pin!(closing), std::pin::pin!(aborted));
+            let mut tick = tokio::time::interval(LOOK_EVERY);
+            let mut stopping = false;
+            loop {
+                tokio::select! {
+                    () = &mut aborted => break,
+                    () = &mut closing, if !stopping => {
+                        stopping = true;
+                        relay.drain();
+                    }
+                    _ = tick.tick() => relay.look_after(stopping),
+                }
+            }
+            relay.sessions().iter().for_each(|session| relay.end(session));
+        });
+    }
+
+    fn desk(&self) -> MutexGuard<'_, Desk<Arc<Session>>> {
+        // A panic while the lock is held leaves the desk whole: see `Desk::bind`.
+        self.desk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn polls(&self) -> MutexGuard<'_, HashMap<[u8; 32], Arc<Session>>> {
+        self.polls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn budget(&self) -> MutexGuard<'_, Budget> {
+        self.budget.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    fn now_ms(&self) -> u64 {
+        crate::options::millis(self.now())
+    }
+
+    fn sessions(&self) -> Vec<Arc<Session>> {
+        self.desk().sessions().cloned().collect()
+    }
+
+    /// The port on which workers are accepted.
+    pub(crate) fn accept_port(&self) -> u16 {
+        self.accept_port
+    }
+
+    /// Workers that are bound.
+    pub(crate) fn workers(&self) -> usize {
+        self.desk().len()
+    }
+
+    /// How much of the relay is in use, 0 to 1.
+    pub(crate) fn load(&self) -> f64 {
+        self.budget().load()
+    }
+
+    /// The models that a bound worker serves; none if it is not bound.
+    pub(crate) fn models(&self, worker_id: &str) -> Option<Vec<String>> {
+        let session = self.desk().get(worker_id)?.clone();
+        (!session.is_closed()).then(|| session.models.clone())
+    }
+
+    /// Sends a task to a worker and waits for its answer, at most `within`.
+    pub(crate) async fn forward(
+        self: &Arc<Self>,
+        worker_id: &str,
+        caller: IpAddr,
+        body: Bytes,
+        facts: Facts,
+        within: Option<Duration>,
+    ) -> Result<(Bytes, Option<u16>), Fault> {
+        let deadline = Instant::now() + within.unwrap_or(self.limits.call_timeout).min(self.limits.call_timeout);
+        let session = self.desk().get(worker_id).cloned().ok_or(Fault::Unbound)?;
+        let _room = self.room(Source::of(caller), body.len())?;
+        let mut call = session.call(body, facts, self.limits.per_worker).map_err(|not_taken| match not_taken {
+            NotTaken::Full => Fault::Busy,
+            NotTaken::Gone => Fault::Unbound,
+        })?;
+        match tokio::time::timeout_at(deadline, call.outcome()).await {
+            Ok(Outcome::Answered { body, status }) => Ok((body, status)),
+            Ok(Outcome::Lost { sent }) => Err(Fault::Lost { sent }),
+            Err(_) => Err(Fault::Timeout),
+        }
+    }
+
+    fn room(self: &Arc<Self>, source: Source, bytes: usize) -> Result<Room, Fault> {
+        self.budget().take(source, bytes).map_err(|spent| {
+            tracing::debug!(target: telemetry::RELAY, ?spent, "a call was refused: too much is under way");
+            Fault::Busy
+        })?;
+        Ok(Room { relay: self.clone(), source, bytes })
+    }
+
+    /// Room for an answer that begins to arrive; none if too much is held. It is given back with the last of its bytes.
+    fn hold_answer(self: &Arc<Self>, bytes: usize) -> Option<HeldAnswer> {
+        let most = self.limits.answer_bytes;
+        let take = |held: usize| (held == 0 || held.saturating_add(bytes) <= most).then_some(held.saturating_add(bytes));
+        self.answers.fetch_update(Ordering::AcqRel, Ordering::Acquire, take).ok()?;
+        Some(HeldAnswer { relay: self.clone(), bytes, whole: Bytes::new() })
+    }
+
+    /// Judges a worker and binds it. `greet` says what its session must be told first: it is queued before anybody can find
+    /// the session.
+    async fn admit(
+        &self,
+        arrival: Arrival<'_>,
+        models: Vec<String>,
+        way: Way,
+        greeting: Option<Bytes>,
+    ) -> Result<Arc<Session>, Refusal> {
+        let Arrival { worker_id, ticket, source } = arrival;
+        // A ticket that nobody can read proves nothing; a strict desk has somebody who can.
+        let ticket = ticket.filter(|_| self.tickets.can_verify());
+        self.desk().precheck(ticket.is_some(), source, self.now())?;
+        let proof = match ticket {
+            None => None,
+            Some(ticket) => match self.tickets.verify(ticket, worker_id).await {
+                Ok(claims) => Some(claims),
+                Err(doubt) => {
+                    if let Doubt::Fault(fault) = doubt {
+                        tracing::debug!(target: telemetry::RELAY, worker_id, fault = fault.text(), "a bind ticket is not taken");
+                        self.desk().bad_ticket(source, self.now());
+                    }
+                    return Err(Refusal::TicketInvalid);
+                }
+            },
+        };
+        if self.group.is_closing() {
+            return Err(Refusal::AtCapacity);
+        }
+        let (now, now_ms, unix_s) = (self.now(), self.now_ms(), self.tickets.now_unix_s());
+        let applicant = Applicant { worker_id, proof, source };
+        let mut bound = None;
+        let make = |number| {
+            let liveness = Liveness::new(way == Way::Ours, now_ms);
+            let session = Arc::new(Session::new(worker_id.into(), number, models, way, liveness));
+            if let Some(greeting) = greeting {
+                session.control(greeting);
+            }
+            bound = Some(session.clone());
+            session
+        };
+        let verdict = self.desk().bind(&applicant, now, unix_s, make);
+        match verdict {
+            Ok(displaced) => {
+                if let Some(old) = displaced {
+                    tracing::info!(target: telemetry::RELAY, worker_id, "a worker's owner displaced an older session");
+                    self.dismiss(&old);
+                }
+            }
+            Err(refusal) => {
+                if refusal == Refusal::AlreadyBound {
+                    self.doubt(worker_id);
+                }
+                return Err(refusal);
+            }
+        }
+        // The desk has just made it.
+        bound.ok_or(Refusal::AtCapacity)
+    }
+
+    /// Somebody else wants the id: is who holds it still there?
+    fn doubt(&self, worker_id: &str) {
+        let Some(session) = self.desk().get(worker_id).cloned() else { return };
+        if session.liveness.ask(self.now_ms()) {
+            session.control(words::write_echo(Kind::Ping, &[]));
+        }
+    }
+
+    /// Tells a worker that its session is over.
+    fn dismiss(&self, session: &Arc<Session>) {
+        session.control(words::write_close());
+        self.end(session);
+    }
+
+    /// Ends a session: its calls fail at once, and its id is free.
+    fn end(&self, session: &Arc<Session>) {
+        session.close();
+        self.desk().release(&session.worker_id, session.number);
+        if session.is_poll() {
+            self.polls().retain(|_, held| !Arc::ptr_eq(held, session));
+        }
+    }
+
+    /// Asks who was silent, lets go of who is gone and, while the relay stops, of who has nothing more to do.
+    fn look_after(&self, stopping: bool) {
+        let now = self.now_ms();
+        let mut due = Vec::new();
+        for session in self.desk().sessions() {
+            if session.is_pulling() || session.is_paused() {
+                session.liveness.heard(now);
+            }
+            let look = session.liveness.look(now, &self.limits.patience);
+            if look != Look::Fine || stopping || session.is_paused() {
+                due.push((session.clone(), look));
+            }
+        }
+        for (session, look) in due {
+            match look {
+                Look::Gone => {
+                    tracing::info!(target: telemetry::RELAY, worker_id = %session.worker_id, "a worker is gone");
+                    self.end(&session);
+                }
+                _ if stopping && session.calls() == 0 => self.dismiss(&session),
+                Look::Ask => session.control(words::write_echo(Kind::Ping, &[])),
+                Look::Fine => session.wake(),
+            }
+        }
+    }
+
+    /// Sends every worker away that can be told where to go; what is under way may end.
+    fn drain(&self) {
+        for session in self.sessions() {
+            session.drain();
+            if session.ours {
+                session.control(words::write_drain());
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Relay {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Relay").field("workers", &self.workers()).finish_non_exhaustive()
+    }
+}
+
+/// What a call takes of the budget, until it is dropped.
+struct Room {
+    relay: Arc<Relay>,
+    source: Source,
+    bytes: usize,
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.relay.budget().give_back(self.source, self.bytes);
+    }
+}
+
+/// What an answer takes of the memory for answers, until the last of its bytes is dropped.
+struct HeldAnswer {
+    relay: Arc<Relay>,
+    bytes: usize,
+    whole: Bytes,
+}
+
+impl HeldAnswer {
+    /// The answer, which holds its room from now on.
+    fn with(mut self, whole: Bytes) -> Bytes {
+        self.whole = whole;
+        Bytes::from_owner(self)
+    }
+}
+
+impl AsRef<[u8]> for HeldAnswer {
+    fn as_ref(&self) -> &[u8] {
+        &self.whole
+    }
+}
+
+impl Drop for HeldAnswer {
+    fn drop(&mut self) {
+        self.relay.answers.fetch_sub(self.bytes, Ordering::AcqRel);
+    }
+}

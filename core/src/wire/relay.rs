@@ -1,0 +1,319 @@
+//! What workers and relays say to each other on the relay's port: the published form, and three words of our own.
+//!
+//! The frames have the header and the integer-keyed maps of the framed transport, but not all of its meanings: here 0x0B
+//! and 0x0C are bind and answer, and a call carries the task as the consumer wrote it, in JSON.
+
+use bytes::Bytes;
+use uuid::Uuid;
+
+use super::cbor::{self, MapWriter, Result};
+use super::frame::{self, CustomKinds, HEADER_BYTES, Kind, Reason, VERSION};
+use super::message::{self, RelayAck, RelayBind};
+
+/// Says in INIT and ACK that a peer answers when it is pinged and knows the two words below.
+const PROFILE: &str = "urn:iicp:custom:core:relay:v1";
+/// The caller of a call is gone: `{15: call}`, from the relay.
+pub(crate) const CANCEL: Kind = Kind::Custom(0xf0);
+/// The relay is about to stop: from the relay, without content. What is under way may end.
+pub(crate) const DRAIN: Kind = Kind::Custom(0xf1);
+
+/// What both ends say first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Hello {
+    /// Whether the peer is one of ours.
+    pub(crate) ours: bool,
+}
+
+/// Under which key INIT and ACK have what a peer can do; both of no use to published peers, which read neither.
+const fn capabilities(kind: Kind) -> u64 {
+    if matches!(kind, Kind::Init) { 5 } else { 3 }
+}
+
+impl Hello {
+    /// Reads INIT or ACK. Nothing of it is needed: what is no CBOR says nothing.
+    pub(crate) fn read(kind: Kind, payload: &[u8]) -> Hello {
+        let mut hello = Hello::default();
+        let read = message::read(payload, |key, value| match key {
+            key if key == capabilities(kind) => value.array(|element| {
+                hello.ours |= element.text()? == PROFILE;
+                Ok(())
+            }),
+            _ => value.skip(),
+        });
+        if read.is_ok() { hello } else { Hello::default() }
+    }
+
+    /// Writes INIT or ACK as published peers do; ours learn that we are one of them.
+    pub(crate) fn write(self, kind: Kind) -> Vec<u8> {
+        small(kind, |map| {
+            map.uint(1, u64::from(VERSION)).texts(capabilities(kind), self.ours.then_some(&[PROFILE][..]));
+        })
+    }
+
+    /// The words of our own that the peer may say.
+    pub(crate) fn words(self) -> CustomKinds {
+        if self.ours { CustomKinds(0b11) } else { CustomKinds::default() }
+    }
+}
+
+/// Writes a bind.
+pub(crate) fn write_bind(bind: &RelayBind<'_>) -> Result<Vec<u8>> {
+    let mut out = Vec::with_capacity(512);
+    bind.write(&mut out)?;
+    Ok(out)
+}
+
+/// Writes the answer to a bind.
+pub(crate) fn write_verdict(verdict: &RelayAck<'_>) -> Vec<u8> {
+    let mut out = Vec::with_capacity(96);
+    // What is in it is bounded far below what a frame may be.
+    let _ = verdict.write(&mut out);
+    out
+}
+
+/// Writes a ping or a pong; published peers send an echo of nothing.
+pub(crate) fn write_echo(kind: Kind, echo: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(24);
+    let _ = message::write_echo(&mut out, kind, Some(echo));
+    out
+}
+
+/// The end of a session; published peers know no reasons.
+pub(crate) fn write_close() -> Vec<u8> {
+    let mut out = Vec::with_capacity(HEADER_BYTES);
+    frame::begin(&mut out, Kind::Close, 0);
+    out
+}
+
+/// A call is no longer waited for.
+pub(crate) fn write_cancel(call: Uuid) -> Vec<u8> {
+    small(CANCEL, |map| {
+        map.text(15, call_text(call, &mut [0; 36]));
+    })
+}
+
+/// The relay is about to stop.
+pub(crate) fn write_drain() -> Vec<u8> {
+    small(DRAIN, |_| ())
+}
+
+/// Which call is no longer waited for.
+pub(crate) fn read_cancel(payload: &[u8]) -> Option<Uuid> {
+    let mut call = None;
+    let read = message::read(payload, |key, value| match key {
+        15 => value.text().map(|text| call = Uuid::try_parse(text).ok()),
+        _ => value.skip(),
+    });
+    read.ok().and(call)
+}
+
+fn call_text(call: Uuid, buffer: &mut [u8; 36]) -> &str {
+    call.hyphenated().encode_lower(buffer)
+}
+
+/// What the consumer's request said beside its body; only our own workers are told. It may hold a credential, and so has
+/// no `Debug`.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub(crate) struct Facts {
+    pub(crate) consumer_token: Option<String>,
+    pub(crate) traceparent: Option<String>,
+    pub(crate) tracestate: Option<String>,
+    pub(crate) origin: Option<String>,
+}
+
+/// Longest of these that is passed on.
+const MOST_FACT: usize = 8 << 10;
+
+/// What stands before and behind the body of a call: with it they are one frame, and the body is never copied.
+pub(crate) fn write_call(call: Uuid, body: &Bytes, facts: &Facts) -> [Bytes; 3] {
+    let mut out = Vec::with_capacity(HEADER_BYTES + 46);
+    let begun = frame::begin(&mut out, Kind::Call, 0);
+    let told = [
+        (11, &facts.consumer_token),
+        (103, &facts.traceparent),
+        (104, &facts.tracestate),
+        (105, &facts.origin),
+    ];
+    let told = told.into_iter().filter_map(|(key, fact)| {
+        fact.as_deref().filter(|fact| fact.len() <= MOST_FACT).map(|fact| (key, fact))
+    });
+    let told: Vec<(u64, &str)> = told.collect();
+    // {5: body, 15: call}, and what is told.
+    out.push(0xa2 + u8::try_from(told.len()).unwrap_or_default());
+    out.push(5);
+    cbor::write_head(&mut out, cbor::BYTES, body.len() as u64);
+    let front = out.len();
+    let mut entry = |key, text: &str| {
+        cbor::write_head(&mut out, cbor::UINT, key);
+        cbor::write_head(&mut out, cbor::TEXT, text.len() as u64);
+        out.extend_from_slice(text.as_bytes());
+    };
+    told.iter().filter(|(key, _)| *key < 15).for_each(|(key, fact)| entry(*key, fact));
+    entry(15, call_text(call, &mut [0; 36]));
+    told.iter().filter(|(key, _)| *key > 15).for_each(|(key, fact)| entry(*key, fact));
+    around(out, begun, front, body)
+}
+
+/// Both sides of a body, and the length of all three in the header.
+fn around(mut out: Vec<u8>, begun: usize, front: usize, body: &Bytes) -> [Bytes; 3] {
+    // A body is bounded far below what a frame may be.
+    let length = u32::try_from(out.len() - begun + body.len()).unwrap_or(u32::MAX);
+    out[begun - 4..begun].copy_from_slice(&length.to_be_bytes());
+    let whole = Bytes::from(out);
+    [whole.slice(..front), body.clone(), whole.slice(front..)]
+}
+
+/// What a relay asks a worker.
+pub(crate) struct Call<'a> {
+    /// As the relay wrote it: it comes back in the answer.
+    pub(crate) call: &'a str,
+    /// The task in JSON.
+    pub(crate) body: &'a [u8],
+    pub(crate) facts: Facts,
+}
+
+impl<'a> Call<'a> {
+    pub(crate) fn read(payload: &'a [u8]) -> Result<Call<'a>> {
+        let (mut call, mut body, mut facts): (&str, &[u8], _) = ("", b"", Facts::default());
+        message::read(payload, |key, value| {
+            match key {
+                15 => call = value.text()?,
+                5 => body = value.bytes()?,
+                11 => facts.consumer_token = Some(value.text()?.to_owned()),
+                103 => facts.traceparent = Some(value.text()?.to_owned()),
+                104 => facts.tracestate = Some(value.text()?.to_owned()),
+                105 => facts.origin = Some(value.text()?.to_owned()),
+                _ => value.skip()?,
+            }
+            Ok(())
+        })?;
+        if call.is_empty() { Err(Reason::InvalidPayload) } else { Ok(Call { call, body, facts }) }
+    }
+}
+
+/// Writes a worker's answer: its body in JSON and, unless it is 200, the status that the caller should see. Published
+/// relays pass over that and give the body with a 200.
+pub(crate) fn write_response(call: &str, body: &Bytes, status: u16) -> [Bytes; 3] {
+    let mut out = Vec::with_capacity(HEADER_BYTES + call.len() + 24);
+    let begun = frame::begin(&mut out, Kind::Response, 0);
+    out.extend_from_slice(&[if status == 200 { 0xa2 } else { 0xa3 }, 5]);
+    cbor::write_head(&mut out, cbor::BYTES, body.len() as u64);
+    let front = out.len();
+    out.push(15);
+    cbor::write_head(&mut out, cbor::TEXT, call.len() as u64);
+    out.extend_from_slice(call.as_bytes());
+    if status != 200 {
+        let [high, low] = status.to_be_bytes();
+        out.extend_from_slice(&[0x18, 100, 0x19, high, low]);
+    }
+    around(out, begun, front, body)
+}
+
+/// What a worker answers.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Response {
+    pub(crate) call: Uuid,
+    pub(crate) body: Bytes,
+    /// From our own workers, if the task failed.
+    pub(crate) status: Option<u16>,
+}
+
+impl Response {
+    /// Reads an answer; none if it names no call that this relay could have made.
+    pub(crate) fn read(payload: &Bytes) -> Result<Option<Response>> {
+        let (mut call, mut body, mut status): (&str, &[u8], _) = ("", b"", None);
+        message::read(payload, |key, value| {
+            match key {
+                15 => call = value.text()?,
+                5 => body = value.bytes()?,
+                100 => status = u16::try_from(value.uint()?).ok(),
+                _ => value.skip()?,
+            }
+            Ok(())
+        })?;
+        let body = payload.slice_ref(body);
+        let status = status.filter(|status| (400..600).contains(status));
+        Ok(Uuid::try_parse(call).ok().map(|call| Response { call, body, status }))
+    }
+}
+
+/// A frame whose length is known to be small.
+fn small(kind: Kind, fill: impl FnOnce(&mut MapWriter<'_>)) -> Vec<u8> {
+    let mut out = Vec::with_capacity(96);
+    let _ = message::write(&mut out, kind, fill);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn joined(frames: [Bytes; 3]) -> Vec<u8> {
+        frames.concat()
+    }
+
+    fn payload(frame: &[u8]) -> Bytes {
+        let header = frame::Header::read(frame.first_chunk().unwrap()).unwrap();
+        assert_eq!(header.length as usize, frame.len() - HEADER_BYTES);
+        Bytes::copy_from_slice(&frame[HEADER_BYTES..])
+    }
+
+    /// Recorded: what the published relays and workers say to each other.
+    #[test]
+    fn every_frame_of_a_published_session_is_written_byte_for_byte() {
+        let published = Hello::default();
+        assert_eq!(published.write(Kind::Init), b"IICP\x01\x01\0\0\0\0\0\x03\xa1\x01\x01");
+        assert_eq!(published.write(Kind::Ack), b"IICP\x01\x02\0\0\0\0\0\x03\xa1\x01\x01");
+        assert_eq!(write_echo(Kind::Ping, &[]), b"IICP\x01\x09\0\0\0\0\0\x03\xa1\x01\x40");
+        assert_eq!(write_close(), b"IICP\x01\x07\0\0\0\0\0\0");
+        let models = vec!["m"];
+        let bind = RelayBind { worker_id: "w-1", intent: Some("urn:iicp:intent:llm:chat:v1"), models, ticket: None };
+        let wanted = b"IICP\x01\x0b\0\0\0\0\0\x28\xa3\x01\x63w-1\x02\x78\x1burn:iicp:intent:llm:chat:v1\x03\x81\x61m";
+        assert_eq!(write_bind(&bind).unwrap(), wanted);
+        let ack = RelayAck { ok: true, worker_id: Some("w-1"), reason: None, http_port: Some(9484) };
+        assert_eq!(write_verdict(&ack), b"IICP\x01\x0c\0\0\0\0\0\x0e\xa3\x01\x62ok\x02\x63w-1\x04\x19\x25\x0c");
+        let call: Uuid = "c63c31e3-4234-4772-ab2a-45a5bc52eb93".parse().unwrap();
+        let body = Bytes::from_static(b"{\"task_id\":\"t\"}");
+        let mut wanted = b"IICP\x01\x05\0\0\0\0\0\x39\xa2\x05\x4f{\"task_id\":\"t\"}\x0f\x78\x24".to_vec();
+        wanted.extend(call.to_string().as_bytes());
+        wanted[11] = u8::try_from(wanted.len() - HEADER_BYTES).unwrap();
+        assert_eq!(joined(write_call(call, &body, &Facts::default())), wanted);
+    }
+
+    #[test]
+    fn what_is_written_is_read_back_and_bodies_are_not_copied() {
+        let call = Uuid::new_v4();
+        for length in [0, 23, 24, 255, 256, 65_535, 65_536] {
+            let body = Bytes::from(vec![b'x'; length]);
+            let facts = Facts {
+                consumer_token: Some("c".into()),
+                traceparent: Some("t".into()),
+                tracestate: None,
+                origin: Some("o".repeat(300)),
+            };
+            let frames = write_call(call, &body, &facts);
+            assert_eq!(frames[1].as_ptr(), body.as_ptr());
+            let frame = payload(&joined(frames));
+            let read = Call::read(&frame).unwrap();
+            assert!(read.call == call.to_string() && read.body == &body[..] && read.facts == facts);
+            for (status, seen) in [(200, None), (429, Some(429)), (503, Some(503)), (302, None)] {
+                let frame = payload(&joined(write_response(&call.to_string(), &body, status)));
+                let read = Response::read(&frame).unwrap().unwrap();
+                assert_eq!(read, Response { call, body: body.clone(), status: seen });
+            }
+        }
+        assert_eq!(read_cancel(&payload(&write_cancel(call))), Some(call));
+        for kind in [Kind::Init, Kind::Ack] {
+            for hello in [Hello { ours: true }, Hello { ours: false }] {
+                assert_eq!(Hello::read(kind, &payload(&hello.write(kind))), hello);
+            }
+        }
+        assert_eq!(Hello::read(Kind::Init, b"\xff"), Hello::default());
+        // The published Rust worker's order, and an id that is none of ours.
+        let strange = Bytes::from_static(b"\xa2\x0f\x61c\x05\x42{}");
+        assert_eq!(Response::read(&strange), Ok(None));
+        for bad in [&b""[..], b"\xff", b"\xa0", b"\xa1\x05\x42{}", b"\xa1\x0f\x07"] {
+            assert!(Response::read(&Bytes::from_static(bad)).is_err(), "{bad:?}");
+        }
+    }
+}
