@@ -38,8 +38,8 @@ pub use policy::{
     Consensus, ConsumerAuth, IdentityLevel, PolicyProfile, ProfileRequest, RouteConstraints, RouteDiscovery,
     RoutingPolicy, RoutingStrategy, RuntimeIdentity,
 };
-pub use relay::{RelayServerOptions, RelayWorkerOptions};
 pub(crate) use relay::{RELAY_PORT, relay_place};
+pub use relay::{RelayServerOptions, RelayWorkerOptions};
 
 /// The longest time a task may ask for, in milliseconds (specification: SDK-04).
 pub const MAX_TIMEOUT_MS: u64 = 120_000;

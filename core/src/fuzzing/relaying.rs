@@ -58,9 +58,7 @@ fn bind(payload: &[u8]) {
     assert_eq!(come(None), Ok(None));
     assert_eq!(come(None), Err(Refusal::AlreadyBound));
     let key = signer().public_key();
-    if let Some(Ok(claims)) =
-        bind.ticket.map(|ticket| verify_bind_ticket(ticket, &key, bind.worker_id, RELAY, NOW))
-    {
+    if let Some(Ok(claims)) = bind.ticket.map(|ticket| verify_bind_ticket(ticket, &key, bind.worker_id, RELAY, NOW)) {
         assert_eq!(come(Some(claims)), Ok(Some(1)), "who proves the id has it");
         assert!(come(Some(claims)).is_err(), "a ticket was good twice");
     }

@@ -9,8 +9,8 @@ use http::{HeaderMap, Method, Request, StatusCode};
 use hyper::body::Incoming;
 use uuid::Uuid;
 
-use super::{State, refusal};
 use super::answer::{self, json, preflight, refuse, wrong_method};
+use super::{State, refusal};
 use crate::crypto::digest::unhex;
 use crate::discovery::directory_client::DirectoryClient;
 use crate::error::{Code, Error, Result};
@@ -83,12 +83,7 @@ pub(super) fn is_for_relay(path: &str) -> bool {
     path.starts_with("/v1/relay")
 }
 
-pub(super) async fn route(
-    state: &Arc<State>,
-    relay: &Arc<Relay>,
-    request: Request<Incoming>,
-    conn: &Conn,
-) -> Answer {
+pub(super) async fn route(state: &Arc<State>, relay: &Arc<Relay>, request: Request<Incoming>, conn: &Conn) -> Answer {
     let path = request.uri().path().to_owned();
     if let Some((worker_id, errand)) = read_path(&path) {
         return match (errand, request.method()) {
@@ -100,9 +95,10 @@ pub(super) async fn route(
         };
     }
     match (path.as_str(), request.method()) {
-        ("/v1/relay" | "/v1/relay/bind" | "/v1/relay/pull" | "/v1/relay/result" | "/v1/relay/unbind", &Method::OPTIONS) => {
-            preflight()
-        }
+        (
+            "/v1/relay" | "/v1/relay/bind" | "/v1/relay/pull" | "/v1/relay/result" | "/v1/relay/unbind",
+            &Method::OPTIONS,
+        ) => preflight(),
         ("/v1/relay", &Method::POST) => addressed(state, relay, request, conn).await,
         ("/v1/relay/bind", &Method::POST) => bind(relay, request, conn).await,
         ("/v1/relay/pull", &Method::GET) => pull(relay, &request).await,

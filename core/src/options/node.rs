@@ -9,7 +9,9 @@ use super::listing::{
     ReceiptProfile, TransportMethod,
 };
 use super::statements::{check_operator_delegation, check_policy_manifest};
-use super::{RelayServerOptions, RelayWorkerOptions, Validate, check_names, check_node_id, check_region, check_timeout, in_range};
+use super::{
+    RelayServerOptions, RelayWorkerOptions, Validate, check_names, check_node_id, check_region, check_timeout, in_range,
+};
 use crate::error::{Code, Error, Result};
 use crate::types::{Intent, Secret};
 

@@ -84,7 +84,10 @@ impl Validate for RelayServerOptions {
             super::check_names(Self::WHAT, "host", &[host], 253)?;
         }
         if self.ticket_key.as_deref().is_some_and(|key| !is_key(key)) {
-            return Err(Error::new(Code::ConfigInvalid, "option ticket_key of a relay must be 64 lower-case hex digits"));
+            return Err(Error::new(
+                Code::ConfigInvalid,
+                "option ticket_key of a relay must be 64 lower-case hex digits",
+            ));
         }
         in_range(Self::WHAT, "max_workers", self.max_workers, 1, 1 << 20)?;
         in_range(Self::WHAT, "max_workers_per_source", self.max_workers_per_source, 1, 1 << 20)?;

@@ -110,7 +110,8 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
                 }
                 Some(Next::Call { call, body, facts }) => {
                     bytes += body.len();
-                    self.leaving.extend(words::write_call(call, &body, &facts).into_iter().filter(|piece| !piece.is_empty()));
+                    self.leaving
+                        .extend(words::write_call(call, &body, &facts).into_iter().filter(|piece| !piece.is_empty()));
                 }
             }
         }

@@ -290,7 +290,9 @@ impl Session {
             Kind::Close => return Said::End,
             DRAIN => return Said::Drain,
             CANCEL => {
-                if let Some(running) = words::read_cancel(&payload).and_then(|call| self.calls.remove(&call.to_string())) {
+                if let Some(running) =
+                    words::read_cancel(&payload).and_then(|call| self.calls.remove(&call.to_string()))
+                {
                     running.abort();
                 }
             }

@@ -234,7 +234,8 @@ impl Relay {
     /// Room for an answer that begins to arrive; none if too much is held. It is given back with the last of its bytes.
     fn hold_answer(self: &Arc<Self>, bytes: usize) -> Option<HeldAnswer> {
         let most = self.limits.answer_bytes;
-        let take = |held: usize| (held == 0 || held.saturating_add(bytes) <= most).then_some(held.saturating_add(bytes));
+        let take =
+            |held: usize| (held == 0 || held.saturating_add(bytes) <= most).then_some(held.saturating_add(bytes));
         self.answers.fetch_update(Ordering::AcqRel, Ordering::Acquire, take).ok()?;
         Some(HeldAnswer { relay: self.clone(), bytes, whole: Bytes::new() })
     }

@@ -18,7 +18,10 @@ pub(crate) const PULL: Duration = Duration::from_secs(25);
 
 /// What a pull brought.
 pub(crate) enum Pulled {
-    Call { call: Uuid, body: Bytes },
+    Call {
+        call: Uuid,
+        body: Bytes,
+    },
     /// Nothing came in time, or another pull took this one's place.
     Nothing,
     /// The token names no session.

@@ -96,13 +96,7 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    pub(crate) fn new(
-        worker_id: Arc<str>,
-        number: u64,
-        models: Vec<String>,
-        way: Way,
-        liveness: Liveness,
-    ) -> Self {
+    pub(crate) fn new(worker_id: Arc<str>, number: u64, models: Vec<String>, way: Way, liveness: Liveness) -> Self {
         Session {
             worker_id,
             number,
@@ -273,7 +267,10 @@ impl Session {
 
 impl std::fmt::Debug for Session {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Session").field("worker_id", &self.worker_id).field("number", &self.number).finish_non_exhaustive()
+        f.debug_struct("Session")
+            .field("worker_id", &self.worker_id)
+            .field("number", &self.number)
+            .finish_non_exhaustive()
     }
 }
 

@@ -202,7 +202,8 @@ impl Worker {
     }
 
     async fn bind(&self, relay: &Relay) -> Result<Bound> {
-        let addrs = self.http.resolve(&relay.host, relay.reach).await.map_err(|no| link::unreachable(no, &relay.host))?;
+        let addrs =
+            self.http.resolve(&relay.host, relay.reach).await.map_err(|no| link::unreachable(no, &relay.host))?;
         let terms = Terms {
             worker_id: &self.node_id,
             intent: self.intents.first().map_or("", |intent| intent),
@@ -211,7 +212,10 @@ impl Worker {
             answer_within: Duration::from_millis(self.options.pong_timeout_ms),
             most_body: self.most_body,
         };
-        link::bind(&addrs, relay.port, &terms, async |ours| self.ticket(relay.node_id.as_deref().filter(|_| ours)).await).await
+        link::bind(&addrs, relay.port, &terms, async |ours| {
+            self.ticket(relay.node_id.as_deref().filter(|_| ours)).await
+        })
+        .await
     }
 
     /// A ticket with the token of this moment: every registration makes a new one, and ends the one before. None if the
@@ -375,7 +379,9 @@ mod tests {
 
     #[test]
     fn relays_are_judged_before_they_are_called() {
-        for endpoint in ["http://127.0.0.1:1", "http://10.0.0.1", "http://[::1]", "http://169.254.169.254", "http://x.local"] {
+        for endpoint in
+            ["http://127.0.0.1:1", "http://10.0.0.1", "http://[::1]", "http://169.254.169.254", "http://x.local"]
+        {
             assert_eq!(usable(&candidate(endpoint), Reach::Public), None, "{endpoint}");
         }
         assert!(usable(&candidate("http://127.0.0.1:1"), Reach::Loopback).is_some());

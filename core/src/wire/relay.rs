@@ -128,15 +128,10 @@ const MOST_FACT: usize = 8 << 10;
 pub(crate) fn write_call(call: Uuid, body: &Bytes, facts: &Facts) -> [Bytes; 3] {
     let mut out = Vec::with_capacity(HEADER_BYTES + 46);
     let begun = frame::begin(&mut out, Kind::Call, 0);
-    let told = [
-        (11, &facts.consumer_token),
-        (103, &facts.traceparent),
-        (104, &facts.tracestate),
-        (105, &facts.origin),
-    ];
-    let told = told.into_iter().filter_map(|(key, fact)| {
-        fact.as_deref().filter(|fact| fact.len() <= MOST_FACT).map(|fact| (key, fact))
-    });
+    let told = [(11, &facts.consumer_token), (103, &facts.traceparent), (104, &facts.tracestate), (105, &facts.origin)];
+    let told = told
+        .into_iter()
+        .filter_map(|(key, fact)| fact.as_deref().filter(|fact| fact.len() <= MOST_FACT).map(|fact| (key, fact)));
     let told: Vec<(u64, &str)> = told.collect();
     // {5: body, 15: call}, and what is told.
     out.push(0xa2 + u8::try_from(told.len()).unwrap_or_default());

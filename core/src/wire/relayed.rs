@@ -161,10 +161,9 @@ impl Brought {
         }
         let fields: Fields<'_> = super::object(body).ok()?;
         let result = fields.result.get();
-        result.starts_with('{').then(|| Brought {
-            call: fields.call_id.into_owned(),
-            result: body.slice_ref(result.as_bytes()),
-        })
+        result
+            .starts_with('{')
+            .then(|| Brought { call: fields.call_id.into_owned(), result: body.slice_ref(result.as_bytes()) })
     }
 }
 
@@ -222,7 +221,8 @@ mod tests {
     #[test]
     fn a_task_is_looked_at_no_further_than_needed() {
         let read = |body: &'static str| Envelope::read(body.as_bytes());
-        let envelope = read(r#"{"task_id":"a\"b","constraints":{"timeout_ms":5000,"x":[]},"payload":{"deep":[1]}}"#).unwrap();
+        let envelope =
+            read(r#"{"task_id":"a\"b","constraints":{"timeout_ms":5000,"x":[]},"payload":{"deep":[1]}}"#).unwrap();
         assert_eq!((envelope.task_id.as_deref(), envelope.timeout_ms), (Some("a\"b"), Some(5000)));
         for lenient in ["{}", r#"{"task_id":7,"constraints":[]}"#, r#"{"constraints":{"timeout_ms":"x"}}"#] {
             assert_eq!(read(lenient), Ok(Envelope::default()), "{lenient}");

@@ -4,8 +4,8 @@ use iicp_core::CHAT;
 use iicp_core::options::{
     AvailabilityWindow, Chat, ChatMessage, ClientOptions, Completion, DirectoryOptions, Discover, Embedding,
     Moderation, NodeCapability, NodeOptions, NodePolicy, NodePricing, ProfileRequest, PublicListing, QueueOptions,
-    RelayServerOptions, RelayWorkerOptions,
-    RouteConstraints, RoutingPolicy, RuntimeOptions, Speech, TaskOptions, Transcription, Validate, from_json,
+    RelayServerOptions, RelayWorkerOptions, RouteConstraints, RoutingPolicy, RuntimeOptions, Speech, TaskOptions,
+    Transcription, Validate, from_json,
 };
 use schemars::{JsonSchema, schema_for};
 use serde::de::{DeserializeOwned, IgnoredAny, MapAccess, Visitor};

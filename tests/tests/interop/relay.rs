@@ -81,7 +81,8 @@ async fn our_worker_serves_our_client_through_their_relay() {
     let mut worker = RelayWorkerOptions::default();
     worker.relay = Some(format!("127.0.0.1:{accept}"));
     options.relay_worker = Some(worker);
-    let node = Node::bind(options).await.unwrap().serve(async |task: Inbound| Ok(Reply::from(task.payload))).await.unwrap();
+    let node =
+        Node::bind(options).await.unwrap().serve(async |task: Inbound| Ok(Reply::from(task.payload))).await.unwrap();
     let client = client(&directory);
     assert_eq!(relayed(&client, EMBEDDING, &base).await, format!("{base}/v1/relay-for/worker-1"));
     for n in 0..5 {

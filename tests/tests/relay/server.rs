@@ -150,7 +150,9 @@ async fn a_worker_that_stops_reading_fills_its_own_share_and_no_other() {
             tokio::spawn(async move {
                 let mut conn = Conn::open(addr).await.unwrap();
                 let body = task(n).to_string();
-                conn.write(&iicp_tests::http::post("/v1/relay-for/stalled/v1/task", "", body.as_bytes())).await.unwrap();
+                conn.write(&iicp_tests::http::post("/v1/relay-for/stalled/v1/task", "", body.as_bytes()))
+                    .await
+                    .unwrap();
                 conn.answer().await
             })
         })
@@ -215,10 +217,7 @@ async fn without_tickets_a_live_session_stays() {
     assert_eq!(kind, 9, "who is doubted is asked");
     worker.write(b"IICP\x01\x07\0\0\0\0\0\0").await;
     assert_eq!(worker.frame().await, None);
-    soon(async {
-        while Worker::ask(addr, "w-1", None).await.1.is_none_or(|verdict| verdict[2] != 0x62) {}
-    })
-    .await;
+    soon(async { while Worker::ask(addr, "w-1", None).await.1.is_none_or(|verdict| verdict[2] != 0x62) {} }).await;
 }
 
 #[tokio::test]
@@ -305,13 +304,18 @@ async fn a_bound_worker_that_says_what_it_must_not_is_let_go_and_its_neighbour_s
 async fn a_path_means_one_thing_or_nothing() {
     let relay = relay(|_| ()).await;
     let _worker = Worker::bound(workers(&relay), "w-1", None, relay.addr().port()).await;
-    for id in ["w-1%00", "%77-1", "w-1/..", "../w-1", "..%2fw-1", "w-1%2f", "w-1%20", ".", "..", "", "w-1;x", "w-1\\", "%2e%2e", "w-1%2e"] {
+    for id in [
+        "w-1%00", "%77-1", "w-1/..", "../w-1", "..%2fw-1", "w-1%2f", "w-1%20", ".", "..", "", "w-1;x", "w-1\\",
+        "%2e%2e", "w-1%2e",
+    ] {
         for end in ["iicp/health", "v1/task"] {
             let answer = get(&relay, &format!("/v1/relay-for/{id}/{end}")).await;
             assert_eq!(answer.status, 404, "{id}");
         }
     }
-    for path in ["/v1/relay-for/w-1", "/v1/relay-for/w-1/v1/peers", "/v1/relay-for/w-1/metrics", "/v1/relay/x", "/v1/relayed"] {
+    for path in
+        ["/v1/relay-for/w-1", "/v1/relay-for/w-1/v1/peers", "/v1/relay-for/w-1/metrics", "/v1/relay/x", "/v1/relayed"]
+    {
         assert_refused(&get(&relay, path).await, 404, "not_found");
     }
     let mut conn = Conn::open(relay.addr()).await.unwrap();
@@ -430,7 +434,9 @@ async fn a_relay_that_stops_lets_calls_end() {
     let mut worker = Worker::bound(workers(&relay), "w-1", None, addr.port()).await;
     let caller = tokio::spawn(async move {
         let mut conn = Conn::open(addr).await.unwrap();
-        conn.write(&iicp_tests::http::post("/v1/relay-for/w-1/v1/task", "", task(1).to_string().as_bytes())).await.unwrap();
+        conn.write(&iicp_tests::http::post("/v1/relay-for/w-1/v1/task", "", task(1).to_string().as_bytes()))
+            .await
+            .unwrap();
         conn.answer().await.unwrap()
     });
     let call = worker.call().await.unwrap();

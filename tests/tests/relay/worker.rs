@@ -27,7 +27,9 @@ async fn relay(directory: &Directory, node_id: &str, ports: (u16, u16)) -> LiveN
     relay.ticket_required = Some(true);
     options.relay_server = Some(relay);
     // The same relay after a restart is one that kept its key.
-    options.state_dir = Some(std::env::temp_dir().join(format!("iicp-relay-{}", directory.url().replace('/', "-"))).to_str().unwrap().into());
+    options.state_dir = Some(
+        std::env::temp_dir().join(format!("iicp-relay-{}", directory.url().replace('/', "-"))).to_str().unwrap().into(),
+    );
     let node = loop {
         match Node::bind(options.clone()).await {
             // What was dropped a moment ago may still be on its way out.

@@ -77,8 +77,7 @@ impl Liveness {
             let limit = limit.saturating_sub(patience.look_every);
             u128::from(now.saturating_sub(since)) >= limit.as_millis()
         };
-        let (heard, asked, stuck) =
-            (self.heard.load(Relaxed), self.asked.load(Relaxed), self.stuck.load(Relaxed));
+        let (heard, asked, stuck) = (self.heard.load(Relaxed), self.asked.load(Relaxed), self.stuck.load(Relaxed));
         if stuck != 0 && over(stuck, patience.ask_after + patience.answer_within) || over(heard, patience.silence) {
             return Look::Gone;
         }

@@ -56,17 +56,53 @@ mod tests {
         let id = "a".repeat(128);
         assert!(read_path(&format!("{}/v1/task", path_of(&id))).is_some());
         for id in [
-            "", ".", "..", "-a", ".a", "%2e%2e", "a%2fb", "a%00", "a\0", "a b", "a/b", "a//", "..%2f..", "é", "a\\b", "a;b",
-            "a?b", "a#b", "http:%2f%2fx", "@a", "a@b", "\u{202e}a", "a%", "*", "a\r\nb", "%77-1", "w-1%20", "~",
+            "",
+            ".",
+            "..",
+            "-a",
+            ".a",
+            "%2e%2e",
+            "a%2fb",
+            "a%00",
+            "a\0",
+            "a b",
+            "a/b",
+            "a//",
+            "..%2f..",
+            "é",
+            "a\\b",
+            "a;b",
+            "a?b",
+            "a#b",
+            "http:%2f%2fx",
+            "@a",
+            "a@b",
+            "\u{202e}a",
+            "a%",
+            "*",
+            "a\r\nb",
+            "%77-1",
+            "w-1%20",
+            "~",
         ] {
             assert_eq!(read_path(&format!("/v1/relay-for/{id}/v1/task")), None, "{id:?}");
         }
         assert_eq!(read_path(&format!("/v1/relay-for/{}/v1/task", "a".repeat(129))), None);
         for path in [
-            "/v1/relay-for/w-1", "/v1/relay-for/w-1/", "/v1/relay-for/w-1/v1/task/", "/v1/relay-for/w-1//v1/task",
-            "/v1/relay-for/w-1/v1/../v1/task", "/v1/relay-for/w-1/v1/peers", "/v1/relay-for/w-1/metrics",
-            "/V1/relay-for/w-1/v1/task", "//v1/relay-for/w-1/v1/task", "/v1/relay-for//v1/task", "/v1/relay-for",
-            "http://elsewhere/v1/relay-for/w-1/v1/task", "/v1/relay-for/w-1/v1/task;x", "/v1/relay-for/w-1/V1/TASK",
+            "/v1/relay-for/w-1",
+            "/v1/relay-for/w-1/",
+            "/v1/relay-for/w-1/v1/task/",
+            "/v1/relay-for/w-1//v1/task",
+            "/v1/relay-for/w-1/v1/../v1/task",
+            "/v1/relay-for/w-1/v1/peers",
+            "/v1/relay-for/w-1/metrics",
+            "/V1/relay-for/w-1/v1/task",
+            "//v1/relay-for/w-1/v1/task",
+            "/v1/relay-for//v1/task",
+            "/v1/relay-for",
+            "http://elsewhere/v1/relay-for/w-1/v1/task",
+            "/v1/relay-for/w-1/v1/task;x",
+            "/v1/relay-for/w-1/V1/TASK",
         ] {
             assert_eq!(read_path(path), None, "{path:?}");
         }
