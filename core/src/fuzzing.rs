@@ -182,6 +182,8 @@ fn consumer_token(data: &[u8]) {
     assert!(claims["intent"] == CHAT || claims["intent"] == "*");
     assert!(!taken.caller.is_empty(), "nobody was taken for a caller");
     assert!(taken.exp.saturating_add(GRACE_S) > NOW, "a token without time left was taken");
+    let iat = &claims["iat"];
+    assert!(iat.is_null() || iat.as_u64().unwrap() <= NOW + GRACE_S, "a token was taken before its time");
     for (what, other) in [
         ("another node's", ExpectedCaller { target: "n-2", ..expected }),
         ("another directory's", ExpectedCaller { issuer: Some("https://elsewhere.example"), ..expected }),
@@ -356,6 +358,13 @@ fn directory_seeds() -> Vec<Vec<u8>> {
 /// A node reads a task; what it read is written anew and must be read as the same.
 fn task(data: &[u8]) {
     let Ok(read) = TaskRequest::read(data) else { return };
+    assert!(read.nonce().is_none_or(|nonce| is_json(nonce.as_bytes()) && nonce != "null"));
+    let whole: Value = serde_json::from_slice(data).unwrap_or_default();
+    let shown = read.node_token();
+    let in_either = |token: &str| ["node_token", "token"].iter().any(|name| whole["auth"][name] == *token);
+    assert!(whole.is_null() || shown.is_none_or(|token| in_either(&token)), "a token that the task does not show");
+    let _ = (read.constraints.qos(), read.constraints.priority());
+    assert!(!read.constraints.requires_unknown_profiles() || !whole["constraints"]["required_profiles"].is_null());
     assert!(read.iicp_conf.is_none_or(|conf| is_json(conf.get().as_bytes())));
     let Some(payload) = read.payload else { return };
     let payload = payload.get().as_bytes();
@@ -383,8 +392,11 @@ fn task(data: &[u8]) {
 fn task_seeds() -> Vec<Vec<u8>> {
     let plain = json!({
         "task_id": TASK, "intent": CHAT, "payload": { "messages": [{ "role": "user", "content": "\u{1f600}\n" }] },
-        "constraints": { "timeout_ms": 30_000, "qos": "interactive", "qos_class": "interactive", "model": "m" },
-        "source_node_id": NODE, "auth": { "node_token": null },
+        "constraints": {
+            "timeout_ms": 30_000, "qos": "interactive", "qos_class": "interactive", "model": "m", "max_tokens": 9,
+            "priority": "high", "required_profiles": ["p"],
+        },
+        "source_node_id": NODE, "auth": { "node_token": null, "token": "s" }, "nonce": "n",
     });
     let envelope: Value = serde_json::from_slice(&seal(b"{}").0).unwrap();
     let sealed = json!({

@@ -33,7 +33,7 @@ pub use listing::{
     AvailabilityWindow, BackendKind, ExposureMode, Modality, NatType, NodeCapability, NodePolicy, NodePricing,
     PricingModel, PublicListing, ReceiptProfile, TransportMethod,
 };
-pub use node::NodeOptions;
+pub use node::{NodeOptions, TaskAuth};
 pub use policy::{
     Consensus, ConsumerAuth, IdentityLevel, PolicyProfile, ProfileRequest, RouteConstraints, RouteDiscovery,
     RoutingPolicy, RoutingStrategy, RuntimeIdentity,

@@ -150,6 +150,35 @@ impl Qos {
     }
 }
 
+/// How a task stands among others of its class.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Priority {
+    /// Before all others.
+    Critical,
+    /// Before most others.
+    High,
+    /// As most tasks.
+    #[default]
+    Normal,
+    /// After all others.
+    Low,
+}
+
+impl Priority {
+    /// Reads the spelling of the specification.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Priority> {
+        match text {
+            "critical" => Some(Priority::Critical),
+            "high" => Some(Priority::High),
+            "normal" => Some(Priority::Normal),
+            "low" => Some(Priority::Low),
+            _ => None,
+        }
+    }
+}
+
 /// A W3C `traceparent`, the same on every call that belongs to one submit.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Traceparent([u8; 55]);

@@ -11,7 +11,7 @@ use super::{Bridge, Tables};
 use crate::error::{Code, Error, Result};
 use crate::node::{Handler, Inbound, Reply};
 use crate::options::millis;
-use crate::types::Qos;
+use crate::types::{Priority, Qos};
 
 /// A task whose answer is awaited.
 pub(super) struct Asked {
@@ -42,8 +42,13 @@ struct About<'a> {
     deadline_ms: u64,
     traceparent: Option<&'a str>,
     tracestate: Option<&'a str>,
+    priority: Priority,
+    model: Option<&'a str>,
+    max_tokens: Option<u64>,
     peer: std::net::SocketAddr,
     source_node_id: Option<&'a str>,
+    verified: bool,
+    verified_node_id: Option<&'a str>,
     node: &'a str,
 }
 
@@ -56,8 +61,13 @@ impl ForeignHandler {
             deadline_ms: millis(task.time_left()),
             traceparent: task.traceparent.as_deref(),
             tracestate: task.tracestate.as_deref(),
+            priority: task.priority,
+            model: task.model.as_deref(),
+            max_tokens: task.max_tokens,
             peer: task.caller.peer,
             source_node_id: task.caller.source_node_id.as_deref(),
+            verified: task.caller.verified,
+            verified_node_id: task.caller.verified_node_id.as_deref(),
             node: &self.node_id,
         };
         let json = to_json(&about)?;

@@ -52,7 +52,7 @@ pub(crate) struct ExpectedCaller<'a> {
     pub(crate) target: &'a str,
     pub(crate) intent: &'a str,
     pub(crate) now_unix_s: u64,
-    /// How long after its end it is still taken, in seconds (specification: 10).
+    /// How long before its beginning and after its end it is still taken, in seconds (specification: 10).
     pub(crate) grace_s: u64,
 }
 
@@ -86,6 +86,7 @@ pub(crate) enum TicketFault {
     Caller,
     Node,
     Intent,
+    Early,
     Expired,
     TicketId,
     Manifest,
@@ -104,6 +105,7 @@ impl TicketFault {
             TicketFault::Caller => "it names no caller, or another one",
             TicketFault::Node => "it is for another node than the route",
             TicketFault::Intent => "it is for another intent",
+            TicketFault::Early => "its time has not come",
             TicketFault::Expired => "its time is over, or it has no end",
             TicketFault::TicketId => "its id is not hex digits of the right number",
             TicketFault::Manifest => "its digest of the policy manifest is not 64 hex digits",
@@ -178,6 +180,11 @@ pub(crate) fn verify_consumer_token(
     let caller = text("sub").filter(|sub| !sub.is_empty() && expected.caller.is_none_or(|caller| caller == *sub));
     if !claim_is(&claims, "intent", "*") && !claim_is(&claims, "intent", expected.intent) {
         return Err(TicketFault::Intent);
+    }
+    let latest = expected.now_unix_s.saturating_add(expected.grace_s);
+    let begun = |iat: &Value| iat.is_null() || iat.as_u64().is_some_and(|iat| iat <= latest);
+    if !claims.get("iat").is_none_or(begun) {
+        return Err(TicketFault::Early);
     }
     let exp = claims.get("exp").and_then(Value::as_u64);
     Ok(ConsumerClaims {
@@ -390,9 +397,13 @@ mod tests {
             ("aud", json!("n-2"), TicketFault::Audience),
             ("intent", json!("urn:iicp:intent:llm:embedding:v1"), TicketFault::Intent),
             ("exp", json!(990), TicketFault::Expired),
+            ("iat", json!(1011), TicketFault::Early),
+            ("iat", json!("1000"), TicketFault::Early),
+            ("iat", json!(-1), TicketFault::Early),
         ] {
             assert_eq!(check(&with(token.clone(), name, value), expected), Err(fault), "{name}");
         }
+        assert!(check(&with(token.clone(), "iat", json!(1010)), expected).is_ok());
         let ticket = signer.sign(Domain::DispatchTicket, &token).unwrap();
         assert_eq!(
             verify_consumer_token(&ticket, &signer.public_key(), expected),

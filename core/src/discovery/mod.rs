@@ -2,5 +2,6 @@
 
 pub(crate) mod consumer_tokens;
 pub(crate) mod directory_client;
+pub(crate) mod directory_key;
 pub(crate) mod routes;
 mod tickets;

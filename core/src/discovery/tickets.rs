@@ -9,6 +9,7 @@ use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use tokio::time::Instant;
 
 use super::directory_client::{DirectoryClient, TicketAnswer};
+use super::directory_key::DirectoryKey;
 use crate::crypto::ticket::{self, ConsumerClaims, Expected, ExpectedCaller, TicketClaims, TicketFault};
 use crate::error::{Code, Error, Result};
 use crate::options::Discover;
@@ -17,8 +18,6 @@ use crate::wire::directory::Ticketed;
 
 /// How long it is remembered that a directory has no tickets.
 const NO_TICKETS_FOR: Duration = Duration::from_secs(300);
-/// A key is not asked for again sooner, whatever fails to verify.
-const KEY_PAUSE: Duration = Duration::from_secs(10);
 /// Ids of tickets that are remembered, so that none counts twice.
 const MOST_SEEN: usize = 4_096;
 /// Grace for the end of a consumer token (specification: consumer tokens).
@@ -41,17 +40,10 @@ pub(super) struct Disclosed {
     pub(super) lasts: Duration,
 }
 
-#[derive(Clone, Copy)]
-struct Key {
-    bytes: [u8; 32],
-    since: Instant,
-}
-
 /// Asks for tickets and verifies them.
 pub(super) struct Tickets {
     directory: DirectoryClient,
-    key: Mutex<Option<Key>>,
-    fetching: tokio::sync::Mutex<()>,
+    key: DirectoryKey,
     /// Ids of tickets that were taken, and until when they are good.
     seen: Mutex<HashMap<String, Instant>>,
     none_until: Mutex<Option<Instant>>,
@@ -79,9 +71,8 @@ pub(super) fn unavailable() -> Error {
 impl Tickets {
     pub(super) fn new(directory: DirectoryClient) -> Self {
         Tickets {
+            key: DirectoryKey::new(directory.clone()),
             directory,
-            key: Mutex::default(),
-            fetching: tokio::sync::Mutex::default(),
             seen: Mutex::default(),
             none_until: Mutex::default(),
             paused_until: Mutex::default(),
@@ -159,7 +150,7 @@ impl Tickets {
             };
             ticket::verify_ticket(&ticket, key, expected)
         };
-        let claims = self.with_key(check, deadline).await?.map_err(TicketFault::error)?;
+        let claims = self.key.check(check, deadline).await?.map_err(TicketFault::error)?;
         ticket::check_manifest(&claims, node.node_policy_manifest.as_ref())?;
         let lasts = Duration::from_secs(claims.exp.saturating_sub(now).min(3_600));
         self.take(&claims, lasts)?;
@@ -200,47 +191,7 @@ impl Tickets {
             let expected = ExpectedCaller { issuer, caller, target, intent, now_unix_s: now, grace_s: TOKEN_GRACE_S };
             ticket::verify_consumer_token(token, key, expected)
         };
-        self.with_key(check, deadline).await
-    }
-
-    /// Checks with the key that is held, and once more with a fresh one if that does not fit: keys change.
-    async fn with_key<T>(
-        &self,
-        check: impl Fn(&[u8; 32]) -> Result<T, TicketFault>,
-        deadline: Instant,
-    ) -> Result<Result<T, TicketFault>> {
-        let key = self.key(None, deadline).await?;
-        match check(&key.bytes) {
-            Err(TicketFault::Signature) => {
-                let newer = self.key(Some(key), deadline).await?;
-                Ok(check(&newer.bytes))
-            }
-            settled => Ok(settled),
-        }
-    }
-
-    /// The directory's key, one caller at a time; another than `old` if there is one and it is time to ask.
-    async fn key(&self, old: Option<Key>, deadline: Instant) -> Result<Key> {
-        let held = || {
-            let key = (*lock(&self.key))?;
-            match old {
-                Some(old) if old.since == key.since && key.since.elapsed() >= KEY_PAUSE => None,
-                _ => Some(key),
-            }
-        };
-        if let Some(key) = held() {
-            return Ok(key);
-        }
-        let _turn = tokio::time::timeout_at(deadline, self.fetching.lock())
-            .await
-            .map_err(|_| Error::new(Code::DirectoryUnreachable, "the directory's key did not arrive in time"))?;
-        if let Some(key) = held() {
-            return Ok(key);
-        }
-        let bytes = self.directory.key(deadline).await?;
-        let key = Key { bytes, since: Instant::now() };
-        *lock(&self.key) = Some(key);
-        Ok(key)
+        self.key.check(check, deadline).await
     }
 }
 

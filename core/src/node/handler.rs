@@ -14,7 +14,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Code, Error, Result};
-use crate::types::{Chunk, Payload, Qos};
+use crate::types::{Chunk, Payload, Priority, Qos};
+use crate::wire::task::{Returned, returned};
 
 /// Serves tasks. Implemented by every async closure that takes an [`Inbound`] and returns `Result<impl Into<Reply>>`.
 ///
@@ -62,6 +63,12 @@ pub struct Inbound {
     pub deadline: Instant,
     /// Quality of service that the caller asked for.
     pub qos: Qos,
+    /// How the task stands among others of its class, as the caller asked.
+    pub priority: Priority,
+    /// The model that the caller asked for outside of the payload.
+    pub model: Option<String>,
+    /// Most tokens of the answer, as the caller asked outside of the payload.
+    pub max_tokens: Option<u64>,
     /// The caller's W3C trace context, if it sent one.
     pub traceparent: Option<String>,
     /// What the systems on the way wrote beside it (W3C `tracestate`), as it came.
@@ -71,14 +78,18 @@ pub struct Inbound {
     pub(crate) cancelled: CancellationToken,
 }
 
-/// What is known of a caller. Nothing here is proven.
+/// What is known of a caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Caller {
     /// Address of the connection.
     pub peer: SocketAddr,
-    /// The node that the caller says it is.
+    /// The node that the caller says it is. Nothing proves it.
     pub source_node_id: Option<String>,
+    /// Whether the caller has shown a good consumer token, or the token of this node.
+    pub verified: bool,
+    /// The node that the caller is by the word of the directory, which signed its consumer token.
+    pub verified_node_id: Option<String>,
 }
 
 impl Inbound {
@@ -111,6 +122,7 @@ impl fmt::Debug for Inbound {
             .field("intent", &self.intent)
             .field("payload", &self.payload)
             .field("qos", &self.qos)
+            .field("model", &self.model)
             .field("caller", &self.caller)
             .finish_non_exhaustive()
     }
@@ -181,11 +193,35 @@ impl Reply {
         serde_json::json!({ "choices": [{ "index": 0, "message": message, "finish_reason": "stop" }] }).into()
     }
 
+    /// The reply as it is meant: without an envelope that the handler has put around its value, which makes the reply's own.
+    /// Whether there was one stands beside it. What comes in parts is taken as it is.
+    ///
+    /// # Errors
+    /// For what the published adapters return when their backend failed.
+    pub(crate) fn unwrapped(self) -> Result<(Self, bool)> {
+        let Content::Whole(result) = &self.content else { return Ok((self, false)) };
+        match returned(result.bytes()) {
+            Returned::Plain => Ok((self, false)),
+            Returned::Wrapped(inner) => Ok((Reply { content: Content::Whole(Payload::trusted(inner)), ..self }, true)),
+            Returned::BackendError(status) => Err(backend_error(status)),
+        }
+    }
+
     /// Notes how many tokens the task took, for the metrics.
     #[must_use]
     pub fn tokens_used(mut self, tokens: u64) -> Self {
         self.tokens_used = tokens;
         self
+    }
+}
+
+/// What a status of a backend means for the caller, who learns no more than that.
+fn backend_error(status: i64) -> Error {
+    match status {
+        408 | 504 => Error::new(Code::TaskTimeout, "the backend did not answer in time"),
+        429 | 503 => Error::new(Code::Capacity, "the backend is busy"),
+        400..=498 => Error::rejected("the backend does not take the task"),
+        _ => Error::new(Code::Backend, "the backend failed"),
     }
 }
 

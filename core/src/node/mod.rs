@@ -2,8 +2,11 @@
 
 mod answer;
 mod availability;
+mod callers;
+mod envelope;
 mod event_stream;
 mod handler;
+mod limits;
 mod metrics;
 mod offer;
 mod receipts;
@@ -31,6 +34,7 @@ use crate::discovery::directory_client::DirectoryClient;
 use crate::error::{Code, Error, Result};
 use crate::options::{NodeOptions, Validate as _};
 use crate::protocol::gate::Gate;
+use crate::protocol::nonces::Nonces;
 use crate::protocol::replay::ReplayMemory;
 use crate::relay::{Exchange, Listeners, Place, Relay};
 use crate::runtime::TaskGroup;
@@ -39,7 +43,9 @@ use crate::transport::conn::{ConnTable, Deadlines};
 use crate::transport::endpoint::Endpoint;
 use crate::transport::http_client::HttpClient;
 use crate::transport::http_server::{HttpServer, ServerLimits, affordable_connections};
+use callers::Callers;
 use handler::DynHandler;
+use limits::Limits;
 use metrics::Metrics;
 use offer::Offer;
 use receipts::Receipts;
@@ -60,10 +66,15 @@ struct State {
     endpoint: Endpoint,
     /// What tasks are sealed to.
     key: NodeKey,
+    limits: Limits,
+    callers: Callers,
     gate: Arc<Gate>,
+    nonces: Arc<Nonces>,
     replay: ReplayMemory<CancellationToken>,
     metrics: Metrics,
     handler: Box<dyn DynHandler>,
+    /// The operator was told that the handler wraps what it returns.
+    told_wrapped: AtomicBool,
     registered: AtomicBool,
     /// There if the node lends its address to workers.
     relay: Option<Arc<Relay>>,
@@ -81,9 +92,9 @@ struct State {
 }
 
 impl State {
-    /// Seconds since the node began: for windows that a change of the clock on the wall must not move.
-    fn seconds(&self) -> u64 {
-        self.started.elapsed().as_secs()
+    /// Time since the node began: for windows that a change of the clock on the wall must not move.
+    fn since_start(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.started)
     }
 
     /// Share of what is used most, 0 to 1: the slots, or what a relay may carry.
@@ -197,9 +208,12 @@ impl Node {
             relaying::serve(listeners, &options, &identity.node_id, endpoint.port(), directory.clone(), &group)
         });
         let exchange = options.relay_worker.is_some().then(Arc::<Exchange>::default);
+        let slots = usize::try_from(options.max_concurrent).unwrap_or(usize::MAX);
         let state = Arc::new(State {
             relay,
             exchange,
+            limits: Limits::new(&options),
+            callers: Callers::new(&options, &identity.node_id, directory.as_ref()),
             node_id: identity.node_id.clone(),
             _identity: identity,
             offer: Offer::new(&options),
@@ -207,10 +221,12 @@ impl Node {
             advertised,
             endpoint,
             key,
-            gate: Gate::new(usize::try_from(options.max_concurrent).unwrap_or(usize::MAX)),
+            gate: Gate::new(slots, options.queue_length),
+            nonces: Nonces::new(options.replay_bytes),
             replay: ReplayMemory::new(options.replay_bytes, options.result_bytes),
             metrics: Metrics::new(&intents),
             handler: Box::new(handler),
+            told_wrapped: AtomicBool::new(false),
             registered: AtomicBool::new(false),
             table: server.table.clone(),
             http,

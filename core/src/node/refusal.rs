@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use crate::error::{Code, Error};
 use crate::protocol::admission::Refusal;
+use crate::protocol::gate::{Gate, Pause};
+use crate::protocol::nonces::Spent;
 use crate::types::Qos;
 
 /// Something in the task is not as it must be.
@@ -24,9 +26,53 @@ pub(super) fn conflict() -> Refusal {
 }
 
 /// No slot is free (specification: QOS-ADMIT-01).
-pub(super) fn full(limit: usize, qos: Qos) -> Refusal {
+pub(super) fn full(gate: &Gate, qos: Qos) -> Refusal {
+    let limit = gate.limit();
     let message = format!("all {limit} slots are busy; ask another node, or this one again in 2 s");
-    Refusal::new(429, "capacity_exceeded", message).after(Duration::from_secs(2)).with("qos_class", qos.as_str())
+    let refusal =
+        Refusal::new(429, "capacity_exceeded", message).after(Duration::from_secs(2)).with("qos_class", qos.as_str());
+    if gate.is_lowered() { refusal.with("reason", "availability_window") } else { refusal }
+}
+
+/// One source sends more than its share.
+pub(super) fn too_many(source: &str, after_s: u64) -> Refusal {
+    let message = format!("too many tasks from {source}; send the next in {after_s} s");
+    Refusal::new(429, "IICP-E023", message).after(Duration::from_secs(after_s))
+}
+
+/// The operator allows no tools (specification: CIP-A1-GATE-01).
+pub(super) fn no_tools() -> Refusal {
+    let message = "this node runs no tools; its operator has to allow them in its policy";
+    Refusal::new(403, "tool_execution_denied", message)
+}
+
+/// The caller insists on something that this node does not know.
+pub(super) fn unsupported_profile() -> Refusal {
+    let message = "this node knows none of the profiles in constraints.required_profiles; ask a node that does";
+    Refusal::new(422, "unsupported_profile", message)
+}
+
+/// A nonce is not taken (specification: SEC-NONCE-01).
+pub(super) fn spent(spent: Spent) -> Refusal {
+    match spent {
+        Spent::Seen => {
+            Refusal::new(409, "IICP-E011", "replay_detected: this nonce was used before; make a new one for every task")
+        }
+        Spent::Full(after_s) => {
+            let message = "this node cannot remember any more nonces now; ask another node, or send none";
+            Refusal::new(503, "temporarily_unavailable", message)
+                .after(Duration::from_secs(after_s))
+                .with("reason", "nonces")
+        }
+    }
+}
+
+/// What runs the tasks takes none for a time.
+pub(super) fn paused(pause: Pause, now: Duration) -> Refusal {
+    let left = pause.until.saturating_sub(now).max(Duration::from_secs(1));
+    Refusal::new(503, "temporarily_unavailable", "the backend takes no tasks for a time; ask another node")
+        .after(left)
+        .with("reason", pause.reason)
 }
 
 /// The node is stopping.

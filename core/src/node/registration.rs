@@ -161,6 +161,7 @@ async fn register(state: &State, directory: &DirectoryClient, registration: &mut
     };
     match result {
         Ok(reply) => {
+            state.callers.set_own_token(&reply.node_token);
             let next = registration.registered(reply);
             state.offer.listed(offered);
             if let (Some(exchange), Some(token)) = (&state.exchange, registration.token()) {

@@ -74,13 +74,19 @@ fn received<'a>(conn: &Conn, headers: &'a HeaderMap, body: Bytes) -> Received<'a
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
     Received {
         origin: headers.get(ORIGIN).map(HeaderValue::as_bytes),
-        // One that is there and cannot be read must not pass for none.
-        consumer_token: headers.get("x-iicp-consumer-token").map(|value| value.to_str().unwrap_or("?")),
+        consumer_token: consumer_token(headers),
         traceparent: text("traceparent"),
         tracestate: text("tracestate"),
         takes_events: event_stream::is_wanted(headers),
         ..Received::new(conn.peer, Body::Json(body))
     }
+}
+
+/// One that is there and cannot be read must not pass for none, nor one of two for the other.
+fn consumer_token(headers: &HeaderMap) -> Option<&str> {
+    let mut shown = headers.get_all("x-iicp-consumer-token").iter();
+    let token = shown.next()?.to_str().ok().filter(|_| shown.next().is_none());
+    Some(token.unwrap_or("?"))
 }
 
 fn is_cbor(headers: &HeaderMap) -> bool {

@@ -3,6 +3,7 @@
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -46,7 +47,20 @@ pub(super) fn begin(attempt: Attempt, inbound: Inbound, seal: Option<&ReplySeal>
 /// Calls the handler, and contains its panics.
 pub(super) async fn call(state: Arc<State>, inbound: Inbound) -> Result<Reply> {
     let handling = AssertUnwindSafe(state.handler.call(inbound)).catch_unwind();
-    handling.await.unwrap_or_else(|_panic| Err(panicked()))
+    let reply = handling.await.unwrap_or_else(|_panic| Err(panicked()))?;
+    inner(&state, reply)
+}
+
+/// The handler's value without an envelope around it. The operator is told once; nothing is lost by it.
+fn inner(state: &State, reply: Reply) -> Result<Reply> {
+    let (reply, was_wrapped) = reply.unwrapped()?;
+    if was_wrapped && !state.told_wrapped.swap(true, Ordering::Relaxed) {
+        tracing::warn!(
+            target: telemetry::NODE, node_id = %state.node_id,
+            "the handler returns {{\"result\": …}}; return the inner value alone, the node makes the envelope"
+        );
+    }
+    Ok(reply)
 }
 
 fn panicked() -> Error {

@@ -1,4 +1,4 @@
-//! One task from its envelope to its answer: gate, replay memory, handler, deadline.
+//! One task from its envelope to its answer: who may, how many at a time, once, with a handler, in time.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -10,39 +10,24 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::State;
+use super::callers::{Proven, Shown};
+use super::envelope::{self, Accepted};
 use super::handler::{Caller, Inbound};
 use super::metrics::{Ending, ReceiptEnd};
 use super::receipts::Earned;
-use super::refusal::{self, failed, invalid};
+use super::refusal::{self, failed};
 use super::stream;
 use crate::crypto::cx::ReplySeal;
 use crate::crypto::digest::fingerprint;
 use crate::error::{Code, Error, Result};
-use crate::options::{MAX_TIMEOUT_MS, is_task_id};
-use crate::protocol::admission::{Admission, Body, Done, Outcome, Received, Refusal};
-use crate::protocol::gate::{Closed, Permit};
+use crate::protocol::admission::{Admission, Done, Outcome, Received, Refusal};
+use crate::protocol::gate::{Closed, Permit, Rank};
+use crate::protocol::nonces::Taken;
 use crate::protocol::replay::Seen;
 use crate::telemetry;
-use crate::types::{Payload, Qos, Traceparent, is_intent};
+use crate::types::{Qos, Traceparent};
 use crate::wire::sealed::write_sealed_reply;
 use crate::wire::task::{TaskRequest, write_reply};
-
-/// A task that was read and found well-formed and served here.
-struct Accepted {
-    task_id: String,
-    intent: usize,
-    payload: Payload,
-    qos: Qos,
-    timeout: Duration,
-    source_node_id: Option<String>,
-    /// Whether credits may be asked for it.
-    creditable: bool,
-    /// Seals the reply, if the caller takes no other.
-    seal: Option<ReplySeal>,
-    /// Fingerprints of the id and of what was asked.
-    id: u128,
-    content: u128,
-}
 
 impl Admission for State {
     fn admit<'a>(self: Arc<Self>, task: Received<'a>) -> Pin<Box<dyn Future<Output = Outcome> + Send + 'a>> {
@@ -52,29 +37,86 @@ impl Admission for State {
 
 /// Serves one task. Dropping the future frees the slot, forgets the id and stops the handler.
 pub(super) async fn serve(state: &Arc<State>, received: Received<'_>) -> Outcome {
+    judge(state, received).await.unwrap_or_else(Outcome::Refused)
+}
+
+/// The order in which a task is judged (specification: task processing). Whatever is refused leaves no trace but in the
+/// rates, so that it may come again as it is.
+async fn judge(state: &Arc<State>, received: Received<'_>) -> Result<Outcome, Refusal> {
     let begun = Instant::now();
-    let task = match accept(state, &received.body) {
-        Ok(task) => task,
-        Err(refusal) => return Outcome::Refused(refusal),
-    };
+    let now = state.since_start(begun);
+    state.limits.count(&received, now)?;
+    let (bytes, request) = envelope::read(&received.body)?;
+    let intent = envelope::check(state, &request)?;
+    let node_token = request.node_token();
+    let shown =
+        Shown { consumer_token: received.consumer_token, node_token: node_token.as_deref(), intent: &request.intent };
+    let proven = state.callers.prove(shown, begun).await?;
+    check_tools(state, &request.intent)?;
+    state.gate.check_open(now).map_err(|closed| shut(state, closed, request.constraints.qos(), now))?;
+    let id = fingerprint(&[request.task_id.as_bytes()]);
+    spare_opening(state, &request, id)?;
+    let nonce = take_nonce(state, &request, now)?;
+    let task = envelope::open(state, bytes, &request, intent, id)?;
+    once(state, task, Arrival { received, proven, begun, nonce }).await
+}
+
+/// What is known of a task beside what stands in it.
+struct Arrival<'a> {
+    received: Received<'a>,
+    proven: Proven,
+    begun: Instant,
+    /// Spent when there is an answer.
+    nonce: Option<Taken>,
+}
+
+/// Runs a task that is new; one that is not gets the answer that there is.
+async fn once(state: &Arc<State>, task: Accepted, mut arrival: Arrival<'_>) -> Result<Outcome, Refusal> {
+    let mut permit = None;
     loop {
-        let (over, mut permit) = (CancellationToken::new(), None);
+        let over = CancellationToken::new();
+        let now = state.since_start(Instant::now());
         let let_in = || {
-            permit = Some(state.gate.enter()?);
+            if permit.is_none() {
+                permit = Some(state.gate.enter(now)?);
+            }
             Ok(over.clone())
         };
-        let seen = match state.replay.begin(task.id, task.content, state.seconds(), let_in) {
-            Ok(seen) => seen,
-            Err(closed) => return Outcome::Refused(shut(state, closed, task.qos)),
-        };
-        if let Some(permit) = permit {
-            let attempt = Attempt::new(state.clone(), &task, permit, over.clone(), begun);
-            return run(attempt, task, &received, over).await;
-        }
-        if let Some(outcome) = settled(seen, &task).await {
-            return outcome;
+        let seen = state.replay.begin(task.id, task.content, now.as_secs(), let_in);
+        match (seen, permit.take()) {
+            (Ok(Seen::New), Some(permit)) => {
+                let mut attempt = Attempt::new(state.clone(), &task, permit, over.clone(), arrival.begun);
+                attempt.nonce = arrival.nonce.take();
+                return Ok(run(attempt, task, arrival, over).await);
+            }
+            (Ok(seen), unused) => {
+                // Whoever waits for another's answer needs no slot.
+                drop(unused);
+                if let Some(outcome) = settled(seen, &task).await {
+                    if let (Outcome::Done(_), Some(nonce)) = (&outcome, arrival.nonce) {
+                        nonce.keep();
+                    }
+                    return Ok(outcome);
+                }
+            }
+            (Err(Closed::Full), _) => permit = Some(wait(state, &task, arrival.begun).await?),
+            (Err(closed), _) => return Err(shut(state, closed, task.qos, now)),
         }
     }
+}
+
+/// Waits for a slot, if tasks of this kind do.
+async fn wait(state: &State, task: &Accepted, begun: Instant) -> Result<Permit, Refusal> {
+    let now = || state.since_start(Instant::now());
+    let most = Duration::from_millis(state.options.queue_wait_ms);
+    let Some(rank) = task.rank.filter(|_| !most.is_zero()) else {
+        return Err(shut(state, Closed::Full, task.qos, now()));
+    };
+    let waited = match state.gate.queue(rank, now()) {
+        Ok(waiting) => tokio::time::timeout_at(begun + most.min(task.timeout), waiting).await,
+        Err(closed) => Ok(Err(closed)),
+    };
+    waited.unwrap_or(Err(Closed::Full)).map_err(|closed| shut(state, closed, task.qos, now()))
 }
 
 /// What comes of a task that is not new; none if it was running and ended without an answer, so that it is new now.
@@ -90,77 +132,36 @@ async fn settled(seen: Seen<CancellationToken>, task: &Accepted) -> Option<Outco
     }
 }
 
-fn shut(state: &State, closed: Closed, qos: Qos) -> Refusal {
+fn shut(state: &State, closed: Closed, qos: Qos, now: Duration) -> Refusal {
     match closed {
-        Closed::Full => refusal::full(state.gate.limit(), qos),
+        Closed::Full => refusal::full(&state.gate, qos),
         Closed::Draining => refusal::draining(),
+        Closed::Paused(pause) => refusal::paused(pause, now),
     }
 }
 
-fn accept(state: &State, body: &Body<'_>) -> Result<Accepted, Refusal> {
-    let (bytes, request) = match body {
-        Body::Json(json) => (json, TaskRequest::read(json)),
-        Body::Parts(parts) => (&parts.payload, TaskRequest::of_parts(parts)),
-    };
-    let request = request.map_err(|why| invalid(format!("the body is not a task: {why}")))?;
-    if !is_task_id(&request.task_id) {
-        return Err(invalid("task_id must be 1 to 128 visible ASCII characters without '|'; a UUIDv4 is best"));
+/// Intents that act in the world are served only where the operator said so (specification: CIP-A1-GATE-01).
+fn check_tools(state: &State, intent: &str) -> Result<(), Refusal> {
+    let acts = intent.strip_prefix("urn:iicp:intent:tool:").is_some();
+    if acts && !state.options.policy.as_ref().is_some_and(|policy| policy.allow_tool_execution) {
+        return Err(refusal::no_tools());
     }
-    if !is_intent(&request.intent) {
-        return Err(invalid("intent must read urn:iicp:intent:<domain>:<action>:v<N>"));
-    }
-    let Some(intent) = state.intents.iter().position(|served| **served == *request.intent) else {
-        return Err(refusal::unknown_intent());
-    };
-    let timeout_ms = request.constraints.timeout_ms.unwrap_or(state.options.default_timeout_ms);
-    if timeout_ms == 0 {
-        return Err(invalid("constraints.timeout_ms must be above 0"));
-    }
-    let (payload, seal) = open(state, bytes, &request)?;
-    // What was answered sealed is never given out in plain text: whoever repeats a task that he cannot read himself, but
-    // takes a plain reply, asks for something else. An intent holds no '|', so the parts cannot run into each other.
-    let asked: &[u8] = if seal.is_some() { b"|sealed|" } else { b"|" };
-    Ok(Accepted {
-        id: fingerprint(&[request.task_id.as_bytes()]),
-        content: fingerprint(&[request.intent.as_bytes(), asked, payload.bytes()]),
-        creditable: state.options.receipts && !request.is_part(),
-        task_id: request.task_id.into_owned(),
-        intent,
-        payload,
-        qos: request.constraints.qos(),
-        timeout: Duration::from_millis(timeout_ms.min(MAX_TIMEOUT_MS)),
-        source_node_id: request.source_node_id.map(std::borrow::Cow::into_owned),
-        seal,
-    })
+    Ok(())
 }
 
-/// The payload, opened if it was sealed, and what seals the reply if that was asked for. `bytes` are what holds the request.
-fn open(state: &State, bytes: &Bytes, request: &TaskRequest<'_>) -> Result<(Payload, Option<ReplySeal>), Refusal> {
-    let missing = || invalid("payload is missing");
-    let wants_sealed_reply = request.wants_sealed_reply();
-    let envelope = match (request.payload, request.iicp_conf) {
-        (None, Some(envelope)) => envelope,
-        (Some(_), Some(_)) => {
-            let message = "a sealed task has its payload in iicp_conf; send no other beside it";
-            return Err(Refusal::new(400, "validation_error", message));
-        }
-        (Some(_), None) if wants_sealed_reply => {
-            let message = "only the reply to a sealed task can be sealed; seal the task too";
-            return Err(Refusal::new(400, "IICP-CX-03", message));
-        }
-        (Some(payload), None) => return Ok((Payload::trusted(bytes.slice_ref(payload.get().as_bytes())), None)),
-        (None, None) => return Err(missing()),
-    };
-    let (opened, seal) =
-        state.key.open(envelope.get().as_bytes(), &request.task_id, &request.intent).map_err(|why| {
-            tracing::debug!(target: telemetry::NODE, task_id = %request.task_id, ?why, "a sealed task was not opened");
-            Refusal::new(400, "IICP-CX-02", why.text())
-        })?;
-    let payload = Payload::from_json(opened).map_err(|error| invalid(error.message()))?;
-    if payload.bytes() == "null" {
-        return Err(missing());
+/// Opening costs more than all else that is done before a handler: a full node does not open what it cannot take.
+fn spare_opening(state: &State, request: &TaskRequest<'_>, id: u128) -> Result<(), Refusal> {
+    let is_sealed = request.payload.is_none() && request.iicp_conf.is_some();
+    let waits = Rank::of(request.constraints.qos(), request.constraints.priority()).is_some();
+    if is_sealed && !waits && state.gate.is_full() && !state.replay.knows(id) {
+        return Err(refusal::full(&state.gate, request.constraints.qos()));
     }
-    Ok((payload, wants_sealed_reply.then_some(seal)))
+    Ok(())
+}
+
+fn take_nonce(state: &State, request: &TaskRequest<'_>, now: Duration) -> Result<Option<Taken>, Refusal> {
+    let Some(nonce) = request.nonce() else { return Ok(None) };
+    state.nonces.take(fingerprint(&[nonce.as_bytes()]), now.as_secs()).map(Some).map_err(refusal::spent)
 }
 
 /// The answer to a finished task; what is stored is plain, and sealed anew for everyone who asks.
@@ -199,6 +200,7 @@ pub(super) struct Attempt {
     pub(super) ending: Ending,
     pub(super) tokens: u64,
     kept: bool,
+    nonce: Option<Taken>,
 }
 
 impl Attempt {
@@ -214,19 +216,26 @@ impl Attempt {
             ending: Ending::Cancelled,
             tokens: 0,
             kept: false,
+            nonce: None,
             state,
         }
     }
 
     fn keep(&mut self, stored: &Bytes) {
-        self.state.replay.finish(self.id, Some(stored));
-        self.kept = true;
+        self.finish(Some(stored));
     }
 
     /// Notes that the task has run; its answer went out in parts and is not there to be given again.
     pub(super) fn keep_without_answer(&mut self) {
-        self.state.replay.finish(self.id, None);
+        self.finish(None);
+    }
+
+    fn finish(&mut self, stored: Option<&Bytes>) {
+        self.state.replay.finish(self.id, stored);
         self.kept = true;
+        if let Some(nonce) = self.nonce.take() {
+            nonce.keep();
+        }
     }
 }
 
@@ -239,9 +248,10 @@ impl Drop for Attempt {
     }
 }
 
-async fn run(mut attempt: Attempt, task: Accepted, received: &Received<'_>, cancelled: CancellationToken) -> Outcome {
+async fn run(mut attempt: Attempt, task: Accepted, arrival: Arrival<'_>, cancelled: CancellationToken) -> Outcome {
     let deadline = attempt.received + task.timeout;
-    let (traceparent, tracestate) = trace(received);
+    let Arrival { received, proven, .. } = arrival;
+    let (traceparent, tracestate) = trace(&received);
     let querying_node_id = task.source_node_id.clone().filter(|_| task.creditable);
     let inbound = Inbound {
         task_id: task.task_id.clone(),
@@ -249,9 +259,17 @@ async fn run(mut attempt: Attempt, task: Accepted, received: &Received<'_>, canc
         payload: task.payload,
         deadline,
         qos: task.qos,
+        priority: task.priority,
+        model: task.model,
+        max_tokens: task.max_tokens,
         traceparent,
         tracestate,
-        caller: Caller { peer: received.peer, source_node_id: task.source_node_id },
+        caller: Caller {
+            peer: received.peer,
+            source_node_id: task.source_node_id,
+            verified: proven.verified,
+            verified_node_id: proven.node_id.map(|id| (*id).to_owned()),
+        },
         cancelled,
     };
     if received.takes_events {

@@ -44,8 +44,23 @@ pub struct NodeOptions {
     pub relay_server: Option<RelayServerOptions>,
     /// Has the node reached through a relay, because nobody can reach it. By default it is called where it listens.
     pub relay_worker: Option<RelayWorkerOptions>,
-    /// Tasks that may run at the same time; one more is answered with `capacity_exceeded`.
+    /// Tasks that may run at the same time; one more waits if its class is `realtime` or `interactive`, and is answered
+    /// with `capacity_exceeded` otherwise.
     pub max_concurrent: u32,
+    /// How long a task of these classes may wait for its turn, in milliseconds; 0: none waits.
+    pub queue_wait_ms: u64,
+    /// Tasks that may wait at the same time, the more urgent first; of one more, the least urgent is refused.
+    pub queue_length: usize,
+    /// What callers have to prove.
+    pub auth: TaskAuth,
+    /// A token that the operator gives to callers of his choice, who show it as `auth.node_token`. The token that the directory
+    /// gave the node counts as well, but whoever has that can also speak for the node there.
+    pub access_token: Option<Secret>,
+    /// Tasks that one web page (`Origin`) may send in a minute; 0: any number.
+    pub rate_per_origin: u32,
+    /// Tasks that one address may send in a minute, an IPv6 network of 64 bits counting as one; 0: any number. Behind a
+    /// tunnel or a proxy all callers have the same address.
+    pub rate_per_ip: u32,
     /// Token rate that is advertised to the directory.
     pub tokens_per_min: u32,
     /// Most tokens of one answer, as advertised to the directory.
@@ -97,10 +112,41 @@ pub struct NodeOptions {
     pub idle_timeout_ms: u64,
     /// Grace for a body or an answer to move on, in milliseconds; after it at least 1 KiB a second must pass.
     pub transfer_grace_ms: u64,
-    /// Memory for remembering task ids, in bytes; the oldest are forgotten first.
+    /// Memory for remembering task ids, in bytes; the oldest are forgotten first. Nonces, which must not be forgotten, have as
+    /// much again; when it is full, tasks with a nonce are refused.
     pub replay_bytes: usize,
     /// Memory for stored answers of finished tasks, in bytes; the oldest are dropped first.
     pub result_bytes: usize,
+}
+
+/// What the callers of a node have to prove. A consumer token is signed by the directory, and names the caller to this one
+/// node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum TaskAuth {
+    /// Nothing, and what they show is not looked at.
+    Open,
+    /// Nothing; but a consumer token that is shown must be good.
+    #[default]
+    Token,
+    /// That they have a good consumer token, or the node's own token.
+    Required,
+}
+
+impl NodeOptions {
+    fn check_auth(&self) -> Result<()> {
+        if let Some(token) = &self.access_token {
+            in_range(Self::WHAT, "access_token (its length)", token.expose().len(), 1, 4096)?;
+        }
+        if self.auth == TaskAuth::Required && self.directory.is_empty() && self.access_token.is_none() {
+            return Err(Error::new(
+                Code::ConfigInvalid,
+                "option auth of a node is required, and nobody could prove anything: set access_token, or a directory",
+            ));
+        }
+        Ok(())
+    }
 }
 
 impl Default for NodeOptions {
@@ -118,6 +164,12 @@ impl Default for NodeOptions {
             relay_server: None,
             relay_worker: None,
             max_concurrent: 4,
+            queue_wait_ms: 2_000,
+            queue_length: 64,
+            auth: TaskAuth::Token,
+            access_token: None,
+            rate_per_origin: 120,
+            rate_per_ip: 0,
             tokens_per_min: 10_000,
             max_tokens: 8_192,
             capabilities: Vec::new(),
@@ -178,6 +230,9 @@ impl Validate for NodeOptions {
         self.check_listing()?;
         check_timeout(self.default_timeout_ms)?;
         in_range(Self::WHAT, "max_concurrent", self.max_concurrent, 1, 256)?;
+        in_range(Self::WHAT, "queue_wait_ms", self.queue_wait_ms, 0, 60_000)?;
+        in_range(Self::WHAT, "queue_length", self.queue_length, 0, 1 << 16)?;
+        self.check_auth()?;
         in_range(Self::WHAT, "tokens_per_min", self.tokens_per_min, 1, u32::MAX)?;
         in_range(Self::WHAT, "max_tokens", self.max_tokens, 1, u32::MAX)?;
         in_range(Self::WHAT, "max_body_bytes", self.max_body_bytes, 1 << 10, 1 << 30)?;

@@ -21,10 +21,8 @@ pub(crate) struct Received<'a> {
     /// The other end of the connection; for a relayed task the relay.
     pub(crate) peer: SocketAddr,
     /// The page that a browser sends it for.
-    #[allow(dead_code)] // the rates are counted by it
     pub(crate) origin: Option<&'a [u8]>,
     /// What the directory signed for the caller.
-    #[allow(dead_code)] // the caller is proven by it
     pub(crate) consumer_token: Option<&'a str>,
     pub(crate) traceparent: Option<&'a str>,
     pub(crate) tracestate: Option<&'a str>,

@@ -143,6 +143,11 @@ impl<W: Clone> ReplayMemory<W> {
         Ok(Seen::New)
     }
 
+    /// Whether the id is known, running or done.
+    pub(crate) fn knows(&self, id: u128) -> bool {
+        self.shard(id).entries.contains_key(&id)
+    }
+
     /// Keeps the answer of a finished task; without one, only that it has run.
     pub(crate) fn finish(&self, id: u128, answer: Option<&Bytes>) {
         let mut shard = self.shard(id);

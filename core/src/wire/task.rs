@@ -6,14 +6,14 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use serde::Deserialize;
-use serde::de::Deserializer;
+use serde::de::{Deserializer, IgnoredAny};
 use serde_json::value::RawValue;
 
 use super::events::LIFECYCLE;
 use super::write_string;
 use crate::error::{Code, Error, Result};
 use crate::options::TaskOptions;
-use crate::types::{Payload, Qos, check_depth, position};
+use crate::types::{Payload, Priority, Qos, check_depth, position};
 
 /// A task as a node receives it.
 #[derive(Deserialize)]
@@ -36,6 +36,22 @@ pub(crate) struct TaskRequest<'a> {
     /// What a task is that is a part of a larger one.
     #[serde(borrow, default)]
     cip: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    nonce: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    auth: Option<&'a RawValue>,
+    /// The token of a task whose parts came by themselves.
+    #[serde(skip)]
+    shown_token: Option<&'a str>,
+}
+
+/// What stands in `auth`. The official clients do not agree on the name, and put in tokens of their own.
+#[derive(Deserialize)]
+struct Auth<'a> {
+    #[serde(borrow, default)]
+    node_token: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    token: Option<Cow<'a, str>>,
 }
 
 /// A task whose parts came by themselves.
@@ -48,6 +64,8 @@ pub(crate) struct TaskParts<'a> {
     pub(crate) timeout_ms: Option<u64>,
     pub(crate) qos: Option<&'a str>,
     pub(crate) source_node_id: Option<&'a str>,
+    /// What would stand in `auth.node_token`.
+    pub(crate) node_token: Option<&'a str>,
 }
 
 #[derive(Deserialize, Default)]
@@ -60,6 +78,14 @@ pub(crate) struct Constraints<'a> {
     qos: Option<Cow<'a, str>>,
     #[serde(borrow)]
     qos_class: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    priority: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    pub(crate) model: Option<Cow<'a, str>>,
+    #[serde(deserialize_with = "super::count")]
+    pub(crate) max_tokens: Option<u64>,
+    #[serde(borrow)]
+    required_profiles: Option<&'a RawValue>,
 }
 
 fn null_is_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(d: D) -> Result<T, D::Error> {
@@ -70,6 +96,17 @@ impl Constraints<'_> {
     pub(crate) fn qos(&self) -> Qos {
         let named = self.qos.as_deref().or(self.qos_class.as_deref());
         named.and_then(Qos::parse).unwrap_or(Qos::BestEffort)
+    }
+
+    pub(crate) fn priority(&self) -> Priority {
+        self.priority.as_deref().and_then(Priority::parse).unwrap_or_default()
+    }
+
+    /// Whether there is something that the node must know to serve the task rightly, and does not.
+    pub(crate) fn requires_unknown_profiles(&self) -> bool {
+        let Some(named) = self.required_profiles.filter(|named| named.get() != "null") else { return false };
+        serde_json::from_str::<Vec<Cow<'_, str>>>(named.get())
+            .map_or(true, |named| named.iter().any(|profile| profile != LIFECYCLE))
     }
 }
 
@@ -97,16 +134,34 @@ impl<'a> TaskRequest<'a> {
             constraints: Constraints {
                 timeout_ms: parts.timeout_ms,
                 qos: parts.qos.map(Cow::Borrowed),
-                qos_class: None,
+                ..Constraints::default()
             },
             source_node_id: parts.source_node_id.map(Cow::Borrowed),
             cip: None,
+            nonce: None,
+            auth: None,
+            shown_token: parts.node_token,
         })
     }
 
     /// Whether the task is a part of a larger one, for which its coordinator asks for the credits.
     pub(crate) fn is_part(&self) -> bool {
         self.cip.is_some_and(|cip| cip.get() != "null")
+    }
+
+    /// The number that is good once, as the JSON that it is.
+    pub(crate) fn nonce(&self) -> Option<&'a str> {
+        self.nonce.map(RawValue::get).filter(|nonce| !matches!(*nonce, "null" | "\"\""))
+    }
+
+    /// The token that the task shows: this node's, if its operator gave it to the caller; often just the caller's own.
+    pub(crate) fn node_token(&self) -> Option<Cow<'a, str>> {
+        let auth: Option<Auth<'a>> = self.auth.and_then(|auth| serde_json::from_str(auth.get()).ok());
+        match (self.shown_token, auth) {
+            (Some(token), _) => Some(token.into()),
+            (None, Some(auth)) => auth.node_token.or(auth.token),
+            (None, None) => None,
+        }
     }
 
     /// Whether the caller takes nothing but a sealed reply. Other words have no meaning.
@@ -208,6 +263,58 @@ pub(crate) fn result_of(reply: &Bytes) -> Option<Bytes> {
     (from <= to).then(|| reply.slice(from..to))
 }
 
+/// What a handler returned, seen as what it may have meant.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Returned {
+    /// The inner value, as it should be.
+    Plain,
+    /// The inner value, with the reply's own envelope around it.
+    Wrapped(Bytes),
+    /// The published adapters' way to say that the backend failed, with a status.
+    BackendError(i64),
+}
+
+/// Looks at a handler's value without building a tree, and mostly without reading it.
+pub(crate) fn returned(result: &Bytes) -> Returned {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Envelope<'a> {
+        #[serde(borrow)]
+        result: &'a RawValue,
+        #[serde(borrow, default)]
+        error: Option<&'a RawValue>,
+        #[serde(default, rename = "task_id")]
+        _task_id: IgnoredAny,
+        #[serde(default, rename = "status")]
+        _status: IgnoredAny,
+        #[serde(default, rename = "metrics")]
+        _metrics: IgnoredAny,
+        #[serde(default, rename = "model_used")]
+        _model_used: IgnoredAny,
+        #[serde(default, rename = "generated_by_ai")]
+        _generated_by_ai: IgnoredAny,
+    }
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Adapter {
+        error_code: i64,
+        #[serde(rename = "error_message")]
+        _message: String,
+    }
+    if memchr::memmem::find(result, b"\"result\"").is_some()
+        && let Ok(Envelope { result: inner, error: None, .. }) = super::object(result)
+    {
+        return Returned::Wrapped(result.slice_ref(inner.get().as_bytes()));
+    }
+    if result.len() < 4096
+        && memchr::memmem::find(result, b"\"error_code\"").is_some()
+        && let Ok(Adapter { error_code, .. }) = super::object(result)
+    {
+        return Returned::BackendError(error_code);
+    }
+    Returned::Plain
+}
+
 #[derive(Deserialize)]
 struct ReplyFields<'a> {
     #[serde(borrow, default)]
@@ -219,7 +326,7 @@ struct ReplyFields<'a> {
     #[serde(borrow, default)]
     error: Option<&'a RawValue>,
     #[serde(default)]
-    error_code: Option<serde::de::IgnoredAny>,
+    error_code: Option<IgnoredAny>,
     #[serde(borrow, default)]
     iicp_conf_resp: Option<&'a RawValue>,
 }
@@ -413,9 +520,11 @@ mod tests {
             payload: Bytes::from_static(b" {\"a\": 1} "),
             timeout_ms: Some(7),
             qos: Some("realtime"),
-            source_node_id: None,
+            node_token: Some("s"),
+            ..TaskParts::default()
         };
         let request = TaskRequest::of_parts(&parts).unwrap();
+        assert_eq!(request.node_token().as_deref(), Some("s"));
         assert_eq!(request.payload.unwrap().get(), r#"{"a": 1}"#);
         assert_eq!((request.constraints.timeout_ms, request.constraints.qos()), (Some(7), Qos::Realtime));
         let of = |payload: &[u8]| {
@@ -424,6 +533,73 @@ mod tests {
         };
         assert_eq!(of(b"null"), Ok(false));
         assert!(of(b"").is_err() && of(b"{").is_err() && of("[".repeat(200).as_bytes()).is_err());
+    }
+
+    #[test]
+    fn what_a_task_says_of_its_caller_and_its_wishes_is_read_in_every_form() {
+        let read = |more: &str| format!(r#"{{"task_id":"t","intent":"i"{more}}}"#);
+        for (more, token) in [
+            (r#","auth":{"node_token":"a"}"#, Some("a")),
+            (r#","auth":{"token":"b"}"#, Some("b")),
+            (r#","auth":{"node_token":null,"token":"b\u0020c"}"#, Some("b c")),
+            (r#","auth":"s""#, None),
+            (r#","auth":{"node_token":7}"#, None),
+            (r#","auth":null"#, None),
+            ("", None),
+        ] {
+            let body = read(more);
+            let request = TaskRequest::read(body.as_bytes()).unwrap();
+            assert_eq!(request.node_token().as_deref(), token, "{more}");
+        }
+        for (more, nonce) in [
+            (r#","nonce":"n""#, Some("\"n\"")),
+            (r#","nonce":7"#, Some("7")),
+            (r#","nonce":null"#, None),
+            (r#","nonce":"""#, None),
+        ] {
+            let body = read(more);
+            assert_eq!(TaskRequest::read(body.as_bytes()).unwrap().nonce(), nonce, "{more}");
+        }
+        let known = format!("[{LIFECYCLE:?}]");
+        let unknown = format!("[{LIFECYCLE:?},\"p\"]");
+        for (named, required) in [("null", false), ("[ ]", false), (&known, false), (&unknown, true), ("7", true)] {
+            let body = read(&format!(r#","constraints":{{"required_profiles":{named},"priority":"high"}}"#));
+            let constraints = TaskRequest::read(body.as_bytes()).unwrap().constraints;
+            assert_eq!(
+                (constraints.requires_unknown_profiles(), constraints.priority()),
+                (required, Priority::High),
+                "{named}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_envelope_around_a_result_is_told_from_a_result_that_looks_like_one() {
+        let look = |result: &str| returned(&Bytes::copy_from_slice(result.as_bytes()));
+        let wrapped = |inner: &'static str| Returned::Wrapped(Bytes::from_static(inner.as_bytes()));
+        assert_eq!(look(r#"{"result": {"a":1} }"#), wrapped(r#"{"a":1}"#));
+        assert_eq!(
+            look(r#"{"status":"success","task_id":"t","result":[1],"metrics":{},"error":null}"#),
+            wrapped("[1]")
+        );
+        assert_eq!(look(r#"{"result":{"result":1}}"#), wrapped(r#"{"result":1}"#), "once");
+        for plain in [
+            "7",
+            "[]",
+            "{}",
+            r#"["result"]"#,
+            r#""result""#,
+            r#"{"results":[]}"#,
+            r#"{"result":1,"answer":2}"#,
+            r#"{"a":{"result":1}}"#,
+            r#"{"result":null,"error":{"code":"x"}}"#,
+            r#"{"status":"success"}"#,
+            r#"{"error_code":"x","error_message":"y"}"#,
+            r#"{"error_code":1,"error_message":"y","more":1}"#,
+        ] {
+            assert_eq!(look(plain), Returned::Plain, "{plain}");
+        }
+        assert_eq!(look(r#"{"error_code":408,"error_message":"slow"}"#), Returned::BackendError(408));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Tasks and replies are sealed, whoever of us and the published peer is client and node. Whether it really was so is
 //! seen on the wire, by somebody who listens in between.
 
-use iicp_core::options::{ClientOptions, NodeOptions, RouteDiscovery};
+use iicp_core::options::{ClientOptions, NodeOptions, RouteDiscovery, TaskAuth};
 use iicp_core::{CHAT, Client, Code, Directory, Error, Inbound, LiveNode, Node, Reply, Task};
 use iicp_tests::tap::Tap;
 use serde_json::{Value, json};
@@ -21,6 +21,7 @@ async fn handle(task: Inbound) -> Result<Reply, Error> {
         return Ok(Reply::chat(ANSWER));
     }
     match payload["act"].as_str() {
+        Some("who") => Ok(json!({ "caller": task.caller.verified_node_id }).into()),
         Some("reject") => Err(Error::rejected("no such tenant")),
         _ => Ok(json!({ "saw": payload, "answer": ANSWER }).into()),
     }
@@ -28,6 +29,10 @@ async fn handle(task: Inbound) -> Result<Reply, Error> {
 
 /// Our node behind a tap, under the one loopback name that their client lets through.
 async fn tapped(directory: &str) -> (LiveNode, Tap) {
+    tapped_with(directory, TaskAuth::default()).await
+}
+
+async fn tapped_with(directory: &str, auth: TaskAuth) -> (LiveNode, Tap) {
     let (node_port, tap_port) = (free_port(), free_port());
     let tap = Tap::start(tap_port, node_port).await.unwrap();
     let mut options = NodeOptions::default();
@@ -35,6 +40,7 @@ async fn tapped(directory: &str) -> (LiveNode, Tap) {
     options.models = vec!["m-lab".into()];
     options.directory = directory.into();
     options.port = node_port;
+    options.auth = auth;
     options.endpoint = Some(format!("http://127.1:{tap_port}"));
     let node = Node::bind(options).await.unwrap().serve(handle).await.unwrap();
     assert!(node.is_registered());
@@ -70,6 +76,29 @@ async fn their_clients_tasks_and_our_nodes_replies_are_sealed_on_the_wire_in_eve
         chat["max_tokens"] = 16.into();
         assert_eq!(client.ok("chat", chat).await["content"], ANSWER, "{mode}");
         assert_sealed_both_ways(&tap.take(), mode);
+    }
+}
+
+#[tokio::test]
+async fn their_client_proves_itself_to_our_node_that_requires_it_and_is_sealed_too() {
+    let directory = directory().await;
+    let (node, tap) = tapped_with(&directory.url(), TaskAuth::Required).await;
+    let client = Peer::start("peer_client.py").await;
+    let payload = json!({ "act": "who", "text": PROMPT });
+    let mut command = json!({ "directory": directory.url(), "mode": "auto", "intent": TASK, "payload": payload });
+    let error = client.call("submit", command.clone()).await.unwrap_err();
+    assert_eq!((&error["code"], &error["http_status"]), (&json!("unauthorized"), &json!(401)), "{error:#}");
+    // The credential of a node of theirs, which is all that their client shows to the directory.
+    let (their_node, _tap) = their_tapped_node(&directory).await;
+    command["node_token"] = their_node.ok("token", json!({})).await;
+    let _ = tap.take();
+    for _ in 0..2 {
+        let done = client.ok("submit", command.clone()).await;
+        assert_eq!(done["node_id"], node.node_id());
+        assert!(done["result"]["caller"].as_str().is_some_and(|caller| !caller.is_empty()), "{done}");
+        let heard = tap.take();
+        assert!(heard.to_lowercase().contains("x-iicp-consumer-token: ey"), "{heard}");
+        assert_sealed_both_ways(&heard, "auto");
     }
 }
 

@@ -58,7 +58,8 @@ enum Mode {
 struct Shared {
     addr: SocketAddr,
     request: Vec<u8>,
-    id_at: usize,
+    /// Where the id stands; as the nonce it is good once as well.
+    ids_at: Vec<usize>,
     done: AtomicU64,
     failed: AtomicBool,
 }
@@ -73,12 +74,24 @@ pub(crate) struct Window {
 impl Load {
     /// Connects to a server; nothing is sent yet.
     pub(crate) fn on(server: &Child, connections: usize) -> Result<Self> {
+        Self::with(server, connections, "", false)
+    }
+
+    /// The same, with more headers (whole lines), and with a nonce in every task.
+    pub(crate) fn with(server: &Child, connections: usize, headers: &str, nonce: bool) -> Result<Self> {
         let addr = http::addr_of(server.said("url")?)?;
         let trace = "traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\r\n";
-        let request = http::post(addr, "/v1/task", trace, &envelope(PLACEHOLDER, &payload()));
-        let id_at = memchr::memmem::find(&request, PLACEHOLDER.as_bytes()).ok_or("no task id in the request")?;
+        let mut task = envelope(PLACEHOLDER, &payload());
+        if nonce {
+            task.insert_str(1, &format!(r#""nonce":"{PLACEHOLDER}","#));
+        }
+        let request = http::post(addr, "/v1/task", &format!("{trace}{headers}"), &task);
+        let ids_at: Vec<usize> = memchr::memmem::find_iter(&request, PLACEHOLDER.as_bytes()).collect();
+        if ids_at.is_empty() {
+            return Err("no task id in the request".into());
+        }
         let (done, failed) = (AtomicU64::new(0), AtomicBool::new(false));
-        let shared = Arc::new(Shared { addr, request, id_at, done, failed });
+        let shared = Arc::new(Shared { addr, request, ids_at, done, failed });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (mode, told) = watch::channel(Mode::Paused);
         let senders_shared = shared.clone();
@@ -151,8 +164,11 @@ impl Shared {
                 Some(stream) => stream,
                 None => TcpStream::connect(self.addr).await?,
             };
-            let id = self.id_at..self.id_at + ID_LEN;
+            let id = self.ids_at[0]..self.ids_at[0] + ID_LEN;
             write_id(&mut request[id.clone()]);
+            for again in &self.ids_at[1..] {
+                request.copy_within(id.clone(), *again);
+            }
             let exchange = exchange(&mut stream, &request, id, &mut answer);
             let last =
                 tokio::time::timeout(PATIENCE, exchange).await.map_err(|_| format!("no answer in {PATIENCE:?}"))??;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use iicp_core::bridge::Bridge;
-use iicp_core::options::{ClientOptions, DirectoryOptions, NodeOptions, QueueOptions, RuntimeOptions};
+use iicp_core::options::{ClientOptions, DirectoryOptions, NodeOptions, QueueOptions, RuntimeOptions, TaskAuth};
 use iicp_core::types::Payload;
 use iicp_core::{CHAT, Client, Directory, Inbound, LiveNode, Node, Reply, Task};
 use serde_json::json;
@@ -25,10 +25,38 @@ pub(super) async fn directory(path: Option<&str>) -> Result<(String, Directory)>
 
 /// An echo node, registered with a directory, that takes its time.
 pub(super) async fn node(directory: &str, pause: Duration) -> Result<(String, LiveNode)> {
+    echo(node_options(directory), pause).await
+}
+
+/// An echo node that counts and checks all that it can, and is never given too much.
+pub(super) async fn careful_node(directory: &str) -> Result<(String, LiveNode)> {
+    let mut options = node_options(directory);
+    options.node_id = Some(super::NODE_ID.into());
+    options.auth = TaskAuth::Required;
+    (options.rate_per_origin, options.rate_per_ip) = (u32::MAX, u32::MAX);
+    // Every task of the run has a nonce, and none may be forgotten.
+    options.replay_bytes = 1 << 30;
+    echo(options, Duration::ZERO).await
+}
+
+/// An echo node that looks at nothing that it need not look at.
+pub(super) async fn open_node(directory: &str) -> Result<(String, LiveNode)> {
+    let mut options = node_options(directory);
+    options.auth = TaskAuth::Open;
+    options.rate_per_origin = 0;
+    options.replay_bytes = 1 << 30;
+    echo(options, Duration::ZERO).await
+}
+
+fn node_options(directory: &str) -> NodeOptions {
     let mut options = NodeOptions::default();
     options.intents = vec![CHAT.into()];
     options.directory = directory.into();
     options.max_concurrent = 256;
+    options
+}
+
+async fn echo(options: NodeOptions, pause: Duration) -> Result<(String, LiveNode)> {
     let serve = move |task: Inbound| async move {
         if !pause.is_zero() {
             tokio::time::sleep(pause).await;

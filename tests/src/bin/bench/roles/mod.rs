@@ -14,6 +14,9 @@ use tokio::runtime::Runtime;
 
 use crate::Result;
 
+/// Id of the node that is called with consumer tokens.
+pub(crate) const NODE_ID: &str = "careful";
+
 /// Plays a role until the input ends.
 pub(crate) fn play(role: &str, args: &[&str]) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
@@ -24,6 +27,8 @@ pub(crate) fn play(role: &str, args: &[&str]) -> Result<()> {
         ("directory", [path]) => serve(&runtime, engine::directory(Some(path))),
         ("node", [directory]) => serve(&runtime, engine::node(directory, Duration::ZERO)),
         ("earning-node", [directory]) => serve(&runtime, engine::earning_node(directory)),
+        ("careful-node", [directory]) => serve(&runtime, engine::careful_node(directory)),
+        ("open-node", [directory]) => serve(&runtime, engine::open_node(directory)),
         ("slow-node", [directory, ms]) => serve(&runtime, engine::node(directory, Duration::from_millis(ms.parse()?))),
         ("whole-client", [directory, in_flight]) => repeat(&runtime, in_flight, engine::whole_client(directory)?),
         ("client", [directory, in_flight]) => repeat(&runtime, in_flight, engine::client(directory)?),

@@ -8,6 +8,7 @@ mod layer_node;
 mod layer_python;
 mod memory;
 mod node;
+mod provider;
 mod published;
 mod safe;
 
@@ -23,6 +24,7 @@ use crate::load::Window;
 
 const GROUPS: &[&[Row]] = &[
     node::ROWS,
+    provider::ROWS,
     client::ROWS,
     safe::ROWS,
     published::ROWS,

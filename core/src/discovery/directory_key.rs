@@ -1,0 +1,167 @@
+//! The key that a directory signs with: fetched when it is first needed, and again when it no longer fits.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::directory_client::DirectoryClient;
+use crate::crypto::ticket::TicketFault;
+use crate::error::{Code, Error, Result};
+
+/// A key is not asked for again sooner, whatever fails to verify.
+const KEY_PAUSE: Duration = Duration::from_secs(10);
+
+#[derive(Clone, Copy)]
+struct Key {
+    bytes: [u8; 32],
+    since: Instant,
+}
+
+/// Holds the key of one directory.
+pub(crate) struct DirectoryKey {
+    directory: DirectoryClient,
+    held: Mutex<Option<Key>>,
+    fetching: tokio::sync::Mutex<()>,
+    /// When it last could not be had.
+    missed: Mutex<Option<Instant>>,
+    /// How long it is not asked for again then.
+    missed_for: Duration,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl DirectoryKey {
+    /// Asks every time that a key is needed and there is none.
+    pub(crate) fn new(directory: DirectoryClient) -> Self {
+        Self::patient(directory, Duration::ZERO)
+    }
+
+    /// Asks once in `missed_for` while the directory does not give it: for those whose peers choose when a key is needed.
+    pub(crate) fn patient(directory: DirectoryClient, missed_for: Duration) -> Self {
+        let (held, missed) = (Mutex::default(), Mutex::default());
+        DirectoryKey { directory, held, fetching: tokio::sync::Mutex::default(), missed, missed_for }
+    }
+
+    pub(crate) fn directory(&self) -> &DirectoryClient {
+        &self.directory
+    }
+
+    /// Checks with the key that is held, and once more with a fresh one if that does not fit: keys change.
+    ///
+    /// # Errors
+    /// `DIRECTORY_UNREACHABLE` and other 3xxx while no key is known at all.
+    pub(crate) async fn check<T>(
+        &self,
+        check: impl Fn(&[u8; 32]) -> Result<T, TicketFault>,
+        deadline: Instant,
+    ) -> Result<Result<T, TicketFault>> {
+        let key = self.key(None, deadline).await?;
+        match check(&key.bytes) {
+            Err(TicketFault::Signature) => Ok(match self.key(Some(key), deadline).await {
+                Ok(newer) if newer.bytes != key.bytes => check(&newer.bytes),
+                _ => Err(TicketFault::Signature),
+            }),
+            settled => Ok(settled),
+        }
+    }
+
+    /// The directory's key, one caller at a time; another than `old` if there is one and it is time to ask.
+    async fn key(&self, old: Option<Key>, deadline: Instant) -> Result<Key> {
+        let late = || Error::new(Code::DirectoryUnreachable, "the directory's key did not arrive in time");
+        let held = || {
+            let key = (*lock(&self.held))?;
+            match old {
+                Some(old) if old.since == key.since && key.since.elapsed() >= KEY_PAUSE => None,
+                _ => Some(key),
+            }
+        };
+        let missed = || lock(&self.missed).is_some_and(|missed| missed.elapsed() < self.missed_for);
+        if let Some(key) = held() {
+            return Ok(key);
+        }
+        if missed() {
+            return Err(late());
+        }
+        let _turn = tokio::time::timeout_at(deadline, self.fetching.lock()).await.map_err(|_| late())?;
+        if let Some(key) = held() {
+            return Ok(key);
+        }
+        if missed() {
+            return Err(late());
+        }
+        // A caller that goes away meanwhile has asked as well.
+        let missing = Missing { missed: &self.missed, fetched: false };
+        let bytes = self.directory.key(deadline).await?;
+        missing.end();
+        let key = Key { bytes, since: Instant::now() };
+        *lock(&self.held) = Some(key);
+        Ok(key)
+    }
+}
+
+/// Notes on drop that the key could not be had.
+struct Missing<'a> {
+    missed: &'a Mutex<Option<Instant>>,
+    fetched: bool,
+}
+
+impl Missing<'_> {
+    fn end(mut self) {
+        self.fetched = true;
+        *lock(self.missed) = None;
+    }
+}
+
+impl Drop for Missing<'_> {
+    fn drop(&mut self) {
+        if !self.fetched {
+            *lock(self.missed) = Some(Instant::now());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::transport::http_client::HttpClient;
+
+    /// Somebody who takes connections, counts them and says nothing.
+    async fn mute() -> (DirectoryClient, Arc<AtomicUsize>) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let asked = Arc::new(AtomicUsize::new(0));
+        let count = asked.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                count.fetch_add(1, Ordering::SeqCst);
+                drop(stream);
+            }
+        });
+        (DirectoryClient::new(HttpClient::new().unwrap(), &url).unwrap(), asked)
+    }
+
+    async fn misses(key: &DirectoryKey) {
+        let checked = key.check(|_| Ok(()), Instant::now() + Duration::from_secs(5)).await;
+        assert_eq!(checked.unwrap_err().code(), Code::DirectoryUnreachable);
+    }
+
+    #[tokio::test]
+    async fn a_directory_without_a_key_is_left_alone_for_a_while_by_who_is_patient() {
+        let (directory, asked) = mute().await;
+        let key = DirectoryKey::patient(directory.clone(), Duration::from_secs(3_600));
+        misses(&key).await;
+        let once = asked.load(Ordering::SeqCst);
+        for _ in 0..5 {
+            misses(&key).await;
+        }
+        assert!(once > 0 && asked.load(Ordering::SeqCst) == once, "asked again");
+        misses(&DirectoryKey::new(directory)).await;
+        assert!(asked.load(Ordering::SeqCst) > once, "another one asks for itself");
+    }
+}
