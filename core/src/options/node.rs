@@ -70,7 +70,7 @@ pub struct NodeOptions {
     pub capabilities: Vec<NodeCapability>,
     /// What runs the models, as the directory shows it.
     pub backend: Option<BackendKind>,
-    /// What others' tasks may do here; by default nothing is declared.
+    /// What others' tasks may do here; by default nothing is declared, and tools are not run.
     pub policy: Option<NodePolicy>,
     /// What tasks cost; by default nothing is declared, which directories take for the usual price.
     pub pricing: Option<NodePricing>,
