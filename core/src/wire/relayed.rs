@@ -4,11 +4,11 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use serde::Deserialize;
-use serde::de::IgnoredAny;
+use serde::de::{Deserializer, IgnoredAny};
 use serde_json::value::RawValue;
 
 use super::write_string;
-use crate::types::position;
+use crate::types::{check_depth, position};
 
 /// What a relay looks at in a task. Whether the task is one is for the worker to say.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -25,6 +25,8 @@ impl<'a> Envelope<'a> {
             task_id: Option<&'a RawValue>,
             #[serde(borrow, default)]
             constraints: Option<&'a RawValue>,
+            #[serde(borrow, default)]
+            payload: Option<&'a RawValue>,
         }
         #[derive(Deserialize)]
         struct Constraints {
@@ -32,6 +34,11 @@ impl<'a> Envelope<'a> {
             timeout_ms: Option<u64>,
         }
         let fields: Fields<'a> = super::object(body).map_err(|e| position(&e))?;
+        if let Some(payload) = fields.payload {
+            // As a node does; a worker of another kind may not look before it reads.
+            check_depth(payload.get().as_bytes())
+                .map_err(|most| format!("the payload is nested deeper than {most}"))?;
+        }
         let constraints = fields.constraints.and_then(|raw| serde_json::from_str::<Constraints>(raw.get()).ok());
         Ok(Envelope {
             task_id: fields.task_id.and_then(text),
@@ -73,15 +80,14 @@ impl Addressed {
 pub(crate) fn answer(task_id: &str, worker: &Bytes) -> Option<Bytes> {
     #[derive(Deserialize)]
     struct Fields {
-        #[serde(default)]
-        task_id: Option<IgnoredAny>,
-        #[serde(default)]
-        status: Option<IgnoredAny>,
-        #[serde(default)]
-        generated_by_ai: Option<IgnoredAny>,
+        #[serde(default, deserialize_with = "is_there")]
+        task_id: bool,
+        #[serde(default, deserialize_with = "is_there")]
+        status: bool,
+        #[serde(default, deserialize_with = "is_there")]
+        generated_by_ai: bool,
     }
     let fields: Fields = super::object(worker).ok()?;
-    // IgnoredAny takes a null for a value, which is as good: the field is there.
     let mut head = Vec::new();
     let add = |head: &mut Vec<u8>, name: &str, value: &[u8]| {
         head.push(if head.is_empty() { b'{' } else { b',' });
@@ -89,15 +95,15 @@ pub(crate) fn answer(task_id: &str, worker: &Bytes) -> Option<Bytes> {
         head.push(b':');
         head.extend_from_slice(value);
     };
-    if fields.task_id.is_none() {
+    if !fields.task_id {
         let mut text = Vec::new();
         write_string(&mut text, task_id);
         add(&mut head, "task_id", &text);
     }
-    if fields.status.is_none() {
+    if !fields.status {
         add(&mut head, "status", br#""completed""#);
     }
-    if fields.generated_by_ai.is_none() {
+    if !fields.generated_by_ai {
         add(&mut head, "generated_by_ai", b"true");
     }
     if head.is_empty() {
@@ -109,6 +115,11 @@ pub(crate) fn answer(task_id: &str, worker: &Bytes) -> Option<Bytes> {
     }
     head.extend_from_slice(inside);
     Some(head.into())
+}
+
+/// A field that is there, whatever it holds: also null is a worker's own word.
+fn is_there<'de, D: Deserializer<'de>>(d: D) -> Result<bool, D::Error> {
+    IgnoredAny::deserialize(d).map(|_| true)
 }
 
 /// A worker's request to be bound over HTTP.
