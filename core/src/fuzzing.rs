@@ -53,6 +53,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "sealed_reply", seeds: sealed_reply_seeds, run: sealed_reply },
     Target { name: "events", seeds: events::seeds, run: events::run },
     Target { name: "directory", seeds: directory_seeds, run: directory },
+    Target { name: "register", seeds: register_seeds, run: crate::directory::fuzzed::register },
+    Target { name: "discover", seeds: discover_seeds, run: crate::directory::fuzzed::discover },
     Target { name: "task", seeds: task_seeds, run: task },
     Target { name: "frames", seeds: framed::frames_seeds, run: framed::frames },
     Target { name: "message", seeds: framed::message_seeds, run: framed::message },
@@ -404,6 +406,31 @@ fn task_seeds() -> Vec<Vec<u8>> {
     });
     let deep = format!(r#"{{"task_id":"t","intent":"i","payload":{}{}}}"#, "[".repeat(128), "]".repeat(128));
     vec![plain.to_string().into(), sealed.to_string().into(), deep.into()]
+}
+
+// --- what nodes and clients ask of a directory ---
+
+fn register_seeds() -> Vec<Vec<u8>> {
+    let whole = json!({
+        "node_id": NODE, "endpoint": "http://127.0.0.1:9484", "region": "eu-central", "current_node_token": "t",
+        "capabilities": [{ "intent": CHAT, "models": ["m"], "max_tokens": 8192, "input_modalities": ["text"] }],
+        "limits": { "max_concurrent": 4, "tokens_per_min": 10_000 },
+        "transport_endpoint": "iicp://127.0.0.1:9484", "transport_method": "direct", "nat_type": "full_cone",
+        "exposure_mode": "ipv4_public_direct", "backend": "ollama", "relay_capable": true, "relay_accept_port": 9485,
+        "policy": { "allow_remote_inference": true, "pricing_credits_per_1000": 2.5 },
+        "pricing": { "credit_cost_multiplier": 1.0, "pricing_model": "per_token", "declaration_signature": "00" },
+        "availability": [{ "start": "22:00", "end": "06:00", "share": 0.5 }],
+        "cx_public_key": node_key().public_json(), "sdk_language": "rust", "sdk_version": "0.7.109",
+    });
+    vec![whole.to_string().into_bytes(), b"{}".to_vec(), br#"{"endpoint":"http://a.b","limits":null}"#.to_vec()]
+}
+
+fn discover_seeds() -> Vec<Vec<u8>> {
+    let all = format!(
+        "intent={CHAT}&qos=interactive&region=eu-central&model=m&min_reputation=0.5&limit=10&cip_capable=true\
+         &relay_capable=1&modality=image&max_multiplier=2&min_quality_score=0.1&view=public"
+    );
+    vec![all.into_bytes(), b"intent=a%2Bb&limit=51&limit=1".to_vec()]
 }
 
 #[cfg(test)]

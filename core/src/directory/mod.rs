@@ -13,6 +13,8 @@ mod disk;
 mod disk;
 mod discover;
 mod form;
+#[cfg(feature = "testing")]
+pub(crate) mod fuzzed;
 mod guard;
 mod keeper;
 mod kept;

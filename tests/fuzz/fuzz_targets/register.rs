@@ -1,0 +1,5 @@
+//! A directory reads a registration.
+
+#![no_main]
+
+iicp_fuzz::target!("register");
