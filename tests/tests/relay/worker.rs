@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use iicp_core::options::{ClientOptions, DirectoryOptions, NodeOptions, RelayServerOptions, RelayWorkerOptions};
 use iicp_core::{CHAT, Client, Code, Directory, EMBEDDING, Error, Inbound, LiveNode, Node, Reply, Task};
+use iicp_tests::http::{Conn, post};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpListener;
@@ -187,6 +188,76 @@ async fn a_relay_that_stops_sends_its_workers_away_first() {
     assert!(soon(leaving.shutdown(Duration::from_secs(5))).await);
     assert_eq!(slow.await.unwrap().unwrap(), json!({"slow": true}), "what was under way got its answer");
     soon(reached(&directory, &worker, &before)).await;
+}
+
+#[tokio::test]
+async fn what_a_node_refuses_it_refuses_through_a_relay_in_the_same_words() {
+    let directory = directory().await;
+    let relay = relay(&directory, "relay-1", (0, 0)).await;
+    let worker = worker(&directory, |_| ()).await;
+    soon(reached(&directory, &worker, "")).await;
+    let exchange = async |addr, path: &str, body: &[u8]| {
+        let mut conn = Conn::open(addr).await.unwrap();
+        conn.write(&post(path, "", body)).await.unwrap();
+        let answer = conn.answer().await.unwrap();
+        let code = answer.json()["error"]["code"].as_str().map(str::to_owned);
+        (answer.status, code, answer.header("retry-after").map(str::to_owned))
+    };
+    let both = async |body: &[u8]| {
+        let direct = exchange(worker.addr(), "/v1/task", body).await;
+        (direct, exchange(relay.addr(), "/v1/relay-for/worker-1/v1/task", body).await)
+    };
+    let with = |name: &str, value: Value| {
+        let mut task = json!({"task_id": "t-1", "intent": EMBEDDING, "payload": {"n": 1}});
+        task[name] = value;
+        task.to_string()
+    };
+    // The id is known from now on, with this content.
+    assert_eq!(exchange(worker.addr(), "/v1/task", with("task_id", "t-1".into()).as_bytes()).await.0, 200);
+    let deep =
+        format!(r#"{{"task_id":"t-2","intent":"{EMBEDDING}","payload":{}{}}}"#, "[".repeat(129), "]".repeat(129));
+    for (status, body) in [
+        (422, "no JSON".into()),
+        (422, "[]".into()),
+        (422, "{}".into()),
+        (422, deep),
+        (422, with("task_id", "".into())),
+        (422, with("task_id", "a|b".into())),
+        (422, with("task_id", Value::Null)),
+        (422, with("intent", "urn:x".into())),
+        (404, with("intent", CHAT.into())),
+        (422, with("payload", Value::Null)),
+        (422, with("constraints", json!({"timeout_ms": 0}))),
+        (422, with("constraints", json!({"timeout_ms": -1}))),
+        (400, with("iicp_conf", json!({}))),
+        (400, with("cx_response_encryption", "required".into())),
+        (409, with("payload", json!({"n": 2}))),
+        (422, with("payload", json!({"fail": true})).replace("t-1", "t-3")),
+    ] {
+        let (direct, relayed) = both(body.as_bytes()).await;
+        assert_eq!(direct.0, status, "{body}: {direct:?}");
+        assert_eq!(direct, relayed, "{body}");
+    }
+    let slow: Vec<_> = (0..4)
+        .map(|n| {
+            let body = with("payload", json!({"slow": true})).replace("t-1", &format!("slow-{n}"));
+            let addr = worker.addr();
+            tokio::spawn(async move {
+                let mut conn = Conn::open(addr).await.unwrap();
+                conn.write(&post("/v1/task", "", body.as_bytes())).await.unwrap();
+                conn.answer().await.unwrap().status
+            })
+        })
+        .collect();
+    while worker.active_jobs() < 4 {
+        tokio::task::yield_now().await;
+    }
+    let (direct, relayed) = both(with("task_id", "t-4".into()).as_bytes()).await;
+    assert_eq!((direct.0, direct.1.as_deref()), (429, Some("capacity_exceeded")));
+    assert_eq!(direct, relayed, "with the same pause");
+    for running in slow {
+        assert_eq!(running.await.unwrap(), 200);
+    }
 }
 
 /// A relay as it is published, by hand.
