@@ -726,10 +726,12 @@ export const MODERATION_NAMES: ReadonlyMap<string, string> = new Map([
 
 /** What a serving node offers and how much of it. */
 export interface NodeOptions {
-  /** Intents that the handler serves. */
-  intents: readonly string[];
-  /** Models that the handler serves, as discovery shows them. */
+  /** Intents that the handler serves. With a `backend`, by default those that it can serve. */
+  intents?: readonly string[] | undefined;
+  /** Models that the handler serves, as discovery shows them. With a `backend`, by default those that it lists. */
   models?: readonly string[] | undefined;
+  /** The inference server that runs the tasks; by default there is none, and a handler serves them. */
+  backend?: BackendOptions | undefined;
   /** Base URL of the directory to register with; empty: serve without registering. */
   directory?: string | undefined;
   /** Id of the node, at most 36 letters, digits, `.`, `_`, `:` or `-`; by default a UUID, which is kept in `state_dir`. */
@@ -756,8 +758,8 @@ export interface NodeOptions {
   maxTokens?: number | undefined;
   /** What is served by which models, where `models` alone does not say it; an intent without an entry has one with `models` and text. Directories list it as it stands here, also when a backend turns out to have other models. */
   capabilities?: readonly NodeCapability[] | undefined;
-  /** What runs the models, as the directory shows it. */
-  backend?: "ollama" | "lmstudio" | "vllm" | "llamacpp" | "meshllm" | "anthropic" | "custom" | undefined;
+  /** What runs the models, as the directory shows it; by default what a `backend` turns out to be. */
+  engine?: "ollama" | "lmstudio" | "vllm" | "llamacpp" | "meshllm" | "anthropic" | "custom" | undefined;
   /** What others' tasks may do here; by default nothing is declared. */
   policy?: NodePolicy | undefined;
   /** What tasks cost; by default nothing is declared, which directories take for the usual price. */
@@ -806,6 +808,7 @@ export interface NodeOptions {
 export const NODE_NAMES: ReadonlyMap<string, string> = new Map([
   ["intents", "intents"],
   ["models", "models"],
+  ["backend", "backend"],
   ["directory", "directory"],
   ["nodeId", "node_id"],
   ["stateDir", "state_dir"],
@@ -819,7 +822,7 @@ export const NODE_NAMES: ReadonlyMap<string, string> = new Map([
   ["tokensPerMin", "tokens_per_min"],
   ["maxTokens", "max_tokens"],
   ["capabilities", "capabilities"],
-  ["backend", "backend"],
+  ["engine", "engine"],
   ["policy", "policy"],
   ["pricing", "pricing"],
   ["nodeHmacKey", "node_hmac_key"],
@@ -841,6 +844,41 @@ export const NODE_NAMES: ReadonlyMap<string, string> = new Map([
   ["transferGraceMs", "transfer_grace_ms"],
   ["replayBytes", "replay_bytes"],
   ["resultBytes", "result_bytes"],
+]);
+
+/** An inference server that a node hands its tasks to. The operator wrote its URL himself, so it may be on this machine or in a private network; no proxy of the environment is used and no redirect is followed. */
+export interface BackendOptions {
+  /** Which interface it has. Default: `"openai_compat"`. */
+  kind?: "openai_compat" | "vllm" | "llamacpp" | "ollama" | "anthropic" | undefined;
+  /** Its base URL, with or without `/v1` at the end; by default the usual port of `vllm`, `llamacpp` or `ollama` on this machine, or `https://api.anthropic.com`. `openai_compat` has none. */
+  url?: string | undefined;
+  /** The key that it wants; goes nowhere else and is never shown. */
+  apiKey?: string | undefined;
+  /** Model of the tasks that name none. If it is given, and the node's `models` are not, it is also the only one that is offered; without both, what the backend lists is offered, and the first of that is the default. */
+  model?: string | undefined;
+  /** Longest time for one task in milliseconds, whatever the task allows; at most 120,000. Default: `120000`. */
+  timeoutMs?: number | undefined;
+  /** The largest answer that is read from it, in bytes. Default: `33554432`. */
+  maxResponseBytes?: number | undefined;
+  /** How often it is asked for its models and its health, in milliseconds. Default: `30000`. */
+  probeIntervalMs?: number | undefined;
+  /** Failures in a row after which it is left alone for a while. Default: `5`. */
+  breakerFailures?: number | undefined;
+  /** How long it is left alone before one task tries it again, in milliseconds. Default: `10000`. */
+  breakerOpenMs?: number | undefined;
+}
+
+/** What the core calls the options of `BackendOptions`. */
+export const BACKEND_NAMES: ReadonlyMap<string, string> = new Map([
+  ["kind", "kind"],
+  ["url", "url"],
+  ["apiKey", "api_key"],
+  ["model", "model"],
+  ["timeoutMs", "timeout_ms"],
+  ["maxResponseBytes", "max_response_bytes"],
+  ["probeIntervalMs", "probe_interval_ms"],
+  ["breakerFailures", "breaker_failures"],
+  ["breakerOpenMs", "breaker_open_ms"],
 ]);
 
 /** An intent as the node serves it with some models: directories list one entry per intent and set of modalities. */
@@ -1060,6 +1098,7 @@ export const DIRECTORY_NAMES: ReadonlyMap<string, string> = new Map([
 /** Options that hold options of their own, by what the core calls them. */
 export const NESTED: ReadonlyMap<string, ReadonlyMap<string, string>> = new Map([
   ["availability", AVAILABILITYWINDOW_NAMES],
+  ["backend", BACKEND_NAMES],
   ["capabilities", NODECAPABILITY_NAMES],
   ["listing", PUBLICLISTING_NAMES],
   ["policy", NODEPOLICY_NAMES],

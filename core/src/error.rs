@@ -162,7 +162,9 @@ impl Error {
         }))
     }
 
-    /// A handler's deliberate refusal: unlike any other error of a handler, its message is shown to the caller.
+    /// A handler's deliberate refusal: unlike any other error of a handler, its message is shown to the caller, and so are
+    /// a [wire code](Error::with_wire_code) and a [status](Error::with_http_status) from 400 to 499; without them it is
+    /// `rejected` and 422.
     #[must_use]
     pub fn rejected(message: impl Into<String>) -> Self {
         Error::new(Code::TaskRejected, message)

@@ -36,5 +36,5 @@ pub use client::{
 };
 pub use directory::Directory;
 pub use error::{Code, Error, Result};
-pub use node::{Caller, Handler, Inbound, LiveNode, Node, Reply};
+pub use node::{Backend, Caller, Handler, Inbound, LiveNode, Node, Reply};
 pub use types::{CHAT, COMPLETION, EMBEDDING, MODERATION, SPEECH, TRANSCRIPTION};

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Code, Error, Result};
 
+mod backend;
 mod calls;
 mod client;
 mod directory;
@@ -22,6 +23,7 @@ mod policy;
 mod relay;
 mod statements;
 
+pub use backend::{BackendKind, BackendOptions};
 pub use calls::{Discover, TaskOptions};
 pub use client::ClientOptions;
 pub use directory::DirectoryOptions;
@@ -30,8 +32,8 @@ pub use inference::{
     Transcription,
 };
 pub use listing::{
-    AvailabilityWindow, BackendKind, ExposureMode, Modality, NatType, NodeCapability, NodePolicy, NodePricing,
-    PricingModel, PublicListing, ReceiptProfile, TransportMethod,
+    AvailabilityWindow, Engine, ExposureMode, Modality, NatType, NodeCapability, NodePolicy, NodePricing, PricingModel,
+    PublicListing, ReceiptProfile, TransportMethod,
 };
 pub use node::{NodeOptions, TaskAuth};
 pub use policy::{

@@ -386,3 +386,59 @@ fn cancelling_what_is_being_made_leaves_nothing_behind() {
     host.bridge.queue_free(host.queue).unwrap();
     assert_eq!(host.bridge.alive().unwrap(), Alive::default());
 }
+
+/// An inference server that answers every request in turn, on a connection each, and tells what it was asked.
+fn inference_server() -> (String, std::sync::mpsc::Receiver<String>) {
+    use std::io::{Read as _, Write as _};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let (say, hear) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (mut stream, mut read, mut buf) = (stream.unwrap(), Vec::new(), [0; 4096]);
+            let request = loop {
+                let n = stream.read(&mut buf).unwrap();
+                read.extend_from_slice(&buf[..n]);
+                let text = String::from_utf8_lossy(&read).into_owned();
+                let end = if text.starts_with("POST") { "}" } else { "\r\n\r\n" };
+                if n == 0 || text.ends_with(end) {
+                    break text;
+                }
+            };
+            let body = match request.starts_with("POST") {
+                true => json!({ "choices": [{ "index": 0, "message": { "role": "assistant", "content": "hi" } }] }),
+                false => json!({ "data": [{ "id": "m-1" }] }),
+            };
+            let (body, close) = (body.to_string(), "content-type: application/json\r\nconnection: close");
+            let answer = format!("HTTP/1.1 200 OK\r\n{close}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+            stream.write_all(answer.as_bytes()).unwrap();
+            if say.send(request).is_err() {
+                return;
+            }
+        }
+    });
+    (url, hear)
+}
+
+#[test]
+fn a_node_with_a_backend_asks_nothing_of_the_host() {
+    let mut host = Host::new();
+    let (server, asked) = inference_server();
+    let (_directory, url) = host.directory();
+    let (node, status) = host.node(json!({ "directory": url, "backend": { "url": server, "kind": "vllm" } }));
+    assert_eq!(status["registered"], true);
+    let client = host.bridge.client_new(&json!({ "directory": url }).to_string()).unwrap();
+    let chat = json!({ "messages": [{ "role": "user", "content": "hello" }] });
+    let op = host.bridge.chat(client, host.queue, &chat.to_string(), CLIENT).unwrap();
+    let done = ok(host.done(op));
+    assert_eq!(json_of(&done)["text"], "hi");
+    host.expect_nothing();
+    let task = std::iter::from_fn(|| asked.recv_timeout(LONG).ok()).find(|asked| asked.starts_with("POST")).unwrap();
+    assert!(task.starts_with("POST /v1/chat/completions") && task.contains("\"model\":\"m-1\""), "{task}");
+    let op = host.bridge.node_close(node, host.queue, LONG, NODE).unwrap();
+    ok(host.done(op));
+    host.bridge.client_close(client).unwrap();
+    let bad = json!({ "backend": { "url": "ftp://x" } }).to_string();
+    let op = host.bridge.node_serve(host.queue, &bad, NODE).unwrap();
+    assert_eq!(host.done(op).error.unwrap().code(), Code::ConfigInvalid);
+}

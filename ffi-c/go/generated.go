@@ -546,10 +546,12 @@ type Moderation struct {
 
 // NodeOptions: What a serving node offers and how much of it.
 type NodeOptions struct {
-	// Intents that the handler serves.
+	// Intents that the handler serves. With a `backend`, by default those that it can serve.
 	Intents []string `json:"intents,omitempty"`
-	// Models that the handler serves, as discovery shows them.
+	// Models that the handler serves, as discovery shows them. With a `backend`, by default those that it lists.
 	Models []string `json:"models,omitempty"`
+	// The inference server that runs the tasks; by default there is none, and a handler serves them.
+	Backend *BackendOptions `json:"backend,omitempty"`
 	// Base URL of the directory to register with; empty: serve without registering.
 	Directory string `json:"directory,omitempty"`
 	// Id of the node, at most 36 letters, digits, `.`, `_`, `:` or `-`; by default a UUID, which is kept in `state_dir`.
@@ -576,8 +578,8 @@ type NodeOptions struct {
 	MaxTokens int64 `json:"max_tokens,omitempty"`
 	// What is served by which models, where `models` alone does not say it; an intent without an entry has one with `models` and text. Directories list it as it stands here, also when a backend turns out to have other models.
 	Capabilities []NodeCapability `json:"capabilities,omitempty"`
-	// What runs the models, as the directory shows it. One of ollama, lmstudio, vllm, llamacpp, meshllm, anthropic, custom.
-	Backend string `json:"backend,omitempty"`
+	// What runs the models, as the directory shows it; by default what a `backend` turns out to be. One of ollama, lmstudio, vllm, llamacpp, meshllm, anthropic, custom.
+	Engine string `json:"engine,omitempty"`
 	// What others' tasks may do here; by default nothing is declared.
 	Policy *NodePolicy `json:"policy,omitempty"`
 	// What tasks cost; by default nothing is declared, which directories take for the usual price.
@@ -620,6 +622,28 @@ type NodeOptions struct {
 	ReplayBytes int64 `json:"replay_bytes,omitempty"`
 	// Memory for stored answers of finished tasks, in bytes; the oldest are dropped first. Default 67108864.
 	ResultBytes *int64 `json:"result_bytes,omitempty"`
+}
+
+// BackendOptions: An inference server that a node hands its tasks to. The operator wrote its URL himself, so it may be on this machine or in a private network; no proxy of the environment is used and no redirect is followed.
+type BackendOptions struct {
+	// Which interface it has. One of openai_compat, vllm, llamacpp, ollama, anthropic. Default "openai_compat".
+	Kind string `json:"kind,omitempty"`
+	// Its base URL, with or without `/v1` at the end; by default the usual port of `vllm`, `llamacpp` or `ollama` on this machine, or `https://api.anthropic.com`. `openai_compat` has none.
+	URL string `json:"url,omitempty"`
+	// The key that it wants; goes nowhere else and is never shown.
+	ApiKey Secret `json:"api_key,omitempty"`
+	// Model of the tasks that name none. If it is given, and the node's `models` are not, it is also the only one that is offered; without both, what the backend lists is offered, and the first of that is the default.
+	Model string `json:"model,omitempty"`
+	// Longest time for one task in milliseconds, whatever the task allows; at most 120,000. Default 120000.
+	TimeoutMs int64 `json:"timeout_ms,omitempty"`
+	// The largest answer that is read from it, in bytes. Default 33554432.
+	MaxResponseBytes int64 `json:"max_response_bytes,omitempty"`
+	// How often it is asked for its models and its health, in milliseconds. Default 30000.
+	ProbeIntervalMs int64 `json:"probe_interval_ms,omitempty"`
+	// Failures in a row after which it is left alone for a while. Default 5.
+	BreakerFailures int64 `json:"breaker_failures,omitempty"`
+	// How long it is left alone before one task tries it again, in milliseconds. Default 10000.
+	BreakerOpenMs int64 `json:"breaker_open_ms,omitempty"`
 }
 
 // NodeCapability: An intent as the node serves it with some models: directories list one entry per intent and set of modalities.

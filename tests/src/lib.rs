@@ -1,6 +1,7 @@
 //! Case table, stage, runners, interop and benches of iicp-core.
 
 pub mod arrows;
+pub mod backend;
 pub mod between;
 pub mod generated;
 pub mod http;

@@ -20,7 +20,7 @@ use crate::node::{LiveNode, Node};
 use crate::options::{Chat, ClientOptions, DirectoryOptions, Discover, NodeOptions, TaskOptions, from_json};
 use crate::types::{Payload, RoutingReceipt, TaskResult, Usage};
 
-/// A node that serves with the host's code.
+/// A node that serves with the host's code, or with a backend.
 pub(super) struct Serving {
     live: LiveNode,
     queue: Arc<Queue>,
@@ -232,7 +232,8 @@ impl Bridge {
         })
     }
 
-    /// Serves with the host's code. `DONE.handle` is the node, `DONE.json` as [`Bridge::node_status`].
+    /// Serves with the host's code, or with the `backend` of the options: its tasks never come to the host, whose queue then
+    /// has the `DONE` and nothing else. `DONE.handle` is the node, `DONE.json` as [`Bridge::node_status`].
     ///
     /// Inbound tasks come as `TASK` events with the same `tag` on the same queue, maybe before the `DONE`: `id` is the
     /// task, `body` the payload, `json` is `{"task_id", "intent", "qos", "deadline_ms", "traceparent",
@@ -250,8 +251,13 @@ impl Bridge {
         let seat = queue.promise()?;
         let tables = tables.clone();
         self.launch(seat, tag, 0, |_| async move {
-            let handler = ForeignHandler { tables: tables.clone(), queue: queue.clone(), tag, node_id };
-            let live = Node::bind(options).await?.serve(handler).await?;
+            let has_backend = options.backend.is_some();
+            let node = Node::bind(options).await?;
+            let live = if has_backend {
+                node.serve_backend().await?
+            } else {
+                node.serve(ForeignHandler { tables: tables.clone(), queue: queue.clone(), tag, node_id }).await?
+            };
             let json = to_json(&NodeStatus::from(&live))?;
             let handle = keep(&tables.nodes, &queue.clone(), Serving { live, queue })?;
             Ok(Outcome { handle, json, ..Outcome::default() })

@@ -294,6 +294,8 @@ fn judge(status: u16, wire_code: Option<&str>, retry_after: Option<Duration>) ->
     match status {
         429 | 503 => (Code::Capacity, Outcome::Busy { retry_after }),
         404 if wire_code == Some("unknown_intent") => (Code::UnknownIntent, Outcome::Elsewhere),
+        // The node does not have the model; another may.
+        404 if wire_code == Some("IICP-E029") => (Code::TaskRejected, Outcome::Elsewhere),
         404 | 405 => (Code::Malformed, Outcome::Elsewhere),
         413 => (Code::PayloadTooLarge, Outcome::Elsewhere),
         300..400 => (Code::EndpointRefused, Outcome::Elsewhere),

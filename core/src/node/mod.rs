@@ -2,6 +2,7 @@
 
 mod answer;
 mod availability;
+mod backend;
 mod callers;
 mod envelope;
 mod event_stream;
@@ -27,6 +28,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+pub use backend::Backend;
 pub use handler::{Caller, Handler, Inbound, Reply};
 
 use crate::crypto::cx::NodeKey;
@@ -131,6 +133,7 @@ pub struct Node {
     http: HttpClient,
     /// Where workers are accepted, if the node is a relay.
     listeners: Option<Listeners>,
+    backend: Option<Backend>,
 }
 
 impl Node {
@@ -140,8 +143,12 @@ impl Node {
     /// `CONFIG_INVALID` or `INTENT_INVALID` for the options, `CONFIG_INVALID` for a file in `state_dir` that the node cannot
     /// do without and that cannot be read, `NODE_LOCKED` if another node serves with the same id and `state_dir`, `BIND` for
     /// the address. A node that listens on all addresses of its machine and shall be registered needs the option `endpoint`.
-    pub async fn bind(options: NodeOptions) -> Result<Self> {
+    pub async fn bind(mut options: NodeOptions) -> Result<Self> {
         options.validate()?;
+        let backend = options.backend.as_ref().map(|backend| Backend::new(backend, &options)).transpose()?;
+        if let Some(backend) = backend.as_ref().filter(|_| options.intents.is_empty()) {
+            options.intents = backend.usual_intents().map(str::to_owned).collect();
+        }
         let http = HttpClient::new()?;
         let directory = match options.directory.as_str() {
             "" => None,
@@ -172,7 +179,7 @@ impl Node {
             ));
         }
         let listeners = relaying::listen(&options)?;
-        Ok(Node { options, server, advertised, endpoint, identity, key, directory, http, listeners })
+        Ok(Node { options, server, advertised, endpoint, identity, key, directory, http, listeners, backend })
     }
 
     /// The address that is listened on.
@@ -193,13 +200,34 @@ impl Node {
         &self.identity.node_id
     }
 
+    /// The backend, if the options have one: to be called by a handler that does more than that.
+    #[must_use]
+    pub fn backend(&self) -> Option<Backend> {
+        self.backend.clone()
+    }
+
+    /// Serves tasks with the backend of the options, and registers if there is a directory. Returns when the backend was
+    /// asked for its models and the first registration was tried; what is away is asked again in the background.
+    ///
+    /// # Errors
+    /// `CONFIG_INVALID` if there is no backend, or none that can serve one of the intents; the others as
+    /// [`Node::serve`].
+    pub async fn serve_backend(self) -> Result<LiveNode> {
+        let backend = self.backend.clone().ok_or_else(|| {
+            Error::new(Code::ConfigInvalid, "option backend of a node is missing; name the server that runs its tasks")
+        })?;
+        backend.check_intents(&self.options.intents)?;
+        self.serve(backend).await
+    }
+
     /// Serves tasks with `handler`, and registers if there is a directory. Returns when the first registration was
     /// tried: a directory that is away is asked again in the background, see [`LiveNode::is_registered`].
     ///
     /// # Errors
     /// `DIRECTORY_REJECTED` or `DIRECTORY_UNAUTHORIZED` if the directory refuses what waiting cannot mend.
     pub async fn serve<H: Handler>(self, handler: H) -> Result<LiveNode> {
-        let Node { options, server, advertised, endpoint, mut identity, key, directory, http, listeners } = self;
+        let Node { options, server, advertised, endpoint, mut identity, key, directory, http, listeners, backend } =
+            self;
         let intents: Vec<Arc<str>> = options.intents.iter().map(|intent| Arc::from(intent.as_str())).collect();
         let group = TaskGroup::new();
         let credentials = identity.credentials.take();
@@ -216,7 +244,7 @@ impl Node {
             callers: Callers::new(&options, &identity.node_id, directory.as_ref()),
             node_id: identity.node_id.clone(),
             _identity: identity,
-            offer: Offer::new(&options),
+            offer: Offer::new(&options, backend.clone()),
             receipts: Receipts::new(),
             advertised,
             endpoint,
@@ -241,6 +269,9 @@ impl Node {
         let live = LiveNode { addr: server.addr, relay_addr, state: state.clone() };
         availability::follow(&state);
         server.serve(state.clone(), &group);
+        if let Some(backend) = backend {
+            backend.keep_watch(&state).await;
+        }
         if let Some(directory) = directory {
             relaying::be_reached(&state, &directory);
             let (first, tried) = oneshot::channel();

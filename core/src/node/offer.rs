@@ -4,7 +4,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-use crate::options::{NodeCapability, NodeOptions};
+use super::backend::Backend;
+use crate::options::{Engine, NodeCapability, NodeOptions};
 use crate::wire::directory::{BackendStability, BackendState};
 
 /// What is offered. A change is told to the directory, and shown in health once the directory has taken it.
@@ -12,6 +13,10 @@ pub(crate) struct Offer {
     intents: Vec<String>,
     /// Whether the operator said exactly what is to be listed, so that what a backend finds changes nothing.
     fixed: bool,
+    /// Nobody is told, so what is offered is shown at once.
+    alone: bool,
+    /// Who knows how it is.
+    backend: Option<Backend>,
     said: Mutex<Said>,
     changed: Notify,
 }
@@ -22,22 +27,18 @@ struct Said {
     listed: Arc<Vec<NodeCapability>>,
     /// The models that the backend has now; none: nobody looked.
     live: Option<Arc<[String]>>,
-    stability: BackendStability,
 }
 
 impl Offer {
     /// What the options say.
-    pub(crate) fn new(options: &NodeOptions) -> Self {
+    pub(crate) fn new(options: &NodeOptions, backend: Option<Backend>) -> Self {
         let offered = Arc::new(options.served());
         Offer {
             intents: options.intents.clone(),
             fixed: !options.capabilities.is_empty(),
-            said: Mutex::new(Said {
-                listed: offered.clone(),
-                offered,
-                live: None,
-                stability: BackendStability::default(),
-            }),
+            alone: options.directory.is_empty(),
+            backend,
+            said: Mutex::new(Said { listed: offered.clone(), offered, live: None }),
             changed: Notify::new(),
         }
     }
@@ -48,7 +49,6 @@ impl Offer {
 
     /// The backend has these models now, which serve like this. An empty list is only noted; what differs from what is
     /// offered is offered instead, and the node registers again.
-    #[allow(dead_code)] // told by backends that look for their models
     pub(crate) fn found(&self, live: Vec<String>, mut capabilities: Vec<NodeCapability>) {
         capabilities.retain(|capability| self.intents.contains(&capability.intent));
         let mut said = self.said();
@@ -58,14 +58,11 @@ impl Offer {
             return;
         }
         said.offered = Arc::new(capabilities);
+        if self.alone {
+            said.listed = said.offered.clone();
+        }
         drop(said);
         self.register_again();
-    }
-
-    /// The backend is like this now; the next heartbeat says so, health at once.
-    #[allow(dead_code)] // told by backends that watch themselves
-    pub(crate) fn set_stability(&self, stability: BackendStability) {
-        self.said().stability = stability;
     }
 
     /// Has the node register with what is offered now, without waiting for the next heartbeat.
@@ -103,13 +100,19 @@ impl Offer {
         (!nothing_to_say && live.len() <= 64 && live.iter().all(|model| model.len() <= LONGEST)).then_some(live)
     }
 
+    /// How the backend is; a handler of which nothing is known is as well as its node.
     pub(super) fn stability(&self) -> BackendStability {
-        self.said().stability.clone()
+        self.backend.as_ref().map(Backend::stability).unwrap_or_default()
+    }
+
+    /// What runs the models, once that is known.
+    pub(super) fn engine(&self) -> Option<Engine> {
+        self.backend.as_ref().and_then(Backend::engine)
     }
 
     /// Whether the backend takes no tasks for now.
     pub(super) fn is_draining(&self) -> bool {
-        self.said().stability.backend_state == BackendState::Draining
+        self.stability().backend_state == BackendState::Draining
     }
 }
 
@@ -132,10 +135,14 @@ mod tests {
     use crate::types::{CHAT, EMBEDDING};
 
     fn offer(set: impl FnOnce(&mut NodeOptions)) -> Offer {
-        let mut options =
-            NodeOptions { intents: vec![CHAT.into()], models: vec!["a".into(), "b".into()], ..NodeOptions::default() };
+        let mut options = NodeOptions {
+            intents: vec![CHAT.into()],
+            directory: "http://d".into(),
+            models: vec!["a".into(), "b".into()],
+            ..NodeOptions::default()
+        };
         set(&mut options);
-        Offer::new(&options)
+        Offer::new(&options, None)
     }
 
     fn capability(intent: &str, models: &[&str]) -> NodeCapability {

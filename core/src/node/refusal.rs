@@ -88,10 +88,24 @@ pub(super) fn failed(error: &Error, task_id: &str) -> Refusal {
         Code::TaskTimeout => Refusal::new(504, "task_timeout", "the task was not finished in its time"),
         Code::Panic => Refusal::new(500, "internal_error", "the handler broke down"),
         Code::Handler => Refusal::new(500, "internal_error", "the handler's reply is not JSON"),
-        Code::TaskRejected => Refusal::new(422, "rejected", error.message().to_owned()),
+        Code::TaskRejected => rejected(error),
         Code::PayloadInvalid => invalid(error.message()),
-        Code::Capacity => Refusal::new(503, "temporarily_unavailable", "the backend is busy"),
+        Code::Capacity => busy(error.retry_after()),
         _ => Refusal::new(502, "backend_error", "the handler or its backend failed"),
     };
     refusal.with("task_id", task_id)
+}
+
+/// The handler's backend cannot take the task now.
+fn busy(pause: Option<Duration>) -> Refusal {
+    Refusal::new(503, "temporarily_unavailable", "the backend is busy; ask another node")
+        .after(pause.unwrap_or(Duration::from_secs(2)))
+        .with("reason", "backend")
+}
+
+/// A handler's own refusal, with the status that it chose, if that is one for what the caller did.
+fn rejected(error: &Error) -> Refusal {
+    let status = error.http_status().filter(|status| (400..500).contains(status)).unwrap_or(422);
+    let code = error.wire_code().unwrap_or("rejected").to_owned();
+    Refusal::new(status, code, error.message().to_owned())
 }

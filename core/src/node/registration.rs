@@ -289,7 +289,7 @@ fn request<'a>(
             relay_port: place.relay_port,
         }),
         cx_public_key: state.key.public_json(),
-        backend: options.backend,
+        backend: options.engine.or(state.offer.engine()),
         policy: options.policy.as_ref().map(Into::into),
         pricing: options.pricing.as_ref().map(|pricing| declare(pricing, registration.hmac_key())),
         transport_method: place.map(|_| TransportMethod::TurnRelay).or(options.transport_method),

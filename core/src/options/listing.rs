@@ -101,7 +101,7 @@ impl Validate for NodeCapability {
 /// What runs the models, as the directory shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum BackendKind {
+pub enum Engine {
     /// Ollama.
     Ollama,
     /// LM Studio.

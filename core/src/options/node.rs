@@ -5,12 +5,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::listing::{
-    AvailabilityWindow, BackendKind, ExposureMode, NatType, NodeCapability, NodePolicy, NodePricing, PublicListing,
+    AvailabilityWindow, Engine, ExposureMode, NatType, NodeCapability, NodePolicy, NodePricing, PublicListing,
     ReceiptProfile, TransportMethod,
 };
 use super::statements::{check_operator_delegation, check_policy_manifest};
 use super::{
-    RelayServerOptions, RelayWorkerOptions, Validate, check_names, check_node_id, check_region, check_timeout, in_range,
+    BackendOptions, RelayServerOptions, RelayWorkerOptions, Validate, check_names, check_node_id, check_region,
+    check_timeout, in_range,
 };
 use crate::error::{Code, Error, Result};
 use crate::types::{Intent, Secret};
@@ -20,10 +21,12 @@ use crate::types::{Intent, Secret};
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct NodeOptions {
-    /// Intents that the handler serves.
+    /// Intents that the handler serves. With a `backend`, by default those that it can serve.
     pub intents: Vec<String>,
-    /// Models that the handler serves, as discovery shows them.
+    /// Models that the handler serves, as discovery shows them. With a `backend`, by default those that it lists.
     pub models: Vec<String>,
+    /// The inference server that runs the tasks; by default there is none, and a handler serves them.
+    pub backend: Option<BackendOptions>,
     /// Base URL of the directory to register with; empty: serve without registering.
     pub directory: String,
     /// Id of the node, at most 36 letters, digits, `.`, `_`, `:` or `-`; by default a UUID, which is kept in `state_dir`.
@@ -68,8 +71,8 @@ pub struct NodeOptions {
     /// What is served by which models, where `models` alone does not say it; an intent without an entry has one with
     /// `models` and text. Directories list it as it stands here, also when a backend turns out to have other models.
     pub capabilities: Vec<NodeCapability>,
-    /// What runs the models, as the directory shows it.
-    pub backend: Option<BackendKind>,
+    /// What runs the models, as the directory shows it; by default what a `backend` turns out to be.
+    pub engine: Option<Engine>,
     /// What others' tasks may do here; by default nothing is declared, and tools are not run.
     pub policy: Option<NodePolicy>,
     /// What tasks cost; by default nothing is declared, which directories take for the usual price.
@@ -154,6 +157,7 @@ impl Default for NodeOptions {
         NodeOptions {
             intents: Vec::new(),
             models: Vec::new(),
+            backend: None,
             directory: String::new(),
             node_id: None,
             state_dir: None,
@@ -173,7 +177,7 @@ impl Default for NodeOptions {
             tokens_per_min: 10_000,
             max_tokens: 8_192,
             capabilities: Vec::new(),
-            backend: None,
+            engine: None,
             policy: None,
             pricing: None,
             node_hmac_key: None,
@@ -203,18 +207,19 @@ impl Validate for NodeOptions {
     const WHAT: &'static str = "a node";
 
     fn validate(&self) -> Result<()> {
-        if self.intents.is_empty() {
+        if self.intents.is_empty() && self.backend.is_none() {
             return Err(Error::new(
                 Code::ConfigInvalid,
                 "option intents of a node is empty; name at least one intent to serve",
             ));
         }
-        in_range(Self::WHAT, "intents", self.intents.len(), 1, 64)?;
+        in_range(Self::WHAT, "intents", self.intents.len(), 0, 64)?;
         for intent in &self.intents {
             Intent::parse(intent)?;
         }
         in_range(Self::WHAT, "models", self.models.len(), 0, 64)?;
         check_names(Self::WHAT, "models", &self.models, 255)?;
+        self.backend.as_ref().map_or(Ok(()), BackendOptions::validate)?;
         if let Some(node_id) = &self.node_id {
             check_node_id(node_id)?;
         }
@@ -363,7 +368,9 @@ mod tests {
             ("supported_profiles", capability("supported_profiles", json!(["mine"]))),
             ("supported_profiles", capability("supported_profiles", json!(vec!["urn:iicp:profile:a"; 17]))),
             ("`modality`", capability("modality", json!("text"))),
+            ("engine", json!({ "engine": "gpt" })),
             ("backend", json!({ "backend": "gpt" })),
+            ("url", json!({ "backend": {} })),
             ("policy", json!({ "policy": { "allow_file_access": 1 } })),
             ("pricing_credits_per_1000", json!({ "policy": { "pricing_credits_per_1000": 1000.5 } })),
             ("credit_cost_multiplier", json!({ "pricing": { "credit_cost_multiplier": -1 } })),

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use url::{Host, Url};
 
 use super::guard::{self, Reach};
-use super::pool::{Connecting, NameNeeded, Pools};
+use super::pool::{Connecting, NameNeeded, Peer, Pools};
 use super::redirect::Hop;
 pub(crate) use super::redirect::Redirects;
 use super::resolve::{Lookup, Names, SystemLookup};
@@ -37,8 +37,12 @@ pub(crate) struct Call<'a> {
     pub(crate) node_id: Option<&'a str>,
     /// The media types that are taken beside JSON, as the header says it.
     pub(crate) accept: Option<&'static str>,
+    /// What else stands in the head; goes to no other origin.
+    pub(crate) headers: &'a [(HeaderName, HeaderValue)],
     /// JSON.
     pub(crate) body: Option<Bytes>,
+    /// A body of another type, in the place of `body`.
+    pub(crate) stream: Option<&'a dyn Stream>,
     pub(crate) deadline: Instant,
     /// Longest silence inside an answer that has begun.
     pub(crate) idle: Duration,
@@ -58,7 +62,9 @@ impl Call<'_> {
             consumer_token: None,
             node_id: None,
             accept: None,
+            headers: &[],
             body: None,
+            stream: None,
             deadline,
             idle: deadline.saturating_duration_since(Instant::now()),
             most_bytes,
@@ -66,10 +72,17 @@ impl Call<'_> {
     }
 }
 
+/// A request's body that is made piece by piece, and anew for every place that the request is led to.
+pub(crate) trait Stream: Sync {
+    fn content_type(&self) -> HeaderValue;
+    fn body(&self) -> reqwest::Body;
+}
+
 /// An answer, whatever its status, read whole.
 #[derive(Debug)]
 pub(crate) struct Reply {
     pub(crate) status: u16,
+    pub(crate) content_type: Option<HeaderValue>,
     pub(crate) retry_after: Option<Duration>,
     /// What the peer's clock said, in seconds since 1970.
     pub(crate) date: Option<u64>,
@@ -108,9 +121,14 @@ impl HttpClient {
         HttpClient::with_lookup(Arc::new(SystemLookup))
     }
 
+    /// A client for one inference server, which is no peer of the mesh.
+    pub(crate) fn for_backend() -> Result<Self> {
+        Ok(HttpClient { pools: Arc::new(Pools::new(Peer::Backend)?), names: Names::new(Arc::new(SystemLookup)) })
+    }
+
     /// A client that asks somebody else than the system for names.
     pub(crate) fn with_lookup(lookup: Arc<dyn Lookup>) -> Result<Self> {
-        Ok(HttpClient { pools: Arc::new(Pools::new()?), names: Names::new(lookup) })
+        Ok(HttpClient { pools: Arc::new(Pools::new(Peer::Mesh)?), names: Names::new(lookup) })
     }
 
     /// Sends one request, to wherever it is led, and reads the whole answer.
@@ -202,7 +220,9 @@ struct Answer {
 /// A body goes to no other origin.
 fn redirects(call: &Call<'_>) -> Redirects {
     match call.redirects {
-        Redirects::Anywhere if call.method != Method::GET || call.body.is_some() => Redirects::SameOrigin,
+        Redirects::Anywhere if call.method != Method::GET || call.body.is_some() || call.stream.is_some() => {
+            Redirects::SameOrigin
+        }
         wanted => wanted,
     }
 }
@@ -227,8 +247,14 @@ fn request(call: &Call<'_>, hop: &Hop) -> reqwest::Request {
         secret(headers, AUTHORIZATION, bearer.as_deref());
         secret(headers, CONSUMER_TOKEN, call.consumer_token);
         secret(headers, NODE_ID, call.node_id);
+        for (name, value) in call.headers {
+            headers.insert(name, value.clone());
+        }
     }
-    if let Some(body) = &call.body {
+    if let Some(stream) = call.stream {
+        headers.insert(CONTENT_TYPE, stream.content_type());
+        *request.body_mut() = Some(stream.body());
+    } else if let Some(body) = &call.body {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         *request.body_mut() = Some(body.clone().into());
     }
@@ -273,12 +299,30 @@ impl Incoming {
         self.response.headers()
     }
 
+    /// How long the peer asks to wait.
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
+        retry_after(self.headers())
+    }
+
+    /// When the call's time is over.
+    pub(crate) fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// The same, of which not more is read than that.
+    pub(crate) fn at_most(mut self, bytes: usize) -> Self {
+        self.most_bytes = bytes;
+        self
+    }
+
     /// Time for names and connections; zero if pooled ones were used.
+    #[allow(dead_code)] // streaming takes it
     pub(crate) fn connect(&self) -> Duration {
         self.connect
     }
 
     /// From the sending, over an open connection, to the head of the answer.
+    #[allow(dead_code)] // streaming takes it
     pub(crate) fn first_byte(&self) -> Duration {
         self.first_byte
     }
@@ -316,7 +360,8 @@ impl Incoming {
             grown.extend_from_slice(&data);
         }
         let body = if grown.is_empty() { whole } else { grown.freeze() };
-        Ok(Reply { status, retry_after, date, body, connect: self.connect, first_byte: self.first_byte })
+        let content_type = self.headers().get(CONTENT_TYPE).cloned();
+        Ok(Reply { status, content_type, retry_after, date, body, connect: self.connect, first_byte: self.first_byte })
     }
 }
 

@@ -22,10 +22,40 @@ use crate::error::{Code, Error, Result};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// A pooled connection is dropped before the peer's own idle deadline can hit a task that is being sent.
 const POOL_IDLE: Duration = Duration::from_secs(20);
+/// The servers that models are run by close what was idle for five seconds (uvicorn, Node.js, llama.cpp).
+const BACKEND_IDLE: Duration = Duration::from_secs(4);
+
+/// Who is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Peer {
+    /// Directories and nodes.
+    Mesh,
+    /// An inference server of the operator's own choice, which the specification has no rules for.
+    Backend,
+}
+
+impl Peer {
+    /// TLS 1.3 and nothing older on the mesh, as the specification has it.
+    fn tls_versions(self) -> &'static [&'static rustls::SupportedProtocolVersion] {
+        static VERSIONS: [&rustls::SupportedProtocolVersion; 2] = [&rustls::version::TLS13, &rustls::version::TLS12];
+        match self {
+            Peer::Mesh => &VERSIONS[..1],
+            Peer::Backend => &VERSIONS,
+        }
+    }
+
+    fn idle(self) -> Duration {
+        match self {
+            Peer::Mesh => POOL_IDLE,
+            Peer::Backend => BACKEND_IDLE,
+        }
+    }
+}
 
 /// The pools of one client.
 #[derive(Debug)]
 pub(super) struct Pools {
+    peer: Peer,
     /// The plain pools never shake hands; an empty root store costs nothing, reading the system's does.
     no_roots: rustls::ClientConfig,
     /// Plain and TLS, for each reach.
@@ -33,10 +63,10 @@ pub(super) struct Pools {
 }
 
 impl Pools {
-    pub(super) fn new() -> Result<Self> {
+    pub(super) fn new(peer: Peer) -> Result<Self> {
         let roots = Arc::new(rustls::RootCertStore::empty());
-        let no_roots = tls_builder()?.with_root_certificates(roots).with_no_client_auth();
-        Ok(Pools { no_roots, made: Default::default() })
+        let no_roots = tls_builder(peer)?.with_root_certificates(roots).with_no_client_auth();
+        Ok(Pools { peer, no_roots, made: Default::default() })
     }
 
     pub(super) fn get(&self, scheme: &str, reach: Reach) -> Result<&reqwest::Client> {
@@ -45,7 +75,8 @@ impl Pools {
         if let Some(client) = place.get() {
             return Ok(client);
         }
-        let client = build(if is_tls { tls_config()? } else { self.no_roots.clone() })?;
+        let config = if is_tls { tls_config(self.peer)? } else { self.no_roots.clone() };
+        let client = build(config, self.peer)?;
         Ok(place.get_or_init(|| client))
     }
 
@@ -56,7 +87,7 @@ impl Pools {
     }
 }
 
-fn build(config: rustls::ClientConfig) -> Result<reqwest::Client> {
+fn build(config: rustls::ClientConfig, peer: Peer) -> Result<reqwest::Client> {
     reqwest::Client::builder()
         .tls_backend_preconfigured(config)
         .redirect(reqwest::redirect::Policy::none())
@@ -65,16 +96,16 @@ fn build(config: rustls::ClientConfig) -> Result<reqwest::Client> {
         .http1_only()
         .tcp_nodelay(true)
         .connect_timeout(CONNECT_TIMEOUT)
-        .pool_idle_timeout(POOL_IDLE)
+        .pool_idle_timeout(peer.idle())
         .dns_resolver(Known)
         .connector_layer(Clock)
         .build()
         .map_err(|e| Error::new(Code::Internal, "the HTTP client could not be set up").with_source(e))
 }
 
-fn tls_config() -> Result<rustls::ClientConfig> {
+fn tls_config(peer: Peer) -> Result<rustls::ClientConfig> {
     let verifier = rustls_platform_verifier::Verifier::new(provider()).map_err(tls_error)?;
-    Ok(tls_builder()?.dangerous().with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth())
+    Ok(tls_builder(peer)?.dangerous().with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth())
 }
 
 fn provider() -> Arc<rustls::crypto::CryptoProvider> {
@@ -82,10 +113,9 @@ fn provider() -> Arc<rustls::crypto::CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-/// TLS 1.3 and nothing older, as the specification has it.
-fn tls_builder() -> Result<rustls::ConfigBuilder<rustls::ClientConfig, rustls::WantsVerifier>> {
+fn tls_builder(peer: Peer) -> Result<rustls::ConfigBuilder<rustls::ClientConfig, rustls::WantsVerifier>> {
     rustls::ClientConfig::builder_with_provider(provider())
-        .with_protocol_versions(&[&rustls::version::TLS13])
+        .with_protocol_versions(peer.tls_versions())
         .map_err(tls_error)
 }
 

@@ -6,7 +6,7 @@ use serde_json::{Map, Number, Value};
 
 use crate::error::{Code, Error, Result};
 use crate::options::{
-    BackendKind, ExposureMode, Modality, NatType, NodePolicy, PublicListing, ReceiptProfile, TransportMethod,
+    Engine, ExposureMode, Modality, NatType, NodePolicy, PublicListing, ReceiptProfile, TransportMethod,
 };
 use crate::types::{NodeInfo, position};
 
@@ -38,7 +38,7 @@ pub(crate) struct RegisterRequest<'a> {
     /// What tasks for the node are sealed to.
     pub(crate) cx_public_key: Value,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) backend: Option<BackendKind>,
+    pub(crate) backend: Option<Engine>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) policy: Option<Policy>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -155,7 +155,6 @@ pub(crate) struct BackendStability {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-#[allow(dead_code)] // told by backends that watch themselves
 pub(crate) enum BackendState {
     #[default]
     Ok,
@@ -165,7 +164,6 @@ pub(crate) enum BackendState {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-#[allow(dead_code)] // told by backends that watch themselves
 pub(crate) enum ReasonClass {
     #[default]
     Ok,

@@ -74,7 +74,7 @@ fn go_type(option: &OptionField) -> String {
         Kind::Integer => format!("{pointer}int64"),
         Kind::Number => format!("{pointer}float64"),
         // What nothing prints.
-        Kind::String if matches!(&*option.name, "node_token" | "node_hmac_key") => "Secret".into(),
+        Kind::String if matches!(&*option.name, "node_token" | "node_hmac_key" | "api_key") => "Secret".into(),
         Kind::String | Kind::Enum(_) => "string".into(),
         Kind::Struct(name) => format!("*{name}"),
         // A string, or []ContentPart; see there.

@@ -12,7 +12,6 @@ use super::source::{Kind, OptionField, Struct, structs};
 const REQUIRED: &[(&str, &str)] = &[
     ("Discover", "intent"),
     ("TaskOptions", "intent"),
-    ("NodeOptions", "intents"),
     ("ProfileRequest", "profile_id"),
     ("ProfileRequest", "profile_version"),
     ("ProfileRequest", "profile_fixture_sha256"),

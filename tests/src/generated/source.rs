@@ -2,10 +2,10 @@
 
 use iicp_core::CHAT;
 use iicp_core::options::{
-    AvailabilityWindow, Chat, ChatMessage, ClientOptions, Completion, DirectoryOptions, Discover, Embedding,
-    Moderation, NodeCapability, NodeOptions, NodePolicy, NodePricing, ProfileRequest, PublicListing, QueueOptions,
-    RelayServerOptions, RelayWorkerOptions, RouteConstraints, RoutingPolicy, RuntimeOptions, Speech, TaskOptions,
-    Transcription, Validate, from_json,
+    AvailabilityWindow, BackendOptions, Chat, ChatMessage, ClientOptions, Completion, DirectoryOptions, Discover,
+    Embedding, Moderation, NodeCapability, NodeOptions, NodePolicy, NodePricing, ProfileRequest, PublicListing,
+    QueueOptions, RelayServerOptions, RelayWorkerOptions, RouteConstraints, RoutingPolicy, RuntimeOptions, Speech,
+    TaskOptions, Transcription, Validate, from_json,
 };
 use schemars::{JsonSchema, schema_for};
 use serde::de::{DeserializeOwned, IgnoredAny, MapAccess, Visitor};
@@ -88,6 +88,7 @@ pub fn structs() -> Result<Vec<Struct>, String> {
         read::<Speech>(json!({ "input": "a" }))?,
         read::<Moderation>(json!({ "input": "a" }))?,
         read::<NodeOptions>(json!({ "intents": [CHAT] }))?,
+        read::<BackendOptions>(json!({ "url": "http://127.0.0.1:1" }))?,
         read::<NodeCapability>(json!({ "intent": CHAT }))?,
         read::<RelayServerOptions>(none())?,
         read::<RelayWorkerOptions>(none())?,

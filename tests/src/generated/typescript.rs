@@ -15,7 +15,6 @@ const REQUIRED: &[(&str, &str)] = &[
     ("Discover", "intent"),
     ("TaskOptions", "intent"),
     ("Chat", "messages"),
-    ("NodeOptions", "intents"),
     ("ProfileRequest", "profile_id"),
     ("ProfileRequest", "profile_version"),
     ("ProfileRequest", "profile_fixture_sha256"),

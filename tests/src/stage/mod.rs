@@ -6,7 +6,7 @@
 mod forger;
 mod ledger;
 mod peer;
-mod request;
+pub(crate) mod request;
 mod script;
 mod setup;
 
@@ -25,6 +25,7 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
+use crate::backend::{Face, StubBackend};
 use crate::http::{Conn, addr};
 use forger::Faults;
 use ledger::{Page, traceparents, wait_for};
@@ -149,6 +150,13 @@ struct Party {
     url: String,
     page: Page,
     role: Role,
+    backend: Option<StubBackend>,
+}
+
+impl Party {
+    fn new(id: String, url: String, page: Page, role: Role) -> Party {
+        Party { id, url, page, role, backend: None }
+    }
 }
 
 enum Role {
@@ -196,7 +204,7 @@ impl Scene {
     async fn new(setup: Setup) -> Result<Scene, String> {
         let changed = Arc::new(Notify::new());
         let page = Page::new(&changed);
-        let nobody = Party { id: String::new(), url: String::new(), page: page.clone(), role: Role::Gone };
+        let nobody = Party::new(String::new(), String::new(), page.clone(), Role::Gone);
         let mut scene =
             Scene { changed, directory: nobody, register_at: String::new(), tokens: HashMap::new(), nodes: Vec::new() };
         // A scripted directory may name the nodes in its answers, so it comes after them; a real one before.
@@ -211,7 +219,7 @@ impl Scene {
             }
             DirectorySetup::At(url) => {
                 scene.register_at.clone_from(&url);
-                scene.directory = Party { id: String::new(), url, page: page.clone(), role: Role::Elsewhere };
+                scene.directory = Party::new(String::new(), url, page.clone(), Role::Elsewhere);
                 None
             }
             DirectorySetup::Closed => Some(Peer::Always(setup::Behaviour::Closed)),
@@ -242,28 +250,40 @@ impl Scene {
             Some(faults) => Owned::new(forger::serve(listener, directory.addr(), faults, page.clone())),
         };
         let role = Role::Directory { _directory: directory, _listener: listener };
-        Ok(Party { id: String::new(), url, page, role })
+        Ok(Party::new(String::new(), url, page, role))
     }
 
     async fn add(&mut self, setup: NodeSetup) -> Result<(), String> {
-        let NodeSetup { handler, peer, mut options } = setup;
+        let NodeSetup { handler, peer, backend, mut options } = setup;
         let number = self.nodes.len();
-        if options.intents.is_empty() {
+        if options.intents.is_empty() && backend.is_none() {
             options.intents = vec![CHAT.into()];
         }
         let id = options.node_id.get_or_insert_with(|| format!("node-{number}")).clone();
         let page = Page::new(&self.changed);
-        let party = match (handler, peer) {
-            (Some(setup), None) => {
+        let party = match (handler, peer, backend) {
+            (Some(setup), None, None) => {
                 options.directory.clone_from(&self.register_at);
                 if let Some(token) = self.tokens.remove(&id) {
                     deregister(&self.register_at, &id, &token).await?;
                 }
                 let node = Node::bind(options).await.map_err(|e| e.to_string())?;
                 let live = node.serve(Script { setup, page: page.clone() }).await.map_err(|e| e.to_string())?;
-                Party { id, url: live.url(), page, role: Role::Node(live) }
+                Party::new(id, live.url(), page, Role::Node(live))
             }
-            (None, Some(peer)) => {
+            (None, None, Some(setup)) => {
+                options.directory.clone_from(&self.register_at);
+                let face = Face { models: Some(setup.models), ..Face::default() };
+                let backend = StubBackend::start(face).await.map_err(|e| e.to_string())?;
+                options.backend = Some(setup.options).map(|mut options| {
+                    options.url = Some(backend.url());
+                    options
+                });
+                let node = Node::bind(options).await.map_err(|e| e.to_string())?;
+                let live = node.serve_backend().await.map_err(|e| e.to_string())?;
+                Party { id, url: live.url(), page, role: Role::Node(live), backend: Some(backend) }
+            }
+            (None, Some(peer), None) => {
                 let party = raise(id, peer, self.names(), page).await?;
                 if !self.register_at.is_empty() {
                     let url = options.endpoint.clone().unwrap_or_else(|| party.url.clone());
@@ -272,7 +292,7 @@ impl Scene {
                 }
                 party
             }
-            _ => return Err(format!("node {number} needs either a handler or a peer")),
+            _ => return Err(format!("node {number} needs a handler, a backend or a peer")),
         };
         self.nodes.push(party);
         Ok(())
@@ -307,6 +327,9 @@ impl Scene {
                     counts["active_jobs"] = live.active_jobs().into();
                     counts["registered"] = live.is_registered().into();
                 }
+                if let Some(backend) = &node.backend {
+                    counts["backend"] = backend.log().to_json();
+                }
                 counts
             })
             .collect();
@@ -321,12 +344,12 @@ async fn raise(id: String, peer: Peer, names: Names, page: Page) -> Result<Party
         let socket = TcpSocket::new_v4().map_err(|e| e.to_string())?;
         socket.bind(loopback()).map_err(|e| e.to_string())?;
         let url = url_of(socket.local_addr().map_err(|e| e.to_string())?);
-        return Ok(Party { id, url, page, role: Role::Closed { _socket: socket } });
+        return Ok(Party::new(id, url, page, Role::Closed { _socket: socket }));
     }
     let listener = listen().await?;
     let url = url_of(listener.local_addr().map_err(|e| e.to_string())?);
     let role = Role::Task(Owned::new(peer::serve(listener, peer, names, page.clone())));
-    Ok(Party { id, url, page, role })
+    Ok(Party::new(id, url, page, role))
 }
 
 /// Registers a peer as a node would register itself; gives the token.

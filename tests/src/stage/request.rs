@@ -14,17 +14,17 @@ use super::peer::note;
 const MOST: usize = 256 << 20;
 
 /// One request.
-pub(super) struct Request {
-    pub(super) method: String,
+pub(crate) struct Request {
+    pub(crate) method: String,
     /// Without the query.
-    pub(super) path: String,
-    pub(super) traceparent: Option<String>,
-    pub(super) head: Vec<u8>,
-    pub(super) body: Vec<u8>,
+    pub(crate) path: String,
+    pub(crate) traceparent: Option<String>,
+    pub(crate) head: Vec<u8>,
+    pub(crate) body: Vec<u8>,
 }
 
 /// Reads the next request; none at the end of the connection.
-pub(super) async fn read_request<R: AsyncBufRead + Unpin>(stream: &mut R) -> io::Result<Option<Request>> {
+pub(crate) async fn read_request<R: AsyncBufRead + Unpin>(stream: &mut R) -> io::Result<Option<Request>> {
     let mut head = Vec::new();
     loop {
         let before = head.len();

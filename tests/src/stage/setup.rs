@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use iicp_core::options::{DirectoryOptions, NodeOptions};
+use iicp_core::options::{BackendOptions, DirectoryOptions, NodeOptions};
 use serde::Deserialize;
 
 use super::forger::Faults;
@@ -46,7 +46,7 @@ fn over_loopback<'de, D: serde::Deserializer<'de>>(d: D) -> Result<DirectoryOpti
     serde_json::from_value(options).map_err(serde::de::Error::custom)
 }
 
-/// A node: a real one with a scripted handler, or a peer that speaks HTTP as it likes.
+/// A node: a real one with a scripted handler or a scripted backend, or a peer that speaks HTTP as it likes.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NodeSetup {
@@ -54,9 +54,21 @@ pub(super) struct NodeSetup {
     pub(super) handler: Option<HandlerSetup>,
     #[serde(default)]
     pub(super) peer: Option<Peer>,
+    #[serde(default)]
+    pub(super) backend: Option<BackendSetup>,
     /// Of a real node; of a peer, what it is registered with.
     #[serde(default)]
     pub(super) options: NodeOptions,
+}
+
+/// The inference server of a real node, whose tasks tell it what to do.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct BackendSetup {
+    pub(super) models: Vec<String>,
+    /// Over those of the library; `url` is the stage's.
+    #[serde(default)]
+    pub(super) options: BackendOptions,
 }
 
 /// What a real node's handler does.

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use iicp_core::bridge::Bridge;
-use iicp_core::options::{ClientOptions, DirectoryOptions, NodeOptions, QueueOptions, RuntimeOptions, TaskAuth};
+use iicp_core::options::{
+    BackendOptions, ClientOptions, DirectoryOptions, NodeOptions, QueueOptions, RuntimeOptions, TaskAuth,
+};
 use iicp_core::types::Payload;
 use iicp_core::{CHAT, Client, Directory, Inbound, LiveNode, Node, Reply, Task};
 use serde_json::json;
@@ -80,6 +82,17 @@ pub(super) async fn earning_node(directory: &str) -> Result<(String, LiveNode)> 
     (options.replay_bytes, options.result_bytes) = (64 << 10, 0);
     let serve = async |task: Inbound| Ok(Reply::from(task.payload).tokens_used(100));
     let node = Node::bind(options).await?.serve(serve).await?;
+    Ok((node.url(), node))
+}
+
+/// A node that hands its tasks to an inference server.
+pub(super) async fn backend_node(backend: &str) -> Result<(String, LiveNode)> {
+    let mut options = NodeOptions::default();
+    let mut server = BackendOptions::default();
+    server.url = Some(backend.into());
+    options.backend = Some(server);
+    options.max_concurrent = 256;
+    let node = Node::bind(options).await?.serve_backend().await?;
     Ok((node.url(), node))
 }
 

@@ -22,6 +22,9 @@ pub(crate) fn play(role: &str, args: &[&str]) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     match (role, args) {
         ("axum", []) => serve(&runtime, servers::axum()),
+        ("backend", []) => serve(&runtime, servers::backend()),
+        ("forward", [backend]) => serve(&runtime, servers::forward(backend)),
+        ("backend-node", [backend]) => serve(&runtime, engine::backend_node(backend)),
         ("stub", []) => serve(&runtime, servers::stub()),
         ("directory", []) => serve(&runtime, engine::directory(None)),
         ("directory", [path]) => serve(&runtime, engine::directory(Some(path))),

@@ -70,6 +70,50 @@ pub(super) async fn axum() -> Result<(String, JoinHandle<std::io::Result<()>>)> 
     Ok((url, tokio::spawn(async move { axum::serve(listener, app).await })))
 }
 
+/// An inference server that answers every task alike, for as little CPU as it can.
+pub(super) async fn backend() -> Result<(String, JoinHandle<()>)> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let url = format!("http://{}", listener.local_addr()?);
+    let models: Arc<[u8]> = http::answer("200 OK", r#"{"data":[{"id":"echo-1"}]}"#).into();
+    let chat: Arc<[u8]> = http::answer("200 OK", BACKEND_RESULT).into();
+    let accept = async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let _ = stream.set_nodelay(true);
+            tokio::spawn(infer_all(stream, models.clone(), chat.clone()));
+        }
+    };
+    Ok((url, tokio::spawn(accept)))
+}
+
+async fn infer_all(mut stream: TcpStream, models: Arc<[u8]>, chat: Arc<[u8]>) -> Result<()> {
+    let mut buf = Vec::with_capacity(8 << 10);
+    while stream.read_buf(&mut buf).await? > 0 {
+        while let Some(request) = http::message(&buf) {
+            stream.write_all(if buf.starts_with(b"POST ") { &chat } else { &models }).await?;
+            buf.drain(..request.len);
+        }
+    }
+    Ok(())
+}
+
+const BACKEND_RESULT: &str = r#"{"id":"c-1","object":"chat.completion","created":1,"model":"echo-1","choices":[{"index":0,"message":{"role":"assistant","content":"A task goes straight from the consumer to the provider, and nobody between the two of them can read a word of it."},"finish_reason":"stop"}],"usage":{"prompt_tokens":210,"completion_tokens":25,"total_tokens":235}}"#;
+
+/// What a node is that knows no protocol at all: an axum server that hands the body on with reqwest, and the answer back.
+pub(super) async fn forward(backend: &str) -> Result<(String, JoinHandle<std::io::Result<()>>)> {
+    let (client, target) = (bare_client()?, format!("{backend}/v1/chat/completions").parse::<reqwest::Url>()?);
+    let hand_on = move |body: Bytes| {
+        let request = client.post(target.clone()).header("content-type", "application/json").body(body);
+        async move {
+            let answer = async { request.send().await?.error_for_status()?.bytes().await };
+            answer.await.map_err(|_| axum::http::StatusCode::BAD_GATEWAY)
+        }
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let url = format!("http://{}", listener.local_addr()?);
+    let app = Router::new().route("/v1/task", post(hand_on));
+    Ok((url, tokio::spawn(async move { axum::serve(listener, app).await })))
+}
+
 /// A directory that lists one node, and that node: both answer every question alike, for as little CPU as they can.
 pub(super) async fn stub() -> Result<(String, JoinHandle<()>)> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
@@ -119,14 +163,18 @@ fn task_id(body: &[u8]) -> Option<&str> {
     std::str::from_utf8(&body[start..end]).ok()
 }
 
-/// One POST of a task's bytes with reqwest, and nothing around it.
-pub(super) fn reqwest_post(url: &str) -> Result<impl Operation> {
+fn bare_client() -> Result<reqwest::Client> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let tls = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .with_root_certificates(rustls::RootCertStore::empty())
         .with_no_client_auth();
-    let client = reqwest::Client::builder().tls_backend_preconfigured(tls).no_proxy().build()?;
+    Ok(reqwest::Client::builder().tls_backend_preconfigured(tls).no_proxy().build()?)
+}
+
+/// One POST of a task's bytes with reqwest, and nothing around it.
+pub(super) fn reqwest_post(url: &str) -> Result<impl Operation> {
+    let client = bare_client()?;
     let url: reqwest::Url = format!("{url}/v1/task").parse()?;
     let body = Bytes::from(load::envelope("2f1e1f3a-9d0c-4c5e-8b7a-5d2f6a1b3c4d", &load::payload()));
     Ok(operation(move || {

@@ -1,5 +1,6 @@
 //! The rows. A group of rows is one file here with its `ROWS`; a new one is named in [`GROUPS`].
 
+mod backend;
 mod client;
 mod directory;
 mod layer_c;
@@ -26,6 +27,7 @@ const GROUPS: &[&[Row]] = &[
     node::ROWS,
     provider::ROWS,
     client::ROWS,
+    backend::ROWS,
     safe::ROWS,
     published::ROWS,
     memory::ROWS,
