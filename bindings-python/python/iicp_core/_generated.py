@@ -171,6 +171,7 @@ SECONDS: Final = frozenset(
         "node_ttl",
         "ping_interval",
         "pong_timeout",
+        "probe_interval",
         "route_ttl",
         "silence_timeout",
         "timeout",
@@ -591,10 +592,12 @@ class Moderation(TypedDict, total=False):
 class NodeOptions(TypedDict, total=False):
     """What a serving node offers and how much of it."""
 
-    intents: Required[Sequence[str]]
-    """Intents that the handler serves."""
+    intents: Sequence[str]
+    """Intents that the handler serves. With a ``backend``, by default those that it can serve. Default: ``[]``."""
     models: Sequence[str]
-    """Models that the handler serves, as discovery shows them. Default: ``[]``."""
+    """Models that the handler serves, as discovery shows them. With a ``backend``, by default those that it lists. Default: ``[]``."""
+    backend: BackendOptions | None
+    """The inference server that runs the tasks; by default there is none, and a handler serves them."""
     directory: str
     """Base URL of the directory to register with; empty: serve without registering. Default: ``""``."""
     node_id: str | None
@@ -621,8 +624,8 @@ class NodeOptions(TypedDict, total=False):
     """Most tokens of one answer, as advertised to the directory. Default: ``8192``."""
     capabilities: Sequence[NodeCapability]
     """What is served by which models, where ``models`` alone does not say it; an intent without an entry has one with ``models`` and text. Directories list it as it stands here, also when a backend turns out to have other models. Default: ``[]``."""
-    backend: Literal["ollama", "lmstudio", "vllm", "llamacpp", "meshllm", "anthropic", "custom"] | None
-    """What runs the models, as the directory shows it."""
+    engine: Literal["ollama", "lmstudio", "vllm", "llamacpp", "meshllm", "anthropic", "custom"] | None
+    """What runs the models, as the directory shows it; by default what a ``backend`` turns out to be."""
     policy: NodePolicy | None
     """What others' tasks may do here; by default nothing is declared."""
     pricing: NodePricing | None
@@ -669,6 +672,29 @@ class NodeOptions(TypedDict, total=False):
     """Memory for remembering task ids, in bytes; the oldest are forgotten first. Default: ``67108864``."""
     result_bytes: int
     """Memory for stored answers of finished tasks, in bytes; the oldest are dropped first. Default: ``67108864``."""
+
+
+class BackendOptions(TypedDict, total=False):
+    """An inference server that a node hands its tasks to. The operator wrote its URL himself, so it may be on this machine or in a private network; no proxy of the environment is used and no redirect is followed."""
+
+    kind: Literal["openai_compat", "vllm", "llamacpp", "ollama", "anthropic"]
+    """Which interface it has. Default: ``"openai_compat"``."""
+    url: str | None
+    """Its base URL, with or without ``/v1`` at the end; by default the usual port of ``vllm``, ``llamacpp`` or ``ollama`` on this machine, or ``https://api.anthropic.com``. ``openai_compat`` has none."""
+    api_key: str | None
+    """The key that it wants; goes nowhere else and is never shown."""
+    model: str | None
+    """Model of the tasks that name none. If it is given, and the node's ``models`` are not, it is also the only one that is offered; without both, what the backend lists is offered, and the first of that is the default."""
+    timeout: float
+    """Longest time for one task in seconds, whatever the task allows; at most 120. Default: 120.0."""
+    max_response_bytes: int
+    """The largest answer that is read from it, in bytes. Default: ``33554432``."""
+    probe_interval: float
+    """How often it is asked for its models and its health, in seconds. Default: 30.0."""
+    breaker_failures: int
+    """Failures in a row after which it is left alone for a while. Default: ``5``."""
+    breaker_open: float
+    """How long it is left alone before one task tries it again, in seconds. Default: 10.0."""
 
 
 class NodeCapability(TypedDict, total=False):
