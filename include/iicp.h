@@ -766,7 +766,10 @@ iicp_code iicp_client_infer_wait(iicp_client client,
  * `iicp_node_status`.
  *
  * A task comes as `IICP_EVENT_TASK` with the same tag on the same queue: its id is the task, its body the payload, its
- * json `{"task_id", "intent", "qos", "deadline_ms", "traceparent", "peer", "source_node_id", "node"}`. Answer it with
+ * json `{"task_id", "intent", "qos", "deadline_ms", "traceparent", "tracestate", "priority", "model", "max_tokens", "peer",
+ * "source_node_id", "verified", "verified_node_id", "node"}`. `model` and `max_tokens` are what the caller wishes outside of
+ * the payload; `source_node_id` is what it says it is, `verified_node_id` what the directory says it is, and `verified`
+ * whether it has shown a good consumer token or this node's own token; what there is not is null. Answer it with
  * `iicp_task_finish` or `iicp_task_fail`, on any thread, in any order. `IICP_EVENT_TASK_CANCEL` with the id of a task says
  * that nobody waits for its answer any more. The node never asks for more tasks at once than `max_concurrent`.
  *

@@ -750,8 +750,20 @@ export interface NodeOptions {
   relayServer?: RelayServerOptions | undefined;
   /** Has the node reached through a relay, because nobody can reach it. By default it is called where it listens. */
   relayWorker?: RelayWorkerOptions | undefined;
-  /** Tasks that may run at the same time; one more is answered with `capacity_exceeded`. Default: `4`. */
+  /** Tasks that may run at the same time; one more waits if its class is `realtime` or `interactive`, and is answered with `capacity_exceeded` otherwise. Default: `4`. */
   maxConcurrent?: number | undefined;
+  /** How long a task of these classes may wait for its turn, in milliseconds; 0: none waits. Default: `2000`. */
+  queueWaitMs?: number | undefined;
+  /** Tasks that may wait at the same time, the more urgent first; of one more, the least urgent is refused. Default: `64`. */
+  queueLength?: number | undefined;
+  /** What callers have to prove. Default: `"token"`. */
+  auth?: "open" | "token" | "required" | undefined;
+  /** A token that the operator gives to callers of his choice, who show it as `auth.node_token`. The token that the directory gave the node counts as well, but whoever has that can also speak for the node there. */
+  accessToken?: string | undefined;
+  /** Tasks that one web page (`Origin`) may send in a minute; 0: any number. Default: `120`. */
+  ratePerOrigin?: number | undefined;
+  /** Tasks that one address may send in a minute, an IPv6 network of 64 bits counting as one; 0: any number. Behind a tunnel or a proxy all callers have the same address. Default: `0`. */
+  ratePerIp?: number | undefined;
   /** Token rate that is advertised to the directory. Default: `10000`. */
   tokensPerMin?: number | undefined;
   /** Most tokens of one answer, as advertised to the directory. Default: `8192`. */
@@ -760,7 +772,7 @@ export interface NodeOptions {
   capabilities?: readonly NodeCapability[] | undefined;
   /** What runs the models, as the directory shows it; by default what a `backend` turns out to be. */
   engine?: "ollama" | "lmstudio" | "vllm" | "llamacpp" | "meshllm" | "anthropic" | "custom" | undefined;
-  /** What others' tasks may do here; by default nothing is declared. */
+  /** What others' tasks may do here; by default nothing is declared, and tools are not run. */
   policy?: NodePolicy | undefined;
   /** What tasks cost; by default nothing is declared, which directories take for the usual price. */
   pricing?: NodePricing | undefined;
@@ -798,7 +810,7 @@ export interface NodeOptions {
   idleTimeoutMs?: number | undefined;
   /** Grace for a body or an answer to move on, in milliseconds; after it at least 1 KiB a second must pass. Default: `10000`. */
   transferGraceMs?: number | undefined;
-  /** Memory for remembering task ids, in bytes; the oldest are forgotten first. Default: `67108864`. */
+  /** Memory for remembering task ids, in bytes; the oldest are forgotten first. Nonces, which must not be forgotten, have as much again; when it is full, tasks with a nonce are refused. Default: `67108864`. */
   replayBytes?: number | undefined;
   /** Memory for stored answers of finished tasks, in bytes; the oldest are dropped first. Default: `67108864`. */
   resultBytes?: number | undefined;
@@ -819,6 +831,12 @@ export const NODE_NAMES: ReadonlyMap<string, string> = new Map([
   ["relayServer", "relay_server"],
   ["relayWorker", "relay_worker"],
   ["maxConcurrent", "max_concurrent"],
+  ["queueWaitMs", "queue_wait_ms"],
+  ["queueLength", "queue_length"],
+  ["auth", "auth"],
+  ["accessToken", "access_token"],
+  ["ratePerOrigin", "rate_per_origin"],
+  ["ratePerIp", "rate_per_ip"],
   ["tokensPerMin", "tokens_per_min"],
   ["maxTokens", "max_tokens"],
   ["capabilities", "capabilities"],

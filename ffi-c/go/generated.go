@@ -570,8 +570,20 @@ type NodeOptions struct {
 	RelayServer *RelayServerOptions `json:"relay_server,omitempty"`
 	// Has the node reached through a relay, because nobody can reach it. By default it is called where it listens.
 	RelayWorker *RelayWorkerOptions `json:"relay_worker,omitempty"`
-	// Tasks that may run at the same time; one more is answered with `capacity_exceeded`. Default 4.
+	// Tasks that may run at the same time; one more waits if its class is `realtime` or `interactive`, and is answered with `capacity_exceeded` otherwise. Default 4.
 	MaxConcurrent int64 `json:"max_concurrent,omitempty"`
+	// How long a task of these classes may wait for its turn, in milliseconds; 0: none waits. Default 2000.
+	QueueWaitMs *int64 `json:"queue_wait_ms,omitempty"`
+	// Tasks that may wait at the same time, the more urgent first; of one more, the least urgent is refused. Default 64.
+	QueueLength *int64 `json:"queue_length,omitempty"`
+	// What callers have to prove. One of open, token, required. Default "token".
+	Auth string `json:"auth,omitempty"`
+	// A token that the operator gives to callers of his choice, who show it as `auth.node_token`. The token that the directory gave the node counts as well, but whoever has that can also speak for the node there.
+	AccessToken string `json:"access_token,omitempty"`
+	// Tasks that one web page (`Origin`) may send in a minute; 0: any number. Default 120.
+	RatePerOrigin *int64 `json:"rate_per_origin,omitempty"`
+	// Tasks that one address may send in a minute, an IPv6 network of 64 bits counting as one; 0: any number. Behind a tunnel or a proxy all callers have the same address. Default 0.
+	RatePerIp int64 `json:"rate_per_ip,omitempty"`
 	// Token rate that is advertised to the directory. Default 10000.
 	TokensPerMin int64 `json:"tokens_per_min,omitempty"`
 	// Most tokens of one answer, as advertised to the directory. Default 8192.
@@ -580,7 +592,7 @@ type NodeOptions struct {
 	Capabilities []NodeCapability `json:"capabilities,omitempty"`
 	// What runs the models, as the directory shows it; by default what a `backend` turns out to be. One of ollama, lmstudio, vllm, llamacpp, meshllm, anthropic, custom.
 	Engine string `json:"engine,omitempty"`
-	// What others' tasks may do here; by default nothing is declared.
+	// What others' tasks may do here; by default nothing is declared, and tools are not run.
 	Policy *NodePolicy `json:"policy,omitempty"`
 	// What tasks cost; by default nothing is declared, which directories take for the usual price.
 	Pricing *NodePricing `json:"pricing,omitempty"`
@@ -618,7 +630,7 @@ type NodeOptions struct {
 	IdleTimeoutMs int64 `json:"idle_timeout_ms,omitempty"`
 	// Grace for a body or an answer to move on, in milliseconds; after it at least 1 KiB a second must pass. Default 10000.
 	TransferGraceMs int64 `json:"transfer_grace_ms,omitempty"`
-	// Memory for remembering task ids, in bytes; the oldest are forgotten first. Default 67108864.
+	// Memory for remembering task ids, in bytes; the oldest are forgotten first. Nonces, which must not be forgotten, have as much again; when it is full, tasks with a nonce are refused. Default 67108864.
 	ReplayBytes int64 `json:"replay_bytes,omitempty"`
 	// Memory for stored answers of finished tasks, in bytes; the oldest are dropped first. Default 67108864.
 	ResultBytes *int64 `json:"result_bytes,omitempty"`

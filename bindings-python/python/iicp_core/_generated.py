@@ -172,6 +172,7 @@ SECONDS: Final = frozenset(
         "ping_interval",
         "pong_timeout",
         "probe_interval",
+        "queue_wait",
         "route_ttl",
         "silence_timeout",
         "timeout",
@@ -617,7 +618,19 @@ class NodeOptions(TypedDict, total=False):
     relay_worker: RelayWorkerOptions | None
     """Has the node reached through a relay, because nobody can reach it. By default it is called where it listens."""
     max_concurrent: int
-    """Tasks that may run at the same time; one more is answered with ``capacity_exceeded``. Default: ``4``."""
+    """Tasks that may run at the same time; one more waits if its class is ``realtime`` or ``interactive``, and is answered with ``capacity_exceeded`` otherwise. Default: ``4``."""
+    queue_wait: float
+    """How long a task of these classes may wait for its turn, in seconds; 0: none waits. Default: 2.0."""
+    queue_length: int
+    """Tasks that may wait at the same time, the more urgent first; of one more, the least urgent is refused. Default: ``64``."""
+    auth: Literal["open", "token", "required"]
+    """What callers have to prove. Default: ``"token"``."""
+    access_token: str | None
+    """A token that the operator gives to callers of his choice, who show it as ``auth.node_token``. The token that the directory gave the node counts as well, but whoever has that can also speak for the node there."""
+    rate_per_origin: int
+    """Tasks that one web page (``Origin``) may send in a minute; 0: any number. Default: ``120``."""
+    rate_per_ip: int
+    """Tasks that one address may send in a minute, an IPv6 network of 64 bits counting as one; 0: any number. Behind a tunnel or a proxy all callers have the same address. Default: ``0``."""
     tokens_per_min: int
     """Token rate that is advertised to the directory. Default: ``10000``."""
     max_tokens: int
@@ -627,7 +640,7 @@ class NodeOptions(TypedDict, total=False):
     engine: Literal["ollama", "lmstudio", "vllm", "llamacpp", "meshllm", "anthropic", "custom"] | None
     """What runs the models, as the directory shows it; by default what a ``backend`` turns out to be."""
     policy: NodePolicy | None
-    """What others' tasks may do here; by default nothing is declared."""
+    """What others' tasks may do here; by default nothing is declared, and tools are not run."""
     pricing: NodePricing | None
     """What tasks cost; by default nothing is declared, which directories take for the usual price."""
     node_hmac_key: str | None
@@ -669,7 +682,7 @@ class NodeOptions(TypedDict, total=False):
     transfer_grace: float
     """Grace for a body or an answer to move on, in seconds; after it at least 1 KiB a second must pass. Default: 10.0."""
     replay_bytes: int
-    """Memory for remembering task ids, in bytes; the oldest are forgotten first. Default: ``67108864``."""
+    """Memory for remembering task ids, in bytes; the oldest are forgotten first. Nonces, which must not be forgotten, have as much again; when it is full, tasks with a nonce are refused. Default: ``67108864``."""
     result_bytes: int
     """Memory for stored answers of finished tasks, in bytes; the oldest are dropped first. Default: ``67108864``."""
 

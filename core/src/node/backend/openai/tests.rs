@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::node::handler::{self, Caller};
-use crate::types::Qos;
+use crate::types::{Priority, Qos};
 
 /// A task as the node hands it on.
 pub(in crate::node::backend) fn task(intent: &str, payload: &str) -> Inbound {
@@ -17,11 +17,17 @@ pub(in crate::node::backend) fn task(intent: &str, payload: &str) -> Inbound {
         payload: Payload::from_json(payload.to_owned()).unwrap(),
         deadline: Instant::now(),
         qos: Qos::BestEffort,
+        priority: Priority::Normal,
         model: None,
         max_tokens: None,
         traceparent: None,
         tracestate: None,
-        caller: Caller { peer: SocketAddr::from(([127, 0, 0, 1], 1)), source_node_id: None },
+        caller: Caller {
+            peer: SocketAddr::from(([127, 0, 0, 1], 1)),
+            source_node_id: None,
+            verified: false,
+            verified_node_id: None,
+        },
         cancelled: CancellationToken::new(),
     }
 }
