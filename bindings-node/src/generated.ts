@@ -204,6 +204,8 @@ export interface ClientOptions {
   nodeId?: string | undefined;
   /** Whether nodes on private, loopback and other addresses that are not public may be called. A directory that is itself on this machine may name nodes on this machine. Default: `false`. */
   allowPrivateEndpoints?: boolean | undefined;
+  /** Whether nodes that take native frames are sent them. A node's place is tried once before; who does not answer there is sent his tasks over HTTP. Default: `"auto"`. */
+  native?: "auto" | "any" | "off" | undefined;
   /** Failures in a row after which a node is left alone for a while. Default: `5`. */
   breakerFailures?: number | undefined;
   /** How long such a node is left alone before it is tried again, in milliseconds. Default: `30000`. */
@@ -231,6 +233,7 @@ export const CLIENT_NAMES: ReadonlyMap<string, string> = new Map([
   ["nodeToken", "node_token"],
   ["nodeId", "node_id"],
   ["allowPrivateEndpoints", "allow_private_endpoints"],
+  ["native", "native"],
   ["breakerFailures", "breaker_failures"],
   ["breakerOpenMs", "breaker_open_ms"],
 ]);
@@ -810,6 +813,8 @@ export interface NodeOptions {
   idleTimeoutMs?: number | undefined;
   /** Grace for a body or an answer to move on, in milliseconds; after it at least 1 KiB a second must pass. Default: `10000`. */
   transferGraceMs?: number | undefined;
+  /** Whether the port also speaks the native framed transport, and to whom. Default: `"auto"`. */
+  native?: "auto" | "any" | "off" | undefined;
   /** Memory for remembering task ids, in bytes; the oldest are forgotten first. Nonces, which must not be forgotten, have as much again; when it is full, tasks with a nonce are refused. Default: `67108864`. */
   replayBytes?: number | undefined;
   /** Memory for stored answers of finished tasks, in bytes; the oldest are dropped first. Default: `67108864`. */
@@ -860,6 +865,7 @@ export const NODE_NAMES: ReadonlyMap<string, string> = new Map([
   ["headerTimeoutMs", "header_timeout_ms"],
   ["idleTimeoutMs", "idle_timeout_ms"],
   ["transferGraceMs", "transfer_grace_ms"],
+  ["native", "native"],
   ["replayBytes", "replay_bytes"],
   ["resultBytes", "result_bytes"],
 ]);

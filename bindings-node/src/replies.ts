@@ -162,6 +162,8 @@ export interface NodeInfo {
   readonly healthLabel: string | null;
   /** Whether the directory has reached the node itself. */
   readonly directoryObservedReachable: boolean | null;
+  /** Where the node takes native frames: `iicp://` or `iicpsec://`, host and port. */
+  readonly transportEndpoint: string | null;
   /** Whether a browser can call the node. */
   readonly browserUsable: boolean | null;
   /** What the node promises about the tasks it is given, and how firmly, as the directory states it. */

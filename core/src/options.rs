@@ -18,6 +18,7 @@ mod client;
 mod directory;
 mod inference;
 mod listing;
+mod native;
 mod node;
 mod policy;
 mod relay;
@@ -35,6 +36,7 @@ pub use listing::{
     AvailabilityWindow, Engine, ExposureMode, Modality, NatType, NodeCapability, NodePolicy, NodePricing, PricingModel,
     PublicListing, ReceiptProfile, TransportMethod,
 };
+pub use native::NativeTransport;
 pub use node::{NodeOptions, TaskAuth};
 pub use policy::{
     Consensus, ConsumerAuth, IdentityLevel, PolicyProfile, ProfileRequest, RouteConstraints, RouteDiscovery,

@@ -213,6 +213,11 @@ impl Traceparent {
         good.then_some(Traceparent(bytes))
     }
 
+    /// The trace's id and the caller's span, as bytes.
+    pub(crate) fn ids(&self) -> ([u8; 16], [u8; 8]) {
+        (read_hex(&self.0[3..35]), read_hex(&self.0[36..52]))
+    }
+
     /// The header's value.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -225,6 +230,13 @@ impl fmt::Debug for Traceparent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
+}
+
+/// Reads lower-case hex that is known to be some.
+fn read_hex<const N: usize>(text: &[u8]) -> [u8; N] {
+    let digit =
+        |digit: u8| if digit.is_ascii_digit() { digit - b'0' } else { digit.wrapping_sub(b'a').wrapping_add(10) };
+    std::array::from_fn(|at| digit(text[2 * at]) << 4 | digit(text[2 * at + 1]))
 }
 
 fn write_hex(bytes: &[u8], out: &mut [u8]) {
@@ -420,6 +432,8 @@ pub struct NodeInfo {
     pub node_id: String,
     /// Base URL of the node; `/v1/task` is appended.
     pub endpoint: String,
+    /// Where the node takes native frames: `iicp://` or `iicpsec://`, host and port.
+    pub transport_endpoint: Option<String>,
     /// The directory's score, 0 to 1; 0 if it gave none.
     pub score: f64,
     /// Whether the directory calls the node available; true if it does not say.

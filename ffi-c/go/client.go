@@ -20,6 +20,8 @@ type NodeInfo struct {
 	Score float64 `json:"score"`
 	// Available tells whether the node takes tasks now.
 	Available bool `json:"available"`
+	// TransportEndpoint is where the node takes native frames, iicp:// or iicpsec:// with host and port, or empty.
+	TransportEndpoint string `json:"transport_endpoint"`
 	// Region is where the node says it is, or empty.
 	Region string `json:"region"`
 	// Models are those that the node serves.

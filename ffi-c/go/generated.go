@@ -220,6 +220,8 @@ type ClientOptions struct {
 	NodeID string `json:"node_id,omitempty"`
 	// Whether nodes on private, loopback and other addresses that are not public may be called. A directory that is itself on this machine may name nodes on this machine.
 	AllowPrivateEndpoints bool `json:"allow_private_endpoints,omitempty"`
+	// Whether nodes that take native frames are sent them. A node's place is tried once before; who does not answer there is sent his tasks over HTTP. One of auto, any, off. Default "auto".
+	Native string `json:"native,omitempty"`
 	// Failures in a row after which a node is left alone for a while. Default 5.
 	BreakerFailures int64 `json:"breaker_failures,omitempty"`
 	// How long such a node is left alone before it is tried again, in milliseconds. Default 30000.
@@ -630,6 +632,8 @@ type NodeOptions struct {
 	IdleTimeoutMs int64 `json:"idle_timeout_ms,omitempty"`
 	// Grace for a body or an answer to move on, in milliseconds; after it at least 1 KiB a second must pass. Default 10000.
 	TransferGraceMs int64 `json:"transfer_grace_ms,omitempty"`
+	// Whether the port also speaks the native framed transport, and to whom. One of auto, any, off. Default "auto".
+	Native string `json:"native,omitempty"`
 	// Memory for remembering task ids, in bytes; the oldest are forgotten first. Nonces, which must not be forgotten, have as much again; when it is full, tasks with a nonce are refused. Default 67108864.
 	ReplayBytes int64 `json:"replay_bytes,omitempty"`
 	// Memory for stored answers of finished tasks, in bytes; the oldest are dropped first. Default 67108864.

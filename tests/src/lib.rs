@@ -5,6 +5,7 @@ pub mod backend;
 pub mod between;
 pub mod generated;
 pub mod http;
+pub mod native;
 pub mod process;
 pub mod stage;
 pub mod stage_process;

@@ -132,6 +132,8 @@ async fn mesh(mix: Mix, sealed: bool) -> Mesh {
     let between = Between::start(addr(&directory.url())).await.unwrap();
     between.set_nodes(move |node| {
         node["endpoint"] = format!("http://{at}").into();
+        // The one before it speaks HTTP.
+        node["transport_endpoint"] = Value::Null;
         if !sealed {
             node["cx_public_key"] = Value::Null;
         }

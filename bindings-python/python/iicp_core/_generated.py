@@ -266,6 +266,8 @@ class ClientOptions(TypedDict, total=False):
     """Id of the node that ``node_token`` belongs to, where the directory wants to be told."""
     allow_private_endpoints: bool
     """Whether nodes on private, loopback and other addresses that are not public may be called. A directory that is itself on this machine may name nodes on this machine. Default: False."""
+    native: Literal["auto", "any", "off"]
+    """Whether nodes that take native frames are sent them. A node's place is tried once before; who does not answer there is sent his tasks over HTTP. Default: ``"auto"``."""
     breaker_failures: int
     """Failures in a row after which a node is left alone for a while. Default: ``5``."""
     breaker_open: float
@@ -681,6 +683,8 @@ class NodeOptions(TypedDict, total=False):
     """How long a connection may wait for its next request, in seconds. Default: 75.0."""
     transfer_grace: float
     """Grace for a body or an answer to move on, in seconds; after it at least 1 KiB a second must pass. Default: 10.0."""
+    native: Literal["auto", "any", "off"]
+    """Whether the port also speaks the native framed transport, and to whom. Default: ``"auto"``."""
     replay_bytes: int
     """Memory for remembering task ids, in bytes; the oldest are forgotten first. Nonces, which must not be forgotten, have as much again; when it is full, tasks with a nonce are refused. Default: ``67108864``."""
     result_bytes: int

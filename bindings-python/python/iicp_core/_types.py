@@ -18,6 +18,8 @@ class NodeInfo:
     available: bool = True
     region: str | None = None
     models: tuple[str, ...] = ()
+    transport_endpoint: str | None = None
+    """Where the node takes native frames: ``iicp://`` or ``iicpsec://``, host and port."""
     load: float | None = None
     """Share of the node's slots in use, 0 to 1."""
     reputation_score: float | None = None

@@ -19,6 +19,7 @@ use crate::protocol::retry::Outcome;
 use crate::protocol::sealed::open_reply;
 use crate::telemetry;
 use crate::transport::http_client::{Call, NoReply, Redirects, Reply};
+use crate::transport::native_link::NativeCall;
 use crate::types::{Chunk, Payload, Secret};
 use crate::wire::failure::Failure;
 use crate::wire::task::{Sending, TaskBody, write_request};
@@ -124,7 +125,7 @@ impl Submit<'_> {
         let answer = if self.streamed {
             self.begin(call, node_id, reply_key).await
         } else {
-            self.whole(call, node_id, reply_key).await
+            self.whole(route, call, reply_key).await
         };
         let waited = asked + sent.elapsed();
         match answer {
@@ -140,8 +141,12 @@ impl Submit<'_> {
     }
 
     /// Reads the whole answer.
-    async fn whole(&self, call: Call<'_>, node_id: &str, key: Option<ReplyKey>) -> Result<Sent, Failed> {
-        let answer = self.client.http.call(call).await;
+    async fn whole(&self, route: &Route, call: Call<'_>, key: Option<ReplyKey>) -> Result<Sent, Failed> {
+        let node_id = route.node.node_id.as_str();
+        let answer = match self.natively(route, &call).await {
+            Some(answer) => answer,
+            None => self.client.http.call(call).await,
+        };
         let (connect, first_byte) = answer.as_ref().map_or_else(|_| Default::default(), |r| (r.connect, r.first_byte));
         let result = read(node_id, &self.task_id, key.as_ref(), answer)?;
         Ok(Sent { result, begun: None, sealed: false, connect, first_byte, waited: Duration::ZERO })
@@ -161,6 +166,25 @@ impl Submit<'_> {
             result = read(node_id, &self.task_id, key.as_ref(), incoming.read().await)?;
         }
         Ok(Sent { result, begun, sealed: false, connect, first_byte, waited: Duration::ZERO })
+    }
+
+    /// Sends the task natively, where the node has proven that it takes it so; none if it cannot have begun to run there.
+    async fn natively(&self, route: &Route, call: &Call<'_>) -> Option<Result<Reply, NoReply>> {
+        let body = call.body.clone()?;
+        let link = self.client.native.link(route.native.as_ref()?).await.filter(|link| link.takes(body.len()))?;
+        let native = NativeCall {
+            task_id: &self.task_id,
+            intent: &self.options.intent,
+            body,
+            consumer_token: call.consumer_token,
+            traceparent: &self.trace,
+            deadline: call.deadline,
+            most_bytes: call.most_bytes,
+        };
+        match link.call(native).await {
+            Err(NoReply::Connect) => None,
+            answer => Some(answer),
+        }
     }
 
     fn call<'c>(&'c self, route: &Route, body: Bytes, token: Option<&'c Secret>) -> Call<'c> {

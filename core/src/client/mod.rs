@@ -29,6 +29,7 @@ use crate::options::{
 use crate::protocol::breaker::Breakers;
 use crate::runtime::TaskGroup;
 use crate::transport::http_client::HttpClient;
+use crate::transport::native_client::NativeClient;
 use crate::types::{
     ChatReply, CompletionReply, EmbeddingReply, ModerationReply, NodeInfo, SpeechReply, TaskResult, Traceparent,
     TranscriptionReply,
@@ -65,6 +66,7 @@ pub struct Client(Arc<Inner>);
 struct Inner {
     options: ClientOptions,
     http: HttpClient,
+    native: NativeClient,
     routes: Arc<Routes>,
     tokens: ConsumerTokens,
     breakers: Mutex<Breakers>,
@@ -103,6 +105,7 @@ impl Client {
         let http = HttpClient::new()?;
         let directory = DirectoryClient::new(http.clone(), &options.directory)?;
         let group = TaskGroup::new();
+        let native = NativeClient::new(options.native, http.names(), group.clone());
         let ttl = Duration::from_millis(options.route_ttl_ms);
         let routes =
             Routes::new(directory, options.route_discovery, options.allow_private_endpoints, ttl, group.clone());
@@ -112,6 +115,7 @@ impl Client {
         Ok(Client(Arc::new(Inner {
             options,
             http,
+            native,
             routes,
             tokens,
             breakers,

@@ -116,7 +116,7 @@ impl Directory {
         let shared = open(options, url.clone(), file)?;
         let keeper = shared.keeper.clone();
         let group = TaskGroup::new();
-        server.serve(Arc::new(Front { router: routes::router(shared.clone()), desk: shared.clone() }), &group);
+        server.serve(Arc::new(Front { router: routes::router(shared.clone()), desk: shared.clone() }), None, &group);
         let closing = group.closing();
         group.spawn("tidy", async move {
             tokio::select! {

@@ -22,6 +22,7 @@ use crate::runtime::TaskGroup;
 use crate::telemetry;
 use crate::transport::endpoint::Endpoint;
 use crate::transport::guard::Reach;
+use crate::transport::native_client::Place;
 use crate::types::{NodeInfo, Traceparent};
 
 /// Longest wait for the directory, within the submit's own deadline.
@@ -49,6 +50,8 @@ pub(crate) struct Route {
     pub(crate) node: NodeInfo,
     pub(crate) task_url: Url,
     pub(crate) reach: Reach,
+    /// Where it takes native frames, if it says so and that place may be called.
+    pub(crate) native: Option<Place>,
     /// What tasks are sealed to; none if the node shows no key, a fault if what it shows is none.
     pub(crate) key: Option<Result<SealingKey, KeyFault>>,
     /// The beginning of the id of the ticket that disclosed the route.
@@ -555,7 +558,17 @@ impl Routes {
         endpoint.judge(self.reach)?;
         let task_url = endpoint.join("/v1/task")?;
         let key = node.cx_public_key.as_ref().map(|key| SealingKey::read(key, self.directory.now_unix_s()));
-        Ok(Some(Route { node, task_url, reach: self.reach, key, ticket: None, since: Instant::now(), until: None }))
+        let native = node.transport_endpoint.as_deref().and_then(|text| Place::parse(text, self.reach));
+        Ok(Some(Route {
+            node,
+            task_url,
+            reach: self.reach,
+            native,
+            key,
+            ticket: None,
+            since: Instant::now(),
+            until: None,
+        }))
     }
 }
 

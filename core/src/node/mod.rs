@@ -9,6 +9,7 @@ mod event_stream;
 mod handler;
 mod limits;
 mod metrics;
+mod native;
 mod offer;
 mod receipts;
 mod refusal;
@@ -66,6 +67,8 @@ struct State {
     intents: Vec<Arc<str>>,
     advertised: String,
     endpoint: Endpoint,
+    /// Where native frames are taken, if callers are told.
+    native_endpoint: Option<String>,
     /// What tasks are sealed to.
     key: NodeKey,
     limits: Limits,
@@ -246,6 +249,7 @@ impl Node {
             _identity: identity,
             offer: Offer::new(&options, backend.clone()),
             receipts: Receipts::new(),
+            native_endpoint: native::endpoint(&options, &endpoint),
             advertised,
             endpoint,
             key,
@@ -268,7 +272,7 @@ impl Node {
         });
         let live = LiveNode { addr: server.addr, relay_addr, state: state.clone() };
         availability::follow(&state);
-        server.serve(state.clone(), &group);
+        server.serve(state.clone(), native::behind(&state), &group);
         if let Some(backend) = backend {
             backend.keep_watch(&state).await;
         }

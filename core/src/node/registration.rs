@@ -276,6 +276,8 @@ fn request<'a>(
         node_id: &state.node_id,
         // As the operator spelled it: other peers judge the text, not what it means.
         endpoint: place.map_or(&state.advertised, |place| &place.endpoint),
+        // Behind a relay nobody comes to it directly.
+        transport_endpoint: state.native_endpoint.as_deref().filter(|_| place.is_none()),
         region: &options.region,
         capabilities: offered.iter().map(capability).collect(),
         limits: Limits { max_concurrent: options.max_concurrent, tokens_per_min: options.tokens_per_min },

@@ -4,8 +4,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ConsumerAuth, MAX_TIMEOUT_MS, ProfileRequest, RouteDiscovery, RoutingPolicy, RoutingStrategy, Validate,
-    check_node_id, check_routing, check_timeout, in_range,
+    ConsumerAuth, MAX_TIMEOUT_MS, NativeTransport, ProfileRequest, RouteDiscovery, RoutingPolicy, RoutingStrategy,
+    Validate, check_node_id, check_routing, check_timeout, in_range,
 };
 use crate::error::{Code, Error, Result};
 use crate::types::Secret;
@@ -57,6 +57,9 @@ pub struct ClientOptions {
     /// Whether nodes on private, loopback and other addresses that are not public may be called. A directory that is
     /// itself on this machine may name nodes on this machine.
     pub allow_private_endpoints: bool,
+    /// Whether nodes that take native frames are sent them. A node's place is tried once before; who does not answer there
+    /// is sent his tasks over HTTP.
+    pub native: NativeTransport,
     /// Failures in a row after which a node is left alone for a while.
     pub breaker_failures: u32,
     /// How long such a node is left alone before it is tried again, in milliseconds.
@@ -86,6 +89,7 @@ impl Default for ClientOptions {
             node_token: None,
             node_id: None,
             allow_private_endpoints: false,
+            native: NativeTransport::default(),
             breaker_failures: 5,
             breaker_open_ms: 30_000,
         }

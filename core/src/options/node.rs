@@ -10,8 +10,8 @@ use super::listing::{
 };
 use super::statements::{check_operator_delegation, check_policy_manifest};
 use super::{
-    BackendOptions, RelayServerOptions, RelayWorkerOptions, Validate, check_names, check_node_id, check_region,
-    check_timeout, in_range,
+    BackendOptions, NativeTransport, RelayServerOptions, RelayWorkerOptions, Validate, check_names, check_node_id,
+    check_region, check_timeout, in_range,
 };
 use crate::error::{Code, Error, Result};
 use crate::types::{Intent, Secret};
@@ -115,6 +115,8 @@ pub struct NodeOptions {
     pub idle_timeout_ms: u64,
     /// Grace for a body or an answer to move on, in milliseconds; after it at least 1 KiB a second must pass.
     pub transfer_grace_ms: u64,
+    /// Whether the port also speaks the native framed transport, and to whom.
+    pub native: NativeTransport,
     /// Memory for remembering task ids, in bytes; the oldest are forgotten first. Nonces, which must not be forgotten, have as
     /// much again; when it is full, tasks with a nonce are refused.
     pub replay_bytes: usize,
@@ -197,6 +199,7 @@ impl Default for NodeOptions {
             header_timeout_ms: 10_000,
             idle_timeout_ms: 75_000,
             transfer_grace_ms: 10_000,
+            native: NativeTransport::default(),
             replay_bytes: 64 << 20,
             result_bytes: 64 << 20,
         }

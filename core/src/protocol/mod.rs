@@ -27,5 +27,6 @@ pub(crate) mod retry;
 pub(crate) mod risk;
 pub(crate) mod sealed;
 pub(crate) mod selection;
+pub(crate) mod session;
 #[allow(dead_code)] // pre-normative and off, as above
 pub(crate) mod ticket_admission;

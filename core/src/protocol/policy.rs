@@ -175,6 +175,7 @@ mod tests {
         NodeInfo {
             node_id: "n".into(),
             endpoint: "http://127.0.0.1:1".into(),
+            transport_endpoint: None,
             score: 0.0,
             available: true,
             region: Some(region.into()),

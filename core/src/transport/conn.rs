@@ -14,13 +14,22 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 use tokio::task::AbortHandle;
+
+use crate::wire::frame::MAGIC;
+
+/// The first byte of a TLS connection.
+const TLS_HANDSHAKE: u8 = 0x16;
 
 /// How often the sweeper looks; every deadline is met to within this.
 pub(crate) const SWEEP_EVERY: Duration = Duration::from_millis(250);
 
 /// Least rate of a body or an answer, over every stretch as long as its grace.
 const LEAST_BYTES_PER_S: u64 = 1024;
+
+/// Longest time from the first byte of a frame to its last (specification: 9.6).
+const FRAME_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What a connection is doing, which decides what it may take how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,11 +49,24 @@ pub(crate) enum Phase {
     Answering,
     /// The answer is made while it is sent, and the peer has taken all that was made; the task's deadline applies.
     Streaming,
+    /// Native: the peer has yet to introduce itself.
+    Greeting,
+    /// Native: a frame has begun and is not whole.
+    Frame,
 }
 
 impl Phase {
-    pub(crate) const ALL: [Phase; 7] =
-        [Phase::Silent, Phase::Idle, Phase::Head, Phase::Body, Phase::Handling, Phase::Answering, Phase::Streaming];
+    pub(crate) const ALL: [Phase; 9] = [
+        Phase::Silent,
+        Phase::Idle,
+        Phase::Head,
+        Phase::Body,
+        Phase::Handling,
+        Phase::Answering,
+        Phase::Streaming,
+        Phase::Greeting,
+        Phase::Frame,
+    ];
 
     fn from_u8(value: u8) -> Phase {
         Phase::ALL[usize::from(value).min(Phase::ALL.len() - 1)]
@@ -59,6 +81,8 @@ impl Phase {
             Phase::Handling => "handling",
             Phase::Answering => "answering",
             Phase::Streaming => "streaming",
+            Phase::Greeting => "greeting",
+            Phase::Frame => "frame",
         }
     }
 }
@@ -98,6 +122,9 @@ pub(crate) struct Conn {
     streams: AtomicBool,
     refused: AtomicBool,
     cut: OnceLock<AbortHandle>,
+    /// Whether the connection says goodbye when its time is over; it is cut if it has not gone a sweep later.
+    polite: AtomicBool,
+    overdue: Notify,
 }
 
 impl Conn {
@@ -119,7 +146,29 @@ impl Conn {
         self.enter(Phase::Answering);
     }
 
-    fn phase(&self) -> Phase {
+    /// The first bytes have come; their time is counted from here.
+    fn enter_from_silence(&self) {
+        if self.phase() == Phase::Silent {
+            self.enter(Phase::Head);
+        }
+    }
+
+    /// From now on the connection is told when it is overdue, before it is cut.
+    pub(crate) fn will_say_goodbye(&self) {
+        self.polite.store(true, Relaxed);
+    }
+
+    /// Resolves when the connection's time is over; see [`Conn::will_say_goodbye`].
+    pub(crate) async fn told(&self) {
+        self.overdue.notified().await;
+    }
+
+    /// Milliseconds since the server began, by its coarse clock.
+    pub(crate) fn now_ms(&self) -> u64 {
+        self.clock.now_ms.load(Relaxed)
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
         Phase::from_u8(self.phase.load(Relaxed))
     }
 
@@ -127,7 +176,8 @@ impl Conn {
         let elapsed = now_ms.saturating_sub(self.since_ms.load(Relaxed));
         let over = |limit: Duration| u128::from(elapsed) > limit.as_millis();
         match self.phase() {
-            Phase::Silent | Phase::Head => over(deadlines.head),
+            Phase::Silent | Phase::Head | Phase::Greeting => over(deadlines.head),
+            Phase::Frame => over(FRAME_TIMEOUT),
             Phase::Idle => over(deadlines.idle),
             Phase::Body | Phase::Answering if !over(deadlines.transfer_grace) => false,
             // Each stretch is judged by itself: megabytes at the start buy no hours of silence after them.
@@ -207,6 +257,8 @@ impl ConnTable {
             streams: AtomicBool::new(false),
             refused: AtomicBool::new(false),
             cut: OnceLock::new(),
+            polite: AtomicBool::new(false),
+            overdue: Notify::new(),
         });
         let mut slots = self.lock();
         let slot = slots.free.pop().unwrap_or_else(|| {
@@ -238,6 +290,10 @@ impl ConnTable {
         for conn in overdue {
             if !conn.refused.swap(true, Relaxed) {
                 self.cut_by_phase[conn.phase() as usize].fetch_add(1, Relaxed);
+                if conn.polite.load(Relaxed) {
+                    conn.overdue.notify_one();
+                    continue;
+                }
             }
             conn.cut();
         }
@@ -246,7 +302,7 @@ impl ConnTable {
     /// Cuts the connection that has been without a request for longest. False if every one is at work.
     pub(crate) fn make_room(&self) -> bool {
         let mut slots = self.lock();
-        let waits = |conn: &Conn| matches!(conn.phase(), Phase::Silent | Phase::Idle | Phase::Head);
+        let waits = |conn: &Conn| matches!(conn.phase(), Phase::Silent | Phase::Idle | Phase::Head | Phase::Greeting);
         for fresh in [false, true] {
             if fresh {
                 let mut found: Vec<(usize, Arc<Conn>)> = (slots.conns.iter().enumerate())
@@ -277,18 +333,65 @@ impl ConnTable {
     }
 }
 
+/// What a connection begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Begins {
+    Http,
+    Tls,
+    Native,
+}
+
 /// A socket that tells its [`Conn`] what passes.
 #[derive(Debug)]
 pub(crate) struct Watched {
     stream: TcpStream,
     conn: Arc<Conn>,
+    /// The first bytes, which were looked at, and are read again by whoever takes the connection.
+    first: [u8; MAGIC.len()],
+    unread: u8,
     /// The peer has once not taken at once what was written of this answer.
     stalled: bool,
 }
 
 impl Watched {
     pub(crate) fn new(stream: TcpStream, conn: Arc<Conn>) -> Self {
-        Watched { stream, conn, stalled: false }
+        Watched { stream, conn, first: [0; MAGIC.len()], unread: 0, stalled: false }
+    }
+
+    /// Looks at what the peer begins with: one byte tells, unless it could be the first of the native magic. None if the
+    /// peer goes before that.
+    pub(crate) async fn begins(&mut self) -> Option<Begins> {
+        let mut n = 0;
+        while n < MAGIC.len() {
+            self.stream.readable().await.ok()?;
+            match self.stream.try_read(&mut self.first[n..]) {
+                Ok(0) => return None,
+                Ok(more) => n += more,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                Err(_) => return None,
+            }
+            self.conn.enter_from_silence();
+            if self.first[..n] != MAGIC[..n] {
+                break;
+            }
+        }
+        let begins = match self.first[0] {
+            TLS_HANDSHAKE => Begins::Tls,
+            _ if n == MAGIC.len() && self.first == MAGIC => Begins::Native,
+            _ => Begins::Http,
+        };
+        // They become the last ones of the array, so that their number says where they begin.
+        self.first.copy_within(..n, MAGIC.len() - n);
+        self.unread = u8::try_from(n).unwrap_or_default();
+        Some(begins)
+    }
+
+    /// Resolves when there is something to read. It takes no buffer to wait here.
+    pub(crate) async fn readable(&self) {
+        if self.unread == 0 {
+            // What is wrong with the socket, reading tells.
+            let _ = self.stream.readable().await;
+        }
     }
 
     fn wrote(&mut self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
@@ -309,6 +412,13 @@ impl Watched {
 
 impl AsyncRead for Watched {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.unread > 0 && buf.remaining() > 0 {
+            let begin = self.first.len() - usize::from(self.unread);
+            let n = usize::from(self.unread).min(buf.remaining());
+            buf.put_slice(&self.first[begin..begin + n]);
+            self.unread -= u8::try_from(n).unwrap_or(self.unread);
+            return Poll::Ready(Ok(()));
+        }
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
         let (n, conn) = (buf.filled().len() - before, &self.conn);

@@ -203,6 +203,11 @@ impl HttpClient {
         Err(NoReply::Connect)
     }
 
+    /// Who is asked for names, and judges the answers.
+    pub(crate) fn names(&self) -> Names {
+        self.names.clone()
+    }
+
     /// Pools made so far.
     #[cfg(test)]
     pub(super) fn pools_made(&self) -> usize {

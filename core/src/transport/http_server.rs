@@ -1,4 +1,5 @@
-//! The accept loop: HTTP/1.1 with a bound on everything a peer can make it hold.
+//! The accept loop: HTTP/1.1 with a bound on everything a peer can make it hold. The first bytes of a connection say whether
+//! it is HTTP or native.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -18,7 +19,8 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use super::answer_body::AnswerBody;
-use super::conn::{Conn, ConnTable, Deadlines, Entry, Phase, SWEEP_EVERY, Watched};
+use super::conn::{Begins, Conn, ConnTable, Deadlines, Entry, Phase, SWEEP_EVERY, Watched};
+use super::native_server::{self, Native};
 use crate::error::{Code, Error, Result};
 use crate::runtime::TaskGroup;
 use crate::telemetry;
@@ -76,7 +78,9 @@ impl HttpServer {
     }
 
     /// Serves until the group closes; then lets running requests finish until the group's grace is over.
-    pub(crate) fn serve<S: Service>(self, service: Arc<S>, group: &TaskGroup) {
+    ///
+    /// Connections that begin as native ones go to `native`, if there is one.
+    pub(crate) fn serve<S: Service>(self, service: Arc<S>, native: Option<Arc<Native>>, group: &TaskGroup) {
         let table = self.table.clone();
         let aborted = group.aborted();
         group.spawn_watcher(async move {
@@ -95,18 +99,18 @@ impl HttpServer {
         group.spawn("accept", async move {
             tokio::select! {
                 () = closing => {}
-                () = self.accept(service, accepting) => {}
+                () = self.accept(service, native, accepting) => {}
             }
         });
     }
 
-    async fn accept<S: Service>(self, service: Arc<S>, group: TaskGroup) {
+    async fn accept<S: Service>(self, service: Arc<S>, native: Option<Arc<Native>>, group: TaskGroup) {
         let mut pause = Duration::from_millis(10);
         loop {
             match self.listener.accept().await {
                 Ok((stream, peer)) => {
                     pause = Duration::from_millis(10);
-                    self.admit(stream, peer, &service, &group);
+                    self.admit(stream, peer, &service, native.as_ref(), &group);
                 }
                 // Out of descriptors: make one free instead of spinning on the error.
                 Err(error) => {
@@ -119,7 +123,14 @@ impl HttpServer {
         }
     }
 
-    fn admit<S: Service>(&self, stream: TcpStream, peer: SocketAddr, service: &Arc<S>, group: &TaskGroup) {
+    fn admit<S: Service>(
+        &self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        service: &Arc<S>,
+        native: Option<&Arc<Native>>,
+        group: &TaskGroup,
+    ) {
         if self.table.len() >= self.limits.max_connections && !self.table.make_room() {
             return shed(stream, group);
         }
@@ -127,7 +138,7 @@ impl HttpServer {
         let _ = stream.set_nodelay(true);
         let entry = self.table.enter(peer);
         let conn = entry.conn.clone();
-        let task = group.spawn_bare(serve_conn(stream, entry, service.clone(), group.closing()));
+        let task = group.spawn_bare(serve_conn(stream, entry, service.clone(), native.cloned(), group.closing()));
         Entry::conn_task(&conn, task.abort_handle());
     }
 }
@@ -167,9 +178,31 @@ fn shed(mut stream: TcpStream, group: &TaskGroup) {
     });
 }
 
-async fn serve_conn<S: Service>(stream: TcpStream, entry: Entry, service: Arc<S>, closing: impl Future<Output = ()>) {
+async fn serve_conn<S: Service>(
+    stream: TcpStream,
+    entry: Entry,
+    service: Arc<S>,
+    native: Option<Arc<Native>>,
+    closing: impl Future<Output = ()>,
+) {
     let conn = entry.conn.clone();
-    let io = TokioIo::new(Watched::new(stream, conn.clone()));
+    let mut stream = Watched::new(stream, conn.clone());
+    let mut closing = std::pin::pin!(closing);
+    let begins = tokio::select! {
+        begins = stream.begins() => begins,
+        // Who has said nothing yet has nothing to lose.
+        () = &mut closing => None,
+    };
+    match (begins, native) {
+        (Some(Begins::Http), _) => {}
+        (Some(Begins::Native), Some(native)) => {
+            // Boxed, so that a connection of the other kind is not as large.
+            return Box::pin(native_server::serve(native, stream, &conn, closing)).await;
+        }
+        // Gone, or of a kind that nobody serves here.
+        _ => return,
+    }
+    let io = TokioIo::new(stream);
     let handle = service_fn(move |request: Request<Incoming>| {
         conn.enter(Phase::Handling);
         let answer = service.clone().call(request, conn.clone());
@@ -187,7 +220,7 @@ async fn serve_conn<S: Service>(stream: TcpStream, entry: Entry, service: Arc<S>
     // Errors here are the peer's (reset, malformed head): hyper has answered what can be answered.
     tokio::select! {
         _ = serving.as_mut() => {}
-        () = closing => {
+        () = &mut closing => {
             serving.as_mut().graceful_shutdown();
             let _ = serving.await;
         }

@@ -103,7 +103,8 @@ fn build(config: rustls::ClientConfig, peer: Peer) -> Result<reqwest::Client> {
         .map_err(|e| Error::new(Code::Internal, "the HTTP client could not be set up").with_source(e))
 }
 
-fn tls_config(peer: Peer) -> Result<rustls::ClientConfig> {
+/// TLS as every connection of a client has it: certificates are judged as the platform does.
+pub(super) fn tls_config(peer: Peer) -> Result<rustls::ClientConfig> {
     let verifier = rustls_platform_verifier::Verifier::new(provider()).map_err(tls_error)?;
     Ok(tls_builder(peer)?.dangerous().with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth())
 }

@@ -17,6 +17,9 @@ pub(crate) const SDK_COMPATIBILITY: &str = "0.7.109";
 pub(crate) struct RegisterRequest<'a> {
     pub(crate) node_id: &'a str,
     pub(crate) endpoint: &'a str,
+    /// Where native frames are taken.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) transport_endpoint: Option<&'a str>,
     pub(crate) region: &'a str,
     pub(crate) capabilities: Vec<Capability<'a>>,
     pub(crate) limits: Limits,
@@ -267,6 +270,8 @@ struct NodeEntry {
     node_id: String,
     endpoint: String,
     #[serde(default)]
+    transport_endpoint: Option<String>,
+    #[serde(default)]
     score: Option<f64>,
     #[serde(default)]
     available: Option<bool>,
@@ -399,6 +404,7 @@ fn read_node(entry: &str) -> Option<NodeInfo> {
     Some(NodeInfo {
         node_id: entry.node_id,
         endpoint: entry.endpoint,
+        transport_endpoint: entry.transport_endpoint.filter(|text| text.len() <= 255),
         score: entry.score.unwrap_or_default(),
         available: entry.available.unwrap_or(true),
         region: entry.region,

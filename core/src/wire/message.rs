@@ -191,6 +191,26 @@ pub(crate) fn write_close(out: &mut Vec<u8>, reason: Reason, message: Option<&st
     })
 }
 
+/// Reads which call is to end; between peers that agreed on it.
+pub(crate) fn read_cancel(payload: &[u8]) -> Result<&str> {
+    let mut call_id = None;
+    read(payload, |key, value| {
+        match key {
+            1 => call_id = Some(value.text()?),
+            _ => value.skip()?,
+        }
+        Ok(())
+    })?;
+    call_id.ok_or(Reason::InvalidPayload)
+}
+
+/// Writes which call is to end.
+pub(crate) fn write_cancel(out: &mut Vec<u8>, kind: Kind, call_id: &str) -> Result<()> {
+    write(out, kind, |map| {
+        map.text(1, call_id);
+    })
+}
+
 /// The intent of a query for nodes, and its session: published clients have a session under 2 and the intent under 3, the
 /// specification has the intent under 1 and a limit under 2.
 #[derive(Debug, Default, PartialEq, Eq)]
