@@ -5,7 +5,9 @@
 
 mod configuration;
 mod mesh;
+mod packaging;
 mod pipes;
+mod serving;
 mod stopping;
 mod support;
 mod terminal;

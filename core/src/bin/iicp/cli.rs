@@ -6,13 +6,14 @@ use clap::builder::Styles;
 use clap::builder::styling::AnsiColor;
 use clap::{ArgAction, Args, CommandFactory as _, Parser, Subcommand, ValueHint};
 
-use crate::commands::{completion, config, directory, discover, healthcheck, query, up};
+use crate::commands::{completion, config, directory, discover, healthcheck, query, serve, up};
 use crate::failure::EXIT_CODES;
 
 const EXAMPLES: &str = "\
 Examples:
   iicp up                                    a mesh on this machine, to try things out
   iicp query \"Hello, mesh.\"                  ask it
+  iicp serve --backend ollama                serve models of this machine
   git diff | iicp query \"Explain this:\" -    ask about what a pipe brings
   iicp discover --json                       who serves, for scripts
   iicp config show --origin                  every setting, and where it came from";
@@ -55,6 +56,7 @@ pub(crate) struct Global {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Up(up::Up),
+    Serve(serve::Serve),
     Query(query::Query),
     Discover(discover::Discover),
     Directory(directory::Directory),
@@ -67,6 +69,7 @@ pub(crate) enum Command {
 pub(crate) fn command() -> clap::Command {
     Cli::command()
         .mut_subcommand("up", up::flags)
+        .mut_subcommand("serve", serve::flags)
         .mut_subcommand("query", query::flags)
         .mut_subcommand("discover", discover::flags)
         .mut_subcommand("directory", directory::flags)

@@ -133,7 +133,7 @@ fn hint(error: &iicp_core::Error) -> Option<&'static str> {
     use iicp_core::Code;
     Some(match error.code() {
         Code::DirectoryUnreachable => "start a mesh with `iicp up`, or name its directory with --directory-url",
-        Code::NoNodes => "`iicp discover` lists who is there",
+        Code::NoNodes => "`iicp discover` lists who is there; `iicp serve` adds a node",
         Code::Bind => "choose another --port, or 0 for any that is free",
         Code::Timeout | Code::TaskTimeout => "give it more time with --timeout-ms, at most 120000",
         _ => return None,

@@ -19,7 +19,7 @@ use iicp_core::{Code, Error};
 use tokio::runtime::{Builder, Runtime};
 
 use cli::{Cli, Command};
-use commands::{completion, config, directory, discover, healthcheck, query, up};
+use commands::{completion, config, directory, discover, healthcheck, query, serve, up};
 use console::Console;
 use failure::Failure;
 use settings::{Flags, Settings};
@@ -69,13 +69,14 @@ fn run(cli: Cli, matches: &ArgMatches, console: Console) -> Result<(), Failure> 
     let Cli { global, command } = cli;
     let given = matches.subcommand().map_or(matches, |(_, given)| given);
     let settings = |flags: &[Flags]| Settings::read(global.config.as_deref(), given, flags);
-    let service = matches!(command, Command::Directory(_));
+    let service = matches!(command, Command::Directory(_) | Command::Serve(_));
     logs::start(service, i16::from(global.verbose) - i16::from(global.quiet), global.json)?;
     for (name, meant) in settings::slips() {
         console.warning(&format!("variable {name} is not known; did you mean {meant}?"));
     }
     match command {
         Command::Up(args) => live(console, settings(up::FLAGS), async |context| up::run(args, context).await),
+        Command::Serve(args) => live(console, settings(serve::FLAGS), async |context| serve::run(args, context).await),
         Command::Directory(args) => {
             live(console, settings(directory::FLAGS), async |context| directory::run(args, context).await)
         }

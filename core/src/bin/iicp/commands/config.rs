@@ -7,7 +7,10 @@ use iicp_core::{Code, Error};
 use schemars::schema_for;
 use serde_json::{Value, json};
 
-use super::{client_defaults, directory, directory_defaults, discover, healthcheck, node_defaults, query, up};
+use super::{
+    client_defaults, client_options, directory, directory_defaults, discover, healthcheck, node_defaults, query, serve,
+    up,
+};
 use crate::cli;
 use crate::console::{Console, faint};
 use crate::failure::Failure;
@@ -95,6 +98,7 @@ fn show(config: &Option<PathBuf>, origin: bool, command: Vec<OsString>, console:
 fn flags_of(command: &str) -> &'static [Flags] {
     match command {
         "up" => up::FLAGS,
+        "serve" => serve::FLAGS,
         "query" => query::FLAGS,
         "discover" => discover::FLAGS,
         "directory" => directory::FLAGS,
@@ -156,7 +160,7 @@ fn toml(value: &Value) -> Option<String> {
 /// Every mistake in any section, each once.
 fn mistakes(settings: &Settings) -> Vec<Mistake> {
     let found = [
-        settings.section::<ClientOptions>(Section::Client, &client_defaults()).err(),
+        client_options(settings).err(),
         settings.section::<NodeOptions>(Section::Node, &node_defaults()).err(),
         settings.section::<DirectoryOptions>(Section::Directory, &directory_defaults()).err(),
     ];

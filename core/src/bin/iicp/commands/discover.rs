@@ -1,13 +1,13 @@
 use clap::Args;
-use iicp_core::options::{ClientOptions, Discover as Query};
+use iicp_core::options::Discover as Query;
 use iicp_core::types::{NodeInfo, Qos};
-use iicp_core::{Client, Code, Error};
+use iicp_core::{Code, Error};
 
-use super::{CLIENT_FLAGS, client_defaults, intent};
+use super::{CLIENT_FLAGS, client, client_defaults, intent};
 use crate::Context;
 use crate::console::{faint, printable, strong};
 use crate::failure::Failure;
-use crate::settings::{Flags, Section, attach};
+use crate::settings::{Flags, attach};
 
 pub(crate) const FLAGS: &[Flags] = &[CLIENT_FLAGS];
 
@@ -51,8 +51,7 @@ pub(crate) fn qos(text: &str) -> Result<Qos, String> {
 }
 
 pub(crate) async fn run(args: Discover, context: &mut Context) -> Result<(), Failure> {
-    let options: ClientOptions = context.settings.section(Section::Client, &client_defaults())?;
-    let client = Client::new(options)?;
+    let (client, _) = client(&context.settings)?;
     let mut query = Query::intent(intent(&args.intent)).limit(args.limit);
     (query.model, query.qos, query.min_reputation) = (args.model, args.qos, args.min_reputation);
     query.browser_usable_only = args.browser_usable_only;

@@ -6,12 +6,14 @@ pub(crate) mod directory;
 pub(crate) mod discover;
 pub(crate) mod healthcheck;
 pub(crate) mod query;
+pub(crate) mod serve;
 pub(crate) mod up;
 
 use iicp_core::options::{ClientOptions, DirectoryOptions, NodeOptions};
-use iicp_core::{CHAT, COMPLETION, EMBEDDING, MODERATION, SPEECH, TRANSCRIPTION};
+use iicp_core::{CHAT, COMPLETION, Client, EMBEDDING, MODERATION, SPEECH, TRANSCRIPTION};
 
-use crate::settings::{Flags, Section, Takes};
+use crate::failure::Failure;
+use crate::settings::{Flags, Mistake, Section, Settings, Takes};
 
 /// The port that the published command serves on.
 const NODE_PORT: u16 = 9484;
@@ -25,6 +27,21 @@ const CLIENT_FLAGS: Flags = Flags {
     takes: Takes::AllBut(&["external_ranker"]),
     common: &["directory", "region", "timeout_ms", "routing_policy.profile", "allow_private_endpoints"],
 };
+
+/// The client's options, as good as a client needs them.
+pub(crate) fn client_options(settings: &Settings) -> Result<ClientOptions, Vec<Mistake>> {
+    settings.section_for(Section::Client, &client_defaults(), |options| Client::new(options.clone()).map(drop))
+}
+
+/// A client as the settings say, and its options.
+pub(crate) fn client(settings: &Settings) -> Result<(Client, ClientOptions), Failure> {
+    let options: ClientOptions = settings.section(Section::Client, &client_defaults())?;
+    match Client::new(options.clone()) {
+        Ok(client) => Ok((client, options)),
+        // Once more, to find what is to blame.
+        Err(error) => Err(client_options(settings).err().map_or_else(|| error.into(), Failure::from)),
+    }
+}
 
 /// What the command sets for a client where nobody says otherwise.
 pub(crate) fn client_defaults() -> ClientOptions {

@@ -3,16 +3,16 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, ValueHint};
-use iicp_core::options::{Chat, ClientOptions, Completion, Consensus, Embedding, Moderation, Speech};
+use iicp_core::options::{Chat, Completion, Consensus, Embedding, Moderation, Speech};
 use iicp_core::types::{Payload, Qos, TaskResult};
 use iicp_core::{CHAT, COMPLETION, Client, Code, EMBEDDING, Error, MODERATION, SPEECH, Task};
 use serde_json::{Value, json};
 
-use super::{CLIENT_FLAGS, client_defaults, discover, intent};
+use super::{CLIENT_FLAGS, client, client_defaults, discover, intent};
 use crate::Context;
 use crate::console::Console;
 use crate::failure::Failure;
-use crate::settings::{Flags, Section, attach};
+use crate::settings::{Flags, attach};
 
 pub(crate) const FLAGS: &[Flags] = &[CLIENT_FLAGS];
 
@@ -93,10 +93,9 @@ struct Answer {
 }
 
 pub(crate) async fn run(args: Query, context: &mut Context) -> Result<(), Failure> {
-    let options: ClientOptions = context.settings.section(Section::Client, &client_defaults())?;
+    let (client, options) = client(&context.settings)?;
     let most = options.max_request_bytes;
     let output = args.output.clone();
-    let client = Client::new(options)?;
     let console = context.console;
     let asking = async {
         let keyboard =

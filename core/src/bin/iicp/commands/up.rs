@@ -19,7 +19,7 @@ pub(crate) const FLAGS: &[Flags] = &[
         prefix: "",
         // The mesh stays on this machine.
         takes: Takes::AllBut(&["directory", "endpoint", "host"]),
-        common: &["intents", "max_concurrent", "models", "port"],
+        common: &["backend.kind", "backend.model", "backend.url", "intents", "max_concurrent", "models", "port"],
     },
     Flags { section: Section::Directory, prefix: "directory-", takes: Takes::AllBut(&["host"]), common: &["port"] },
 ];
@@ -27,6 +27,7 @@ pub(crate) const FLAGS: &[Flags] = &[
 const EXAMPLES: &str = "\
 Examples:
   iicp up                           a mesh whose node repeats what it is told
+  iicp up --backend ollama          one that serves the models of an inference server
   iicp up --json                    for scripts: the first line says where everything is
   iicp up --port 0 --directory-port 0   on any free ports";
 
@@ -52,7 +53,12 @@ pub(crate) fn flags(command: clap::Command) -> clap::Command {
 
 pub(crate) async fn run(args: Up, context: &mut Context) -> Result<(), Failure> {
     let mut base = node_defaults();
-    base.models = vec![MODEL.into()];
+    let backend = context.settings.gives(Section::Node, "backend");
+    if backend {
+        base.intents.clear();
+    } else {
+        base.models = vec![MODEL.into()];
+    }
     let mut node = context.settings.section(Section::Node, &base)?;
     let mut directory = context.settings.section(Section::Directory, &directory_base())?;
     directory.host = "127.0.0.1".into();
@@ -64,14 +70,18 @@ pub(crate) async fn run(args: Up, context: &mut Context) -> Result<(), Failure> 
         let directory = bind_directory(directory, fixed.0).await?;
         node.directory = directory.url();
         let (intents, models) = (node.intents.clone(), node.models.clone());
-        let node = bind_node(node, fixed.1).await?.serve(echo).await?;
+        let node = bind_node(node, fixed.1).await?;
+        let node = if backend { node.serve_backend().await? } else { node.serve(echo).await? };
         let facts = json!({
             "directory": directory.url(),
             "node": { "node_id": node.node_id(), "url": node.url(), "registered": node.is_registered() },
             "intents": intents,
             "models": models,
         });
-        let served = format!("{} {}", intents.join(", "), faint(&format!("by {}", models.join(", "))));
+        let served = match (backend, models.is_empty()) {
+            (true, true) => "what its backend has".to_owned(),
+            _ => [intents.join(", "), faint(&format!("by {}", models.join(", ")))].join(" ").trim_start().to_owned(),
+        };
         console.event("ready", facts, &welcome(&directory, &node.url(), node.node_id(), &served));
         Ok(Running { node: Some(node), directory: Some(directory), registers: true })
     };

@@ -158,17 +158,28 @@ impl Settings {
     /// # Errors
     /// Every mistake that was found, those of other sections apart.
     pub(crate) fn section<T: Options>(&self, section: Section, base: &T) -> Result<T, Vec<Mistake>> {
+        self.section_for(section, base, |_| Ok(()))
+    }
+
+    /// The same, for options that must be good for `user` too: what is made with them and looks closer than they do.
+    pub(crate) fn section_for<T: Options>(
+        &self,
+        section: Section,
+        base: &T,
+        user: impl Fn(&T) -> iicp_core::Result<()>,
+    ) -> Result<T, Vec<Mistake>> {
+        let read = |options: &Value| from_json::<T>(&options.to_string()).and_then(|good| user(&good).map(|()| good));
         let concerns = |mistake: &&Mistake| mistake.section.is_none_or(|other| other == section);
         let mut mistakes: Vec<Mistake> = self.mistakes.iter().filter(concerns).cloned().collect();
         let base = as_json(base);
         let mut counted = self.counted(section);
         // A value that is wrong is put aside to see whether others are wrong too.
         while mistakes.len() < MOST_MISTAKES {
-            match from_json(&merged(&base, &counted).to_string()) {
+            match read(&merged(&base, &counted)) {
                 Ok(options) if mistakes.is_empty() => return Ok(options),
                 Ok(_) => break,
                 Err(error) => {
-                    let blamed = blamed::<T>(&base, &counted, &error);
+                    let blamed = blamed(&base, &counted, &error, &read);
                     let origins = blamed.iter().map(|at| counted[*at].origin.clone()).collect();
                     mistakes.push(Mistake {
                         section: Some(section),
@@ -250,12 +261,17 @@ fn merged(base: &Value, given: &[&Given]) -> Value {
 }
 
 /// The places of the values without which this error would not have come.
-fn blamed<T: Options>(base: &Value, given: &[&Given], error: &Error) -> Vec<usize> {
+fn blamed<T>(
+    base: &Value,
+    given: &[&Given],
+    error: &Error,
+    read: impl Fn(&Value) -> iicp_core::Result<T>,
+) -> Vec<usize> {
     let same = |other: &Error| other.code() == error.code() && other.message() == error.message();
     let guilty = |at: &usize| {
         let mut others = given.to_vec();
         others.remove(*at);
-        !from_json::<T>(&merged(base, &others).to_string()).is_err_and(|other| same(&other))
+        !read(&merged(base, &others)).is_err_and(|other| same(&other))
     };
     (0..given.len()).filter(guilty).collect()
 }

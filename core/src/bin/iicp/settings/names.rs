@@ -47,10 +47,17 @@ const PUBLISHED: &[(Section, &str, &str, &str)] = &[
     (Section::Client, "routing_policy.profile", "routing-profile", "IICP_ROUTING_PROFILE"),
     (Section::Client, "routing_policy.allowed_regions", "region-allowlist", "IICP_REGION_ALLOWLIST"),
     (Section::Client, "routing_policy.allow_remote_executor", "allow-remote-executor", ""),
+    (Section::Node, "backend.api_key", "", "IICP_BACKEND_API_KEY"),
+    (Section::Node, "backend.kind", "backend", "IICP_BACKEND_TYPE"),
+    (Section::Node, "backend.model", "model", "IICP_BACKEND_MODEL"),
+    (Section::Node, "backend.url", "", "IICP_BACKEND_URL"),
     (Section::Node, "directory", "directory-url", "IICP_DIRECTORY_URL"),
     (Section::Node, "endpoint", "public-endpoint", "IICP_PUBLIC_ENDPOINT"),
     (Section::Node, "intents", "intent", ""),
 ];
+
+/// Further spellings of flags: section, path, flag.
+const ALSO: &[(Section, &str, &str)] = &[(Section::Node, "backend.kind", "backend-type")];
 
 fn published(section: Section, path: &str) -> Option<&'static (Section, &'static str, &'static str, &'static str)> {
     PUBLISHED.iter().find(|entry| entry.0 == section && entry.1 == path)
@@ -66,8 +73,8 @@ pub(crate) fn flag(section: Section, path: &str) -> String {
 
 /// Flags that mean the same and are not shown.
 pub(crate) fn also(section: Section, path: &str) -> Vec<String> {
-    let own = spelt(path, '-');
-    if own == flag(section, path) { Vec::new() } else { vec![own] }
+    let further = ALSO.iter().filter(|entry| entry.0 == section && entry.1 == path).map(|entry| entry.2.to_owned());
+    further.chain([spelt(path, '-')]).filter(|name| *name != flag(section, path)).collect()
 }
 
 /// The variables, the most precise first.
