@@ -19,6 +19,7 @@ export { IicpError, RejectedError } from "./errors.js";
 export type { ErrorFields } from "./errors.js";
 export { CHAT, COMPLETION, Code, EMBEDDING, MODERATION, SPEECH, TRANSCRIPTION } from "./generated.js";
 export type {
+  BackendOptions,
   Chat,
   ChatMessage,
   ClientOptions,

@@ -2,7 +2,7 @@
 
 import { Context } from "./context.js";
 import { RejectedError, failure, fromThrown } from "./errors.js";
-import { Code, NODE_NAMES, type NodeOptions } from "./generated.js";
+import { type BackendOptions, Code, NODE_NAMES, type NodeOptions } from "./generated.js";
 import { type CloseOptions, type Options, camelKeys, encode, graceOf, onlyKnown, optionsJson } from "./json.js";
 import { type Server, quietly, recruit, start } from "./loop.js";
 import { native } from "./native.js";
@@ -192,6 +192,9 @@ class Desk implements Server {
   }
 }
 
+/** A backend's tasks come to nobody here, but the node keeps the process alive. */
+const BACKEND: Server = { onTask() {}, onCancel() {} };
+
 function report(error: unknown, task: Inbound): void {
   console.error(`@iicp/core: the handler failed on task ${task.taskId}:`, error);
 }
@@ -246,17 +249,23 @@ export class Node {
   }
 }
 
+/**
+ * Serves tasks with the inference server that `options.backend` names: they never come to JavaScript. Intents and models
+ * are the backend's, unless the options name them. Resolved as with a handler.
+ */
+export async function serve(options: NodeOptions & { backend: BackendOptions }): Promise<Node>;
 /** Serves tasks with `handler`; resolved when the node listens and has tried to register with its directory. */
-export async function serve<P = unknown>(
-  options: NodeOptions,
-  handler: Handler<P>,
-  more: ServeOptions = {},
-): Promise<Node> {
+export async function serve<P = unknown>(options: NodeOptions, handler: Handler<P>, more?: ServeOptions): Promise<Node>;
+export async function serve(options: NodeOptions, handler?: Handler<never>, more: ServeOptions = {}): Promise<Node> {
   onlyKnown("the third argument of serve", more, "onError");
-  if (typeof handler !== "function" || (more.onError !== undefined && typeof more.onError !== "function")) {
+  if (!["function", "undefined"].includes(typeof handler) || !["function", "undefined"].includes(typeof more.onError)) {
     throw failure(Code.INVALID_ARG, "serve takes the node's options and a function that handles tasks; onError is one too");
   }
-  const { tag, retire } = recruit(new Desk(handler, more.onError));
+  if ((handler === undefined) === ((options?.backend ?? undefined) === undefined)) {
+    const wrong = handler === undefined ? "nothing that serves" : "both a handler and a backend";
+    throw failure(Code.INVALID_ARG, `the node has ${wrong}; give serve either a handler or the option backend`);
+  }
+  const { tag, retire } = recruit(handler === undefined ? BACKEND : new Desk(handler, more.onError));
   try {
     return await start({
       entry: serve,

@@ -50,6 +50,9 @@ export async function everything(signal: AbortSignal): Promise<void> {
     return Reply.json(task.payload, { tokensUsed: 3 });
   });
   same<typeof node, Node>(true);
+  await serve({ backend: { kind: "ollama" } });
+  // @ts-expect-error Nothing serves.
+  await serve({ intents: [CHAT] });
   await serve({ intents: [CHAT] }, (task) => task.payload, { onError: (error, task) => console.error(error, task.taskId) });
 
   const asked = await client.chat({

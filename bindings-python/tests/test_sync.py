@@ -164,7 +164,7 @@ WRONG: list[tuple[Callable[[], object], Code, str]] = [
     (lambda: sync.Client(colour="red"), Code.CONFIG_INVALID, "colour"),  # type: ignore[call-arg]
     (lambda: sync.Directory.loopback(port="x"), Code.CONFIG_INVALID, "options of a directory"),  # type: ignore[arg-type]
     (lambda: sync.Directory.loopback(host=b"x"), Code.CONFIG_INVALID, "host"),  # type: ignore[arg-type]
-    (lambda: sync.serve(plain_echo), Code.CONFIG_INVALID, "intents"),  # type: ignore[call-arg]
+    (lambda: sync.serve(plain_echo), Code.CONFIG_INVALID, "intents"),
     (lambda: sync.serve(plain_echo, intents=CHAT), Code.CONFIG_INVALID, "options of a node"),
     (lambda: sync.serve(plain_echo, intents=[CHAT], max_concurrent=True), Code.CONFIG_INVALID, "options of a node"),
     (lambda: sync.Client().discover(), Code.INTENT_INVALID, "urn:iicp:intent"),  # type: ignore[call-arg]

@@ -119,7 +119,7 @@ type NodeStatus struct {
 // farewell is the time that a node which is closed has to leave its directory, and its handlers to end.
 const farewell = time.Second
 
-// Node serves tasks with a handler. Any number of goroutines may use one.
+// Node serves tasks with a handler or a backend. Any number of goroutines may use one.
 type Node struct {
 	id      uint64
 	status  NodeStatus
@@ -151,9 +151,15 @@ func log() *slog.Logger {
 
 // Serve begins to serve, and returns after the first registration was tried. The contexts of the handlers come from ctx,
 // and when it ends the node is closed.
+//
+// With the option Backend the handler is nil: the tasks go to that inference server and never come to Go. Intents and
+// models are the backend's, unless the options name them.
 func Serve(ctx context.Context, opts NodeOptions, handler Handler) (*Node, error) {
-	if handler == nil {
-		return nil, &Error{Code: ErrNullArg, Message: "the handler is nil; pass what serves the tasks"}
+	switch {
+	case handler == nil && opts.Backend == nil:
+		return nil, &Error{Code: ErrNullArg, Message: "the node has nothing that serves; pass a handler, or set Backend"}
+	case handler != nil && opts.Backend != nil:
+		return nil, &Error{Code: ErrInvalidArg, Message: "the node has both a handler and a backend; with Backend pass nil"}
 	}
 	text, err := options(struct {
 		NodeOptions

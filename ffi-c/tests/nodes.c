@@ -57,6 +57,16 @@ static void a_failure_stays_private_and_a_refusal_is_read(void) {
     OK(iicp_runtime_free(mesh.runtime));
 }
 
+static void the_tasks_of_a_backend_come_to_nobody_here(void) {
+    /* Nothing listens at port 1, so the backend fails, and not the host. */
+    struct mesh mesh = new_mesh(",\"backend\":{\"url\":\"http://127.0.0.1:1/v1\",\"model\":\"parrot\"}");
+    submit(&mesh, "{\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}]}", 0);
+    CODE(done(mesh.asking, NULL), IICP_BACKEND);
+    iicp_event *none = NULL;
+    FAILS(iicp_queue_next(mesh.serving, 0, &none, &err), IICP_TIMEOUT);
+    OK(iicp_runtime_free(mesh.runtime));
+}
+
 static void the_status_of_a_node_can_be_asked(void) {
     struct mesh mesh = new_mesh("");
     iicp_event *status = NULL;
@@ -189,6 +199,7 @@ static void a_huge_answer_is_an_error_of_its_task_alone(void) {
 int main(int argc, char **argv) {
     RUN(a_task_is_answered_with_what_the_handler_says);
     RUN(a_failure_stays_private_and_a_refusal_is_read);
+    RUN(the_tasks_of_a_backend_come_to_nobody_here);
     RUN(the_status_of_a_node_can_be_asked);
     RUN(a_cancelled_task_reaches_the_handler);
     RUN(a_handler_that_hangs_costs_its_task_and_not_its_slot);

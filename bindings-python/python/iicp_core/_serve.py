@@ -31,13 +31,19 @@ Handler = Callable[[Inbound], object]
 CLOSE_SECONDS = 10.0
 
 
-def serve(handler: Handler, **options: Unpack[NodeOptions]) -> Opening[Node]:
-    """Serves tasks with a handler.
+def serve(handler: Handler | None = None, **options: Unpack[NodeOptions]) -> Opening[Node]:
+    """Serves tasks with a handler, or with the inference server that the option ``backend`` names.
 
     ``async with serve(handler, intents=[CHAT], directory=url) as node:`` or ``node = await serve(...)``. An exception
     of the handler is logged here and answered without its text; raise :class:`Rejected` to tell the caller something.
+
+    ``serve(backend={"url": "http://127.0.0.1:8000/v1"}, directory=url)`` takes no handler: tasks go to the backend and
+    never come to Python. Intents and models are the backend's, unless the options name them.
     """
-    is_async = check_function(handler, "handler")
+    if (handler is None) == (options.get("backend") is None):
+        wrong = "nothing that serves" if handler is None else "both a handler and a backend"
+        raise error(Code.INVALID_ARG, f"the node has {wrong}; give serve either a handler or the option backend")
+    is_async = handler is not None and check_function(handler, "handler")
     return Opening(lambda: _start(handler, is_async, _forms.options(options), options.get("max_concurrent")))
 
 
@@ -52,14 +58,15 @@ def check_function(given: object, what: str) -> bool:
     return inspect.iscoroutinefunction(given) or inspect.iscoroutinefunction(call)
 
 
-async def _start(handler: Handler, is_async: bool, options: bytes, max_concurrent: int | None) -> Node:
+async def _start(handler: Handler | None, is_async: bool, options: bytes, max_concurrent: int | None) -> Node:
     queue = current()
     engine, tag = queue.engine, queue.new_tag()
     # Whatever is no good number the engine refuses.
     limit = max_concurrent if isinstance(max_concurrent, int) else DEFAULT_MAX_CONCURRENT
-    server: Coroutines | Threads
-    server = Coroutines(engine, handler, limit) if is_async else Threads(engine, handler, limit)
-    queue.serving[tag] = server
+    server: Coroutines | Threads | None = None
+    if handler is not None:
+        server = Coroutines(engine, handler, limit) if is_async else Threads(engine, handler, limit)
+        queue.serving[tag] = server
 
     def undo(handle: int) -> None:
         engine.node_close(handle, queue.id, 0.0, queue.new_tag())
@@ -67,7 +74,7 @@ async def _start(handler: Handler, is_async: bool, options: bytes, max_concurren
     try:
         event = await queue.call(engine.node_serve, queue.id, options, tag=tag, undo=undo)
     except BaseException:
-        del queue.serving[tag]
+        queue.serving.pop(tag, None)
         raise
     return Node(queue, server, tag, event)
 
@@ -75,7 +82,7 @@ async def _start(handler: Handler, is_async: bool, options: bytes, max_concurren
 class Node:
     """A node that serves. Leave its ``async with`` block, or call :meth:`close`, to stop it."""
 
-    def __init__(self, queue: LoopQueue, server: Server, tag: int, event: Event) -> None:
+    def __init__(self, queue: LoopQueue, server: Server | None, tag: int, event: Event) -> None:
         about = _forms.from_json(event.json)
         self.node_id: str = about["node_id"]
         self.url: str = about["url"]
@@ -98,7 +105,7 @@ class Node:
             about["url"],
             about["registered"],
             about["active_jobs"],
-            self._server.overrunning(),
+            self._server.overrunning() if self._server is not None else 0,
         )
 
     async def close(self, grace: float = CLOSE_SECONDS) -> bool:
@@ -121,7 +128,8 @@ class Node:
             event = await queue.call(queue.engine.node_close, self._handle, queue.id, grace)
         finally:
             queue.serving.pop(self._tag, None)
-            self._server.stop()
+            if self._server is not None:
+                self._server.stop()
             self._ended.set()
         return bool(_forms.from_json(event.json)["in_time"])
 

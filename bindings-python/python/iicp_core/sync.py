@@ -238,7 +238,7 @@ class Directory:
 class Node:
     """A node that serves on a thread of its own. Leave its ``with`` block, or call :meth:`close`, to stop it."""
 
-    def __init__(self, handler: Handler, options: NodeOptions) -> None:
+    def __init__(self, handler: Handler | None, options: NodeOptions) -> None:
         opening = serve_async(handler, **options)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._turn, name="iicp-serve", daemon=True)
@@ -310,10 +310,13 @@ async def _opened(opening: Opening[AsyncNode]) -> AsyncNode:
     return await opening
 
 
-def serve(handler: Handler, **options: Unpack[NodeOptions]) -> Node:
-    """Serves tasks with a handler, on threads that belong to the node.
+def serve(handler: Handler | None = None, **options: Unpack[NodeOptions]) -> Node:
+    """Serves tasks with a handler, on threads that belong to the node, or with the option ``backend``.
 
     ``with serve(handler, intents=[CHAT], directory=url) as node:``. An exception of the handler is logged here and
     answered without its text; raise :class:`iicp_core.Rejected` to tell the caller something.
+
+    ``serve(backend={"url": "http://127.0.0.1:8000/v1"}, directory=url)`` takes no handler: tasks go to that inference
+    server and never come to Python.
     """
     return Node(handler, options)
