@@ -12,32 +12,44 @@ const OPTIONS: Options = { what: "a node", names: NODE_NAMES };
 /** Grace of a close that names none, in milliseconds. */
 const GRACE_MS = 10_000;
 
-/** What is known of a caller. Nothing here is proven. */
+/** What is known of a caller. */
 export interface Caller {
   /** Address of the connection. */
-  peer: string;
-  /** The node that the caller says it is. */
-  sourceNodeId: string | null;
+  readonly peer: string;
+  /** The node that the caller says it is. Nothing proves it. */
+  readonly sourceNodeId: string | null;
+  /** Whether the caller has shown a good consumer token, or a token of this node. */
+  readonly verified: boolean;
+  /** The node that the caller is, by the word of the directory that signed its consumer token. */
+  readonly verifiedNodeId: string | null;
 }
 
 /** A task as the handler sees it. */
 export interface Inbound<P = unknown> {
   /** Id of the task, as the caller chose it. */
-  taskId: string;
+  readonly taskId: string;
   /** The intent, one of those that the node serves. */
-  intent: string;
+  readonly intent: string;
   /** The caller's payload. */
-  payload: P;
+  readonly payload: P;
   /** Quality of service that the caller asked for. */
-  qos: string;
+  readonly qos: string;
+  /** How the task stands among others of its class: `critical`, `high`, `normal` or `low`. */
+  readonly priority: string;
+  /** The model that the caller asked for outside of the payload. */
+  readonly model: string | null;
+  /** Most tokens of the answer, as the caller asked outside of the payload. */
+  readonly maxTokens: number | null;
   /** Milliseconds that were left of the task's time when it came in. */
-  deadlineMs: number;
+  readonly deadlineMs: number;
   /** The caller's W3C trace context, if it sent one. */
-  traceparent: string | null;
+  readonly traceparent: string | null;
+  /** What the systems on the way wrote beside it (W3C `tracestate`), as it came. */
+  readonly tracestate: string | null;
   /** What is known of the caller. */
-  caller: Caller;
+  readonly caller: Caller;
   /** Id of the node that serves it. */
-  nodeId: string;
+  readonly nodeId: string;
 }
 
 /** What a handler is given besides the task. */
@@ -94,10 +106,16 @@ interface CoreTask {
   task_id: string;
   intent: string;
   qos: string;
+  priority: string;
+  model: string | null;
+  max_tokens: number | null;
   deadline_ms: number;
   traceparent: string | null;
+  tracestate: string | null;
   peer: string;
   source_node_id: string | null;
+  verified: boolean;
+  verified_node_id: string | null;
   node: string;
 }
 
@@ -118,9 +136,18 @@ class Desk implements Server {
       intent: about.intent,
       payload: payload as never,
       qos: about.qos,
+      priority: about.priority,
+      model: about.model,
+      maxTokens: about.max_tokens,
       deadlineMs: about.deadline_ms,
       traceparent: about.traceparent,
-      caller: { peer: about.peer, sourceNodeId: about.source_node_id },
+      tracestate: about.tracestate,
+      caller: {
+        peer: about.peer,
+        sourceNodeId: about.source_node_id,
+        verified: about.verified,
+        verifiedNodeId: about.verified_node_id,
+      },
       nodeId: about.node,
     };
     const context = new Context("the task");

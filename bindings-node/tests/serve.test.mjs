@@ -19,6 +19,29 @@ test("a handler sees the task, its caller and how long there is", async (t) => {
   assert.deepEqual([task.caller.sourceNodeId, task.nodeId], ["node-9", node.nodeId]);
 });
 
+test("what a caller asks for and proves reaches the handler", async (t) => {
+  const seen = deferred();
+  const { node } = await mesh(t, (task) => (seen.resolve(task), null), { node: { accessToken: "known to few" } });
+  const traceparent = `00-${"4b".repeat(16)}-${"01".repeat(8)}-01`;
+  const answer = await fetch(`${node.url}/v1/task`, {
+    method: "POST",
+    headers: { "content-type": "application/json", traceparent, tracestate: "vendor=1" },
+    body: JSON.stringify({
+      task_id: "task-1",
+      intent: ECHO,
+      payload: [1],
+      constraints: { timeout_ms: 9_000, priority: "high", model: "small", max_tokens: 12 },
+      source_node_id: "node-9",
+      auth: { node_token: "known to few" },
+    }),
+  });
+  assert.equal(answer.status, 200);
+  const { priority, model, maxTokens, tracestate, caller, ...task } = await seen.promise;
+  assert.deepEqual([priority, model, maxTokens, tracestate], ["high", "small", 12, "vendor=1"]);
+  assert.deepEqual([caller.sourceNodeId, caller.verified, caller.verifiedNodeId], ["node-9", true, null]);
+  assert.ok(task.traceparent.startsWith(`00-${"4b".repeat(16)}-`));
+});
+
 test("plain and async functions serve, and thenables are awaited", async (t) => {
   const handlers = {
     plain: () => "plain",

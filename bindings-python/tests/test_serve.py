@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
+import json
 import logging
 import threading
 import time
+import urllib.request
 from typing import Any
 
 import pytest
@@ -52,6 +54,39 @@ def test_every_kind_of_function_serves(handler: iicp_core.Handler) -> None:
                 assert (await client.submit(intent=CHAT, payload=value)).result == value
 
     run_on("asyncio", main())
+
+
+def test_what_a_caller_asks_for_and_proves_reaches_the_handler() -> None:
+    seen: list[Inbound] = []
+
+    async def keep(task: Inbound) -> str:
+        seen.append(task)
+        return "kept"
+
+    asked = {
+        "task_id": "task-1",
+        "intent": CHAT,
+        "payload": {"messages": []},
+        "constraints": {"timeout_ms": 9000, "priority": "high", "model": "small", "max_tokens": 12},
+        "source_node_id": "node-9",
+        "auth": {"node_token": "known to few"},
+    }
+    trace = {"traceparent": f"00-{'4b' * 16}-{'01' * 8}-01", "tracestate": "vendor=1"}
+
+    async def main() -> None:
+        async with mesh(keep, access_token="known to few") as (node, _):
+            headers = {"content-type": "application/json", **trace}
+            request = urllib.request.Request(f"{node.url}/v1/task", json.dumps(asked).encode(), headers)
+            answer = await asyncio.to_thread(lambda: urllib.request.urlopen(request).read())
+            assert b"kept" in answer
+
+    run_on("asyncio", main())
+    (task,) = seen
+    assert (task.priority, task.model, task.max_tokens) == ("high", "small", 12)
+    assert (task.source_node_id, task.verified, task.verified_node_id) == ("node-9", True, None)
+    assert (task.traceparent or "").startswith(f"00-{'4b' * 16}-")
+    assert task.tracestate == "vendor=1"
+    assert 0 < task.time_left < 9
 
 
 def test_a_task_knows_what_is_known_of_it(run: Run) -> None:

@@ -36,16 +36,28 @@ type Inbound struct {
 	Intent string
 	// Qos is one of realtime, interactive, batch, best-effort.
 	Qos string
+	// Priority is how the task stands among others of its class: critical, high, normal or low.
+	Priority string
+	// Model is what the caller asked for outside of the payload, or empty.
+	Model string
+	// MaxTokens is the most tokens of the answer, as the caller asked outside of the payload, or 0.
+	MaxTokens int64
 	// Traceparent is the caller's W3C trace context, or empty.
 	Traceparent string
+	// Tracestate is what the systems on the way wrote beside it (W3C tracestate), as it came, or empty.
+	Tracestate string
 	// Payload is JSON.
 	Payload json.RawMessage
 	// Deadline is when the answer must be there; also that of the handler's context.
 	Deadline time.Time
 	// Peer is the address of the caller's connection.
 	Peer string
-	// SourceNodeID is the node that the caller says it is, or empty.
+	// SourceNodeID is the node that the caller says it is, or empty. Nothing proves it.
 	SourceNodeID string
+	// Verified tells whether the caller has shown a good consumer token, or a token of this node.
+	Verified bool
+	// VerifiedNodeID is the node that the caller is, by the word of the directory that signed its consumer token; or empty.
+	VerifiedNodeID string
 }
 
 func inbound(e event) *Inbound {
@@ -58,14 +70,26 @@ func inbound(e event) *Inbound {
 			task.Intent = value.text()
 		case "qos":
 			task.Qos = value.text()
+		case "priority":
+			task.Priority = value.text()
+		case "model":
+			task.Model = value.text()
+		case "max_tokens":
+			task.MaxTokens = value.integer()
 		case "traceparent":
 			task.Traceparent = value.text()
+		case "tracestate":
+			task.Tracestate = value.text()
 		case "deadline_ms":
 			task.Deadline = time.Now().Add(value.milliseconds())
 		case "peer":
 			task.Peer = value.text()
 		case "source_node_id":
 			task.SourceNodeID = value.text()
+		case "verified":
+			task.Verified = value.truth()
+		case "verified_node_id":
+			task.VerifiedNodeID = value.text()
 		}
 	}
 	return task

@@ -10,6 +10,9 @@ static void a_task_is_answered_with_what_the_handler_says(void) {
     iicp_event *task = take(mesh.serving, IICP_EVENT_TASK);
     CHECK(strstr(iicp_event_json(task).ptr, "\"intent\":\"" IICP_CHAT "\""), "%s", iicp_event_json(task).ptr);
     CHECK(strstr(iicp_event_json(task).ptr, "\"deadline_ms\":"), "%s", iicp_event_json(task).ptr);
+    CHECK(strstr(iicp_event_json(task).ptr, "\"priority\":\"normal\""), "%s", iicp_event_json(task).ptr);
+    CHECK(strstr(iicp_event_json(task).ptr, "\"verified\":false,\"verified_node_id\":null"), "%s", iicp_event_json(task).ptr);
+    CHECK(strstr(iicp_event_json(task).ptr, "\"tracestate\":null"), "%s", iicp_event_json(task).ptr);
     iicp_bytes body = iicp_event_body(task);
     CHECK(body.len == 12 && memcmp(body.ptr, "{\"say\":\"\xc3\xa4\"}", 12) == 0);
     OK(iicp_task_finish(iicp_event_id(task), iicp_text("{\"tokens_used\":3}"), body, &err));

@@ -66,6 +66,29 @@ class Inbound:
         return found
 
     @property
+    def tracestate(self) -> str | None:
+        """What the systems on the way wrote beside the trace context (W3C ``tracestate``), as it came."""
+        found: str | None = self._known("tracestate")
+        return found
+
+    @property
+    def priority(self) -> str:
+        """How the task stands among others of its class: ``critical``, ``high``, ``normal`` or ``low``."""
+        return str(self._known("priority"))
+
+    @property
+    def model(self) -> str | None:
+        """The model that the caller asked for outside of the payload."""
+        found: str | None = self._known("model")
+        return found
+
+    @property
+    def max_tokens(self) -> int | None:
+        """Most tokens of the answer, as the caller asked outside of the payload."""
+        found: int | None = self._known("max_tokens")
+        return found
+
+    @property
     def peer(self) -> str:
         """Address of the caller's connection."""
         return str(self._known("peer"))
@@ -74,6 +97,17 @@ class Inbound:
     def source_node_id(self) -> str | None:
         """The node that the caller says it is; nothing proves it."""
         found: str | None = self._known("source_node_id")
+        return found
+
+    @property
+    def verified(self) -> bool:
+        """Whether the caller has shown a good consumer token, or a token of this node."""
+        return bool(self._known("verified"))
+
+    @property
+    def verified_node_id(self) -> str | None:
+        """The node that the caller is, by the word of the directory that signed its consumer token."""
+        found: str | None = self._known("verified_node_id")
         return found
 
     @property

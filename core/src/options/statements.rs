@@ -58,7 +58,7 @@ struct Statement<'a> {
 
 impl<'a> Statement<'a> {
     fn fault(&self, field: &str, what: &str) -> Error {
-        Error::new(Code::ConfigInvalid, format!("option {} of a node: {}{field} {what}", self.name, self.path))
+        Error::new(Code::ConfigInvalid, format!("option {}: {}{field} of a node {what}", self.name, self.path))
     }
 
     fn check_size(&self) -> Result<()> {
