@@ -283,7 +283,7 @@ typedef struct {
 } iicp_client;
 
 /**
- * A node that serves tasks with your code.
+ * A node that serves tasks with your code, or with an inference server.
  */
 typedef struct {
     /**
@@ -772,6 +772,9 @@ iicp_code iicp_client_infer_wait(iicp_client client,
  * whether it has shown a good consumer token or this node's own token; what there is not is null. Answer it with
  * `iicp_task_finish` or `iicp_task_fail`, on any thread, in any order. `IICP_EVENT_TASK_CANCEL` with the id of a task says
  * that nobody waits for its answer any more. The node never asks for more tasks at once than `max_concurrent`.
+ *
+ * With the option `backend`, as in `{"backend": {"url": "http://127.0.0.1:8000/v1"}}`, no task comes here: they go to that
+ * inference server. Intents and models are the backend's, unless the options name them.
  *
  * Ownership: arguments are copied. `op` may be NULL. Threads: any. Never blocks.
  * Errors: `IICP_CONFIG_INVALID`, `IICP_INTENT_INVALID`; `IICP_QUEUE_FULL`, `IICP_STALE_ID`, `IICP_CLOSED`, `IICP_FORKED`.
