@@ -179,7 +179,7 @@ impl Settings {
                 Ok(options) if mistakes.is_empty() => return Ok(options),
                 Ok(_) => break,
                 Err(error) => {
-                    let blamed = blamed(&base, &counted, &error, &read);
+                    let blamed = blamed(&base, &counted, &error, read);
                     let origins = blamed.iter().map(|at| counted[*at].origin.clone()).collect();
                     mistakes.push(Mistake {
                         section: Some(section),
