@@ -1,16 +1,20 @@
 //! The key that a directory signs with: fetched when it is first needed, and again when it no longer fits.
 
+use std::num::NonZeroU32;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use tokio::time::Instant;
 
 use super::directory_client::DirectoryClient;
 use crate::crypto::ticket::TicketFault;
 use crate::error::{Code, Error, Result};
 
-/// A key is not asked for again sooner, whatever fails to verify.
+/// Whatever fails to verify, a key is asked for again no more often than this in the long run,
 const KEY_PAUSE: Duration = Duration::from_secs(10);
+/// and at most this often in a row: a key that has just been changed is noticed at once.
+const KEY_BURST: NonZeroU32 = NonZeroU32::MIN.saturating_add(2);
 
 #[derive(Clone, Copy)]
 struct Key {
@@ -23,6 +27,7 @@ pub(crate) struct DirectoryKey {
     directory: DirectoryClient,
     held: Mutex<Option<Key>>,
     fetching: tokio::sync::Mutex<()>,
+    again: DefaultDirectRateLimiter,
     /// When it last could not be had.
     missed: Mutex<Option<Instant>>,
     /// How long it is not asked for again then.
@@ -42,7 +47,10 @@ impl DirectoryKey {
     /// Asks once in `missed_for` while the directory does not give it: for those whose peers choose when a key is needed.
     pub(crate) fn patient(directory: DirectoryClient, missed_for: Duration) -> Self {
         let (held, missed) = (Mutex::default(), Mutex::default());
-        DirectoryKey { directory, held, fetching: tokio::sync::Mutex::default(), missed, missed_for }
+        // A pause of zero, which this is not, would be the one without a quota.
+        let quota = Quota::with_period(KEY_PAUSE).unwrap_or(Quota::per_minute(KEY_BURST)).allow_burst(KEY_BURST);
+        let (fetching, again) = (tokio::sync::Mutex::default(), RateLimiter::direct(quota));
+        DirectoryKey { directory, held, fetching, again, missed, missed_for }
     }
 
     pub(crate) fn directory(&self) -> &DirectoryClient {
@@ -71,13 +79,7 @@ impl DirectoryKey {
     /// The directory's key, one caller at a time; another than `old` if there is one and it is time to ask.
     async fn key(&self, old: Option<Key>, deadline: Instant) -> Result<Key> {
         let late = || Error::new(Code::DirectoryUnreachable, "the directory's key did not arrive in time");
-        let held = || {
-            let key = (*lock(&self.held))?;
-            match old {
-                Some(old) if old.since == key.since && key.since.elapsed() >= KEY_PAUSE => None,
-                _ => Some(key),
-            }
-        };
+        let held = || (*lock(&self.held)).filter(|key| old.is_none_or(|old| old.since != key.since));
         let missed = || lock(&self.missed).is_some_and(|missed| missed.elapsed() < self.missed_for);
         if let Some(key) = held() {
             return Ok(key);
@@ -91,6 +93,11 @@ impl DirectoryKey {
         }
         if missed() {
             return Err(late());
+        }
+        if let Some(old) = old
+            && self.again.check().is_err()
+        {
+            return Ok(old);
         }
         // A caller that goes away meanwhile has asked as well.
         let missing = Missing { missed: &self.missed, fetched: false };

@@ -405,8 +405,8 @@ mod tests {
             ("policy_manifest: signature.algorithm", manifest("signature", json!({ "algorithm": "RSA" }))),
             ("policy_manifest: signature.key_id", manifest("signature", json!({ "algorithm": "Ed25519" }))),
             ("policy_manifest", manifest("x", json!("x".repeat(1 << 15)))),
-            ("operator_delegation: sig is missing", without("sig")),
-            ("operator_delegation: not_after is missing", without("not_after")),
+            ("operator_delegation: sig of a node is missing", without("sig")),
+            ("operator_delegation: not_after of a node is missing", without("not_after")),
             ("operator_delegation: node_id", json!({ "node_id": "other", "operator_delegation": delegation })),
         ] {
             let refused = read(&options).map(|_| ()).expect_err(named);

@@ -12,7 +12,7 @@ fn packaging(file: &str) -> PathBuf {
 
 /// The arguments of an instruction that is written as a list.
 fn list<'a>(dockerfile: &'a str, instruction: &str) -> Vec<&'a str> {
-    let line = dockerfile.lines().filter(|line| line.starts_with(instruction)).next_back();
+    let line = dockerfile.lines().rfind(|line| line.starts_with(instruction));
     let line = line.unwrap_or_else(|| panic!("no {instruction}"));
     let inside = line.split_once('[').and_then(|(_, rest)| rest.split_once(']')).unwrap().0;
     inside.split(',').map(|part| part.trim().trim_matches('"')).collect()
