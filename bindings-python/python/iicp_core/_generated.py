@@ -654,7 +654,17 @@ class NodeOptions(TypedDict, total=False):
     nat_type: Literal["full_cone", "restricted_cone", "port_restricted", "symmetric", "unknown"] | None
     """What kind of NAT the node is behind."""
     exposure_mode: (
-        Literal["outbound_only", "ipv4_public_direct", "ipv4_cgnat_blocked", "ipv6_direct_firewall_required", "ipv6_direct_pinhole_available", "relay_required", "tunnel_required", "dual_stack_available"] | None
+        Literal[
+            "outbound_only",
+            "ipv4_public_direct",
+            "ipv4_cgnat_blocked",
+            "ipv6_direct_firewall_required",
+            "ipv6_direct_pinhole_available",
+            "relay_required",
+            "tunnel_required",
+            "dual_stack_available",
+        ]
+        | None
     )
     """How the node stands towards the Internet."""
     policy_manifest: Mapping[str, Any] | None

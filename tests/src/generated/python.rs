@@ -148,9 +148,21 @@ fn options_type(out: &mut String, options: &Struct) {
         let about = option.about.replace('`', "``").replace("milliseconds", "seconds").replace("120,000", "120");
         let mut line = format!("    {field}: {kind}");
         if line.len() > LONGEST_LINE {
-            line = format!("    {field}: (\n        {kind}\n    )");
+            line = format!("    {field}: (\n        {}\n    )", on_lines(&kind));
         }
         let _ = writeln!(out, "{line}\n    \"\"\"{about}{default}\"\"\"");
+    }
+}
+
+/// A type as ruff writes it when it does not fit into a line of its own.
+fn on_lines(kind: &str) -> String {
+    let words = kind.strip_prefix("Literal[").and_then(|rest| rest.split_once("] | None"));
+    match words {
+        Some((words, "")) if 8 + kind.len() > LONGEST_LINE => {
+            let words = words.replace(", ", ",\n            ");
+            format!("Literal[\n            {words},\n        ]\n        | None")
+        }
+        _ => kind.to_owned(),
     }
 }
 

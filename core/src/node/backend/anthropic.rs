@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::fields::Fields;
 use super::models::Models;
-use super::openai::{Job, Wanted, model, unserved};
+use super::openai::{Job, Wanted, model, no_model_yet, unserved};
 use super::upstream::{Content, Failure};
 use crate::error::{Code, Error, Result};
 use crate::node::handler::{Inbound, Reply};
@@ -109,7 +109,7 @@ pub(super) fn job(task: &Inbound, models: &Models) -> Result<Job> {
     }
     let fields = Fields::read(task.payload.bytes())?;
     let Some(model) = model(task, &fields, models)? else {
-        return Err(Error::rejected("the task names no model, and the node has none of its own; name one"));
+        return Err(no_model_yet());
     };
     let (system, messages) = messages(&fields)?;
     let mut request = json!({ "model": model, "max_tokens": max_tokens(task, &fields)?, "messages": messages });

@@ -75,6 +75,12 @@ pub(super) fn unserved(intent: &str) -> Error {
         .with_http_status(404)
 }
 
+/// The task leaves the choice to the node, and the backend has not said yet what there is to choose from: another node may
+/// be further.
+pub(super) fn no_model_yet() -> Error {
+    Error::new(Code::Capacity, "the backend has named no model yet")
+}
+
 /// The model that a task asks for, or that is asked for in its stead.
 pub(super) fn model<'a>(task: &'a Inbound, fields: &Fields<'a>, models: &'a Models) -> Result<Option<Cow<'a, str>>> {
     let named = fields.text("model")?.filter(|model| !model.is_empty()).or(task.model.as_deref().map(Cow::Borrowed));
@@ -90,7 +96,7 @@ fn json(task: &Inbound, mut fields: Fields<'_>, models: &Models) -> Result<Bytes
     let generates = matches!(&*task.intent, CHAT | COMPLETION);
     let model = model(task, &fields, models)?;
     if model.is_none() && (generates || *task.intent == *EMBEDDING) {
-        return Err(Error::rejected("the task names no model, and the node has none of its own; name one"));
+        return Err(no_model_yet());
     }
     let mut more: Vec<(&str, &[u8])> = Vec::with_capacity(4);
     let mut quoted = Vec::new();

@@ -107,7 +107,7 @@ async fn what_the_backend_cannot_do_is_refused_before_it_is_asked() {
     let no_model = refused(CHAT, r#"{"model":"canary"}"#, &models(&["m"]));
     assert_eq!((no_model.http_status(), no_model.wire_code()), (Some(404), Some("IICP-E029")));
     assert!(!no_model.message().contains("canary"));
-    assert_eq!(refused(CHAT, "{}", &Models::default()).code(), Code::TaskRejected, "no model anywhere");
+    assert_eq!(refused(CHAT, "{}", &Models::default()).code(), Code::Capacity, "no model anywhere yet");
     for (intent, payload) in [
         (CHAT, "[]"),
         (CHAT, r#""canary""#),
