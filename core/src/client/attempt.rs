@@ -325,6 +325,8 @@ fn judge(status: u16, wire_code: Option<&str>, retry_after: Option<Duration>) ->
         300..400 => (Code::EndpointRefused, Outcome::Elsewhere),
         409 => (Code::Duplicate, Outcome::Final),
         504 => (Code::TaskTimeout, Outcome::MayHaveRun),
+        // It has run, and would make the same answer again.
+        500.. if wire_code == Some("response_too_large") => (Code::ResponseTooLarge, Outcome::Final),
         500.. => (Code::Backend, Outcome::MayHaveRun),
         400..500 => (Code::TaskRejected, Outcome::Final),
         _ => (Code::Malformed, Outcome::MayHaveRun),

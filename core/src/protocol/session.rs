@@ -258,7 +258,11 @@ impl<H> Session<H> {
             return;
         }
         out.truncate(begun);
-        let why = Refusal::new(500, "response_too_large", "the answer does not fit into a frame; ask over HTTP");
+        let why = Refusal::new(
+            500,
+            "response_too_large",
+            "the answer does not fit into a frame of 16 MiB; ask over HTTP (option native) with a max_response_bytes that it fits",
+        );
         // What is this short always fits.
         let _ = refused(ticket, &why, out);
     }
