@@ -37,7 +37,7 @@ class Inference(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, *_: object) -> None:
+    def log_message(self, format: str, *args: object) -> None:
         pass
 
 
@@ -88,6 +88,7 @@ def test_a_node_has_either_a_handler_or_a_backend() -> None:
             serve(intents=[CHAT])
         with pytest.raises(iicp_core.ArgumentError, match="both a handler and a backend"):
             serve(answer, backend={"url": "http://127.0.0.1:1"})
+    unknown: Any = {"kind": "abacus"}
     with pytest.raises(IicpError, match="openai_compat") as wrong:
-        sync.serve(backend={"kind": "abacus"})
+        sync.serve(backend=unknown)
     assert wrong.value.code == Code.CONFIG_INVALID

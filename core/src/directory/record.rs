@@ -296,14 +296,10 @@ impl Record {
 fn read_endpoint(form: &mut Form<'_>) -> Option<String> {
     let endpoint = form.text("endpoint", 255);
     let endpoint = form.require("endpoint", endpoint)?;
-    // A URL reader forgives white space; clients would be sent the text as it is.
-    let url = url::Url::parse(&endpoint).ok().filter(|_| !endpoint.contains(char::is_whitespace));
-    let good = url.is_some_and(|url| {
-        matches!(url.scheme(), "http" | "https")
-            && url.has_host()
-            && url.username().is_empty()
-            && url.password().is_none()
-    });
+    // A URL reader forgives white space and missing slashes; clients would be sent the text as it is.
+    let is_spelt_out = endpoint.starts_with("http://") || endpoint.starts_with("https://");
+    let url = url::Url::parse(&endpoint).ok().filter(|_| is_spelt_out && !endpoint.contains(char::is_whitespace));
+    let good = url.is_some_and(|url| url.has_host() && url.username().is_empty() && url.password().is_none());
     if !good {
         form.fault("endpoint", "must be an http or https URL without credentials");
     }
