@@ -17,6 +17,11 @@ pub(crate) struct Envelope<'a> {
     pub(crate) timeout_ms: Option<u64>,
 }
 
+/// What is passed on unread must be text all the same: the JSON reader does not look into strings that nobody asks for.
+fn is_text(json: &[u8]) -> bool {
+    std::str::from_utf8(json).is_ok()
+}
+
 impl<'a> Envelope<'a> {
     pub(crate) fn read(body: &'a [u8]) -> Result<Self, String> {
         #[derive(Deserialize)]
@@ -34,6 +39,9 @@ impl<'a> Envelope<'a> {
             timeout_ms: Option<u64>,
         }
         let fields: Fields<'a> = super::object(body).map_err(|e| position(&e))?;
+        if !is_text(body) {
+            return Err("it is no UTF-8".into());
+        }
         if let Some(payload) = fields.payload {
             // As a node does; a worker of another kind may not look before it reads.
             check_depth(payload.get().as_bytes())
@@ -87,7 +95,7 @@ pub(crate) fn answer(task_id: &str, worker: &Bytes) -> Option<Bytes> {
         #[serde(default, deserialize_with = "is_there")]
         generated_by_ai: bool,
     }
-    let fields: Fields = super::object(worker).ok()?;
+    let fields: Fields = super::object(worker).ok().filter(|_| is_text(worker))?;
     let mut head = Vec::new();
     let add = |head: &mut Vec<u8>, name: &str, value: &[u8]| {
         head.push(if head.is_empty() { b'{' } else { b',' });
