@@ -366,7 +366,8 @@ fn task(data: &[u8]) {
     let in_either = |token: &str| ["node_token", "token"].iter().any(|name| whole["auth"][name] == *token);
     assert!(whole.is_null() || shown.is_none_or(|token| in_either(&token)), "a token that the task does not show");
     let _ = (read.constraints.qos(), read.constraints.priority());
-    assert!(!read.constraints.requires_unknown_profiles() || !whole["constraints"]["required_profiles"].is_null());
+    let names_profiles = whole.is_null() || !whole["constraints"]["required_profiles"].is_null();
+    assert!(names_profiles || !read.constraints.requires_unknown_profiles());
     assert!(read.iicp_conf.is_none_or(|conf| is_json(conf.get().as_bytes())));
     let Some(payload) = read.payload else { return };
     let payload = payload.get().as_bytes();
