@@ -48,5 +48,6 @@ def test_a_thousand_of_codes_is_a_class() -> None:
         (Code.LOST, iicp_core.TransportError),
         (Code.BACKEND, iicp_core.TaskError),
         (Code.BIND, iicp_core.ServingError),
+        (Code.RELAY_REFUSED, iicp_core.RelayError),
     ]:
         assert type(error(code, "x")) is kind

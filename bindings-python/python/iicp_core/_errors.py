@@ -99,6 +99,10 @@ class ServingError(IicpError):
     """6xxx: serving."""
 
 
+class RelayError(IicpError):
+    """7xxx: relays, and being reached through one."""
+
+
 class Rejected(Exception):  # noqa: N818 - raised as a verdict, as HTTPException is elsewhere
     """Raised by a handler to refuse a task. Its text is shown to the caller; that of any other exception never is."""
 
@@ -110,6 +114,7 @@ _THOUSANDS: dict[int, type[IicpError]] = {
     4: TransportError,
     5: TaskError,
     6: ServingError,
+    7: RelayError,
 }
 
 _CODES: dict[int, type[IicpError]] = {
