@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use iicp_core::options::{
     Chat, ClientOptions, Completion, ConsumerAuth, DirectoryOptions, Discover, Embedding, Moderation, NodeOptions,
-    PolicyProfile, RouteDiscovery, RoutingPolicy, Speech, TaskOptions, Transcription,
+    PolicyProfile, RouteDiscovery, RoutingPolicy, Speech, TaskAuth, TaskOptions, Transcription,
 };
 use iicp_core::{
     CHAT, COMPLETION, Client, Code, Directory, EMBEDDING, Error, Inbound, LiveNode, MODERATION, Node, RankChoice,
@@ -33,6 +33,8 @@ impl Mesh {
         let mut options = NodeOptions::default();
         options.intents = [CHAT, COMPLETION, EMBEDDING, TRANSCRIPTION, SPEECH, MODERATION].map(str::to_owned).into();
         options.directory = directory.url();
+        // Who stands between signs with a key of his own, which the node could not know.
+        options.auth = TaskAuth::Open;
         let node = Node::bind(options).await.unwrap().serve(answer).await.unwrap();
         let tap = Tap::start(0, node.addr().port()).await.unwrap();
         Mesh { directory, node, tap }
@@ -44,6 +46,8 @@ impl Mesh {
         let at = self.tap.addr();
         between.set_nodes(move |node| {
             node["endpoint"] = format!("http://{at}").into();
+            // Native frames would go round the tap.
+            node["transport_endpoint"] = Value::Null;
             change(node);
         });
         between
