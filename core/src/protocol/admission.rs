@@ -51,7 +51,6 @@ pub(crate) enum Body<'a> {
     /// JSON, as it is posted to `/v1/task`.
     Json(Bytes),
     /// Parts that came by themselves.
-    #[allow(dead_code)] // framed calls come like this
     Parts(TaskParts<'a>),
 }
 
@@ -79,7 +78,6 @@ pub(crate) struct Done {
 
 impl Done {
     /// The handler's result alone, as JSON; none if it is sealed.
-    #[allow(dead_code)] // framed calls are answered with it
     pub(crate) fn result(&self) -> Option<Bytes> {
         if self.is_sealed { None } else { result_of(&self.reply) }
     }
@@ -130,7 +128,6 @@ impl Refusal {
 }
 
 /// What every transport hands its tasks to. Dropping the future means that the caller went away.
-#[allow(dead_code)] // what stands below `node` calls it
 pub(crate) trait Admission: Send + Sync + 'static {
     fn admit<'a>(self: Arc<Self>, task: Received<'a>) -> Pin<Box<dyn Future<Output = Outcome> + Send + 'a>>;
 }

@@ -321,13 +321,11 @@ impl Incoming {
     }
 
     /// Time for names and connections; zero if pooled ones were used.
-    #[allow(dead_code)] // streaming takes it
     pub(crate) fn connect(&self) -> Duration {
         self.connect
     }
 
     /// From the sending, over an open connection, to the head of the answer.
-    #[allow(dead_code)] // streaming takes it
     pub(crate) fn first_byte(&self) -> Duration {
         self.first_byte
     }
