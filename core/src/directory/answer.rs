@@ -1,16 +1,20 @@
 //! What the directory says back: always JSON, whatever the status.
 
+use std::collections::BTreeMap;
+
 use axum::response::{IntoResponse, Response};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, StatusCode};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::form::Faults;
 use crate::error::Error;
 use crate::protocol::risk;
 use crate::transport::http_server::Answer;
 use crate::wire::failure;
+
+/// Names of fields, each with what is wrong with it.
+pub(super) type Faults = BTreeMap<String, Vec<String>>;
 
 /// What a route returns.
 pub(super) type Outcome = Result<Answer, Refusal>;

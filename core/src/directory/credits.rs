@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::answer::{Outcome, Refusal, ok};
+use super::desk::{Caller, Desk};
 use super::form::Form;
-use super::routes::{Caller, Desk};
+use super::node::Node;
 use super::score::Wish;
-use super::store::Node;
 use crate::crypto::digest::{fingerprint, hmac_hex, same, unhex};
 
 /// How long a quote would hold.

@@ -5,9 +5,9 @@ use http::{StatusCode, Uri};
 use serde::Serialize;
 
 use super::answer::{Outcome, Refusal, ok};
+use super::desk::{Caller, Desk};
 use super::form::Form;
 use super::limits::Route;
-use super::routes::{Caller, Desk};
 use super::score::Wish;
 use super::view::NodeView;
 use crate::protocol::profiles::{self, Asked, Negotiation, negotiate};

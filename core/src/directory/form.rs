@@ -3,17 +3,14 @@
 //! Unknown fields are ignored, null and empty text count as absent, and what was sent is never quoted back.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::ops::RangeInclusive;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::answer::Refusal;
+use super::answer::{Faults, Refusal};
 use crate::types::position;
-
-/// Names of fields, each with what is wrong with it.
-pub(super) type Faults = BTreeMap<String, Vec<String>>;
 
 enum Field<'a> {
     Json(&'a RawValue),

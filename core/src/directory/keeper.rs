@@ -4,7 +4,6 @@
 //! What waits is a set of nodes, not a queue of writes, so it is bounded by the table, and a disk that is full or gone for
 //! a while loses nothing: the directory serves from memory and the next turn that succeeds writes what is missing.
 
-use std::collections::HashSet;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -161,6 +160,3 @@ impl Keeper {
         }
     }
 }
-
-/// Nodes that have changed since they were last written; none where nothing is kept.
-pub(super) type Changed = HashSet<Arc<str>>;

@@ -1,13 +1,15 @@
 //! What a directory keeps of itself and of its nodes, in the form in which it is kept. Tokens are kept as hashes only.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::form::Form;
+use super::node::{Now, State, TokenHash};
 use super::record::{Pricing, Record, pricing_model};
-use super::store::{Now, State, TokenHash};
 use crate::crypto::digest::{hex, random};
 use crate::error::Result;
 
@@ -25,6 +27,9 @@ impl Secrets {
         Ok(Secrets { seed: Zeroizing::new(random::<32>()?), hmac_secret: Zeroizing::new(hex(&random::<32>()?)) })
     }
 }
+
+/// Nodes that have changed since they were last written; none where nothing is kept.
+pub(super) type Changed = HashSet<Arc<str>>;
 
 /// A node, as the store hands it out and takes it back. No `Debug`.
 pub(super) struct Kept<R> {

@@ -10,11 +10,11 @@ use http::Uri;
 use serde_json::{Value, json};
 
 use super::answer::{Outcome, Refusal, ok, prometheus};
+use super::desk::{Caller, Desk};
 use super::form::Form;
 use super::limits::Route;
-use super::routes::{Caller, Desk};
+use super::node::Node;
 use super::score::{self, Wish};
-use super::store::Node;
 use super::view::{NodeView, prefix};
 use crate::telemetry;
 

@@ -6,6 +6,7 @@
 
 mod answer;
 mod credits;
+mod desk;
 #[cfg(feature = "sqlite")]
 mod disk;
 #[cfg(not(feature = "sqlite"))]
@@ -20,6 +21,7 @@ mod keeper;
 mod kept;
 mod limits;
 mod lookups;
+mod node;
 mod nodes;
 mod once;
 mod probe;
@@ -54,14 +56,15 @@ use crate::transport::http_server::{
     AnswerFuture, BodyFailure, HttpServer, ServerLimits, Service, affordable_connections, read_body,
 };
 use answer::{Outcome, Refusal};
+use desk::{Caller, Peer};
 use disk::Disk;
 use keeper::Keeper;
 use kept::{Row, Secrets};
 use limits::{Limits, MOST_NODES_PER_ADDRESS, Route};
+use node::{Node, Now, TokenHash};
 use once::Onces;
 use probe::Probe;
-use routes::{Caller, Peer};
-use store::{KEEP_DORMANT_MS, Node, Now, Rules, Store, TokenHash};
+use store::{KEEP_DORMANT_MS, Rules, Store};
 
 /// Most bytes of a request's body.
 const MOST_BODY_BYTES: usize = 256 << 10;

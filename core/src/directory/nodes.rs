@@ -7,12 +7,13 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::answer::{Outcome, Refusal, json, ok};
+use super::desk::{Caller, Desk};
 use super::form::Form;
 use super::limits::{MOST_NODES_PER_ADDRESS, Route};
+use super::node::{Outcomes, Report};
 use super::probe::{Health, not_alive};
 use super::record::{Declaration, MOST_BYTES, Pricing, Registration};
-use super::routes::{Caller, Desk};
-use super::store::{Candidate, NotTaken, Outcomes, Report};
+use super::store::{Candidate, NotTaken};
 use super::view::{REPUTATION_EPOCH, REPUTATION_MODEL};
 use super::{Shared, telemetry};
 use crate::crypto::digest::{hex, hmac_hex, random, token_hash};

@@ -14,8 +14,8 @@ use tokio::time::{Instant, timeout_at};
 use url::Host;
 
 use super::answer::{Outcome, Refusal, ok};
+use super::desk::{Caller, Desk};
 use super::form::Form;
-use super::routes::{Caller, Desk};
 use crate::error::Result;
 use crate::transport::endpoint::Endpoint;
 use crate::transport::guard::{Reach, judge_host};

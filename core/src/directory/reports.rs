@@ -7,9 +7,9 @@ use http::StatusCode;
 use serde_json::json;
 
 use super::answer::{Outcome, Refusal, json, ok};
+use super::desk::{Caller, Desk};
 use super::form::Form;
 use super::limits::Route;
-use super::routes::{Caller, Desk};
 use crate::crypto::digest::{fingerprint, same, token_hash};
 
 /// `POST telemetry`: what a proxy saw of a node.

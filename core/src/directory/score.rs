@@ -2,7 +2,7 @@
 
 use super::answer::Refusal;
 use super::form::Form;
-use super::store::{Node, Now, Outcomes, State};
+use super::node::{Node, Now, Outcomes, State};
 use crate::protocol::risk;
 use crate::types::Qos;
 
@@ -180,7 +180,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::directory::store::Report;
+    use crate::directory::node::Report;
     use crate::directory::store::tests::{START, after, candidate, store};
     use crate::types::CHAT;
 

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::keeper::Changed;
-use super::kept::Kept;
+use super::kept::{Changed, Kept};
+use super::node::{Node, Now, Report, State, TokenHash};
 use super::record::{Pricing, Record};
 use super::score::{self, Wish};
 use crate::crypto::digest::{hmac_hex, same};
@@ -20,13 +20,6 @@ pub(super) const KEEP_DORMANT_MS: u64 = 24 * 3_600_000;
 const MOST_BYTES: usize = 64 << 20;
 const FIRST_REPUTATION: f64 = 0.5;
 
-/// A moment: since the directory started, and on the calendar.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Now {
-    pub(super) ms: u64,
-    pub(super) unix_s: u64,
-}
-
 /// What the operator decides.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rules {
@@ -35,34 +28,6 @@ pub(super) struct Rules {
     pub(super) qos_gating: bool,
     /// Active nodes that may come from one address.
     pub(super) most_per_address: Option<usize>,
-}
-
-/// SHA-256 of a token.
-pub(super) type TokenHash = [u8; 32];
-
-/// A node as everybody may see it.
-#[derive(Clone)]
-pub(super) struct Node {
-    pub(super) id: Arc<str>,
-    pub(super) record: Arc<Record>,
-    pub(super) state: State,
-}
-
-/// What is known of a node beside what it said when it registered.
-#[derive(Clone)]
-pub(super) struct State {
-    pub(super) seen_ms: u64,
-    pub(super) available: bool,
-    pub(super) draining: bool,
-    pub(super) load: f64,
-    pub(super) active_jobs: u32,
-    /// The models that its backend has loaded, if it says so.
-    pub(super) live_models: Option<Arc<[String]>>,
-    pub(super) latency_ms: Option<f64>,
-    pub(super) reputation: f64,
-    pub(super) completed: u64,
-    pub(super) probed: bool,
-    pub(super) pricing: Pricing,
 }
 
 /// What only the directory may see. No `Debug`.
@@ -112,28 +77,6 @@ pub(super) enum NotTaken {
     Full,
     /// The address has as many active nodes as one may have.
     Crowded,
-}
-
-/// What a heartbeat says.
-#[derive(Default)]
-pub(super) struct Report {
-    pub(super) available: bool,
-    pub(super) load: Option<f64>,
-    pub(super) active_jobs: Option<u32>,
-    pub(super) draining: Option<bool>,
-    pub(super) live_models: Option<Vec<String>>,
-    pub(super) outcomes: Outcomes,
-    pub(super) batch_id: Option<String>,
-    pub(super) challenge_response: Option<String>,
-    pub(super) pricing: Option<Pricing>,
-}
-
-/// Finished tasks since the last batch.
-#[derive(Clone, Copy, Default)]
-pub(super) struct Outcomes {
-    pub(super) success: u32,
-    pub(super) failed: u32,
-    pub(super) latency_ms: Option<f64>,
 }
 
 /// The directory's answer to a heartbeat.
@@ -435,6 +378,7 @@ pub(super) mod tests {
 
     use super::*;
     use crate::crypto::digest::token_hash;
+    use crate::directory::node::Outcomes;
     use crate::directory::record::tests::registration;
 
     pub(in crate::directory) const START: Now = Now { ms: 0, unix_s: 1_000_000 };

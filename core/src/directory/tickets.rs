@@ -8,11 +8,11 @@ use serde_json::json;
 
 use super::Shared;
 use super::answer::{Outcome, Refusal, json, ok};
+use super::desk::{Caller, Desk};
 use super::form::Form;
 use super::limits::Route;
-use super::routes::{Caller, Desk};
+use super::node::Node;
 use super::score::Wish;
-use super::store::Node;
 use super::view::NodeView;
 use crate::crypto::digest::{hex, random};
 use crate::crypto::ticket::{RELAY_TICKET_TYPE, TICKET_AUDIENCE, TICKET_TYPE};

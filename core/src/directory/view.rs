@@ -6,8 +6,8 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
+use super::node::Node;
 use super::record::{Capability, Policy, Pricing, Software};
-use super::store::Node;
 
 /// How reputation is reckoned, and since when.
 pub(super) const REPUTATION_MODEL: &str = "outcome-v2";
@@ -160,8 +160,9 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::directory::node::Report;
+    use crate::directory::store::Store;
     use crate::directory::store::tests::{START, candidate, store};
-    use crate::directory::store::{Report, Store};
 
     fn with(more: Value) -> Store {
         let mut store = store(1);
