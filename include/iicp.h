@@ -163,6 +163,8 @@ enum {
     IICP_EVENT_TASK_CANCEL = 4,
     /** An operation asks the application which candidate goes first; it waits for an answer. */
     IICP_EVENT_RANK = 5,
+    /** An inbound task whose part was refused with QUEUE_FULL has room for it now. */
+    IICP_EVENT_TASK_ROOM = 6,
 };
 
 /** Which model task `iicp_client_infer` runs. */
@@ -660,6 +662,30 @@ iicp_code iicp_client_chat(iicp_client client,
                            iicp_error **err);
 
 /**
+ * Submits a task whose result comes in parts, as the provider makes them. With a body, `ask_json` and `body` are those of
+ * `iicp_client_submit`; with an empty one, `ask_json` is that of `iicp_client_chat`.
+ *
+ * Every part is an `IICP_EVENT_CHUNK`: its body is the part, its json `{"sequence", "text", "tokens_used", "task_id",
+ * "node_id"}`, with the count from 0, what a chat says next, and the tokens so far, null if the provider does not count. The
+ * json of the `IICP_EVENT_DONE` is that of `iicp_client_submit` with `finish_reason`, `usage`, `model` and `tokens_used`
+ * besides, its body is empty. A provider that does not stream gives its whole result as one part.
+ *
+ * A part counts until its event is freed: with a megabyte of them the provider waits. `iicp_op_cancel` stops the
+ * provider's handler. A failure in the middle is the error of the `IICP_EVENT_DONE`.
+ *
+ * Ownership: arguments are copied. `op` may be NULL. Threads: any. Never blocks.
+ * Errors: 2xxx for the options and the payload; `IICP_QUEUE_FULL`, `IICP_STALE_ID`, `IICP_CLOSED`, `IICP_FORKED`. All else
+ * comes as the error of the `IICP_EVENT_DONE`.
+ */
+iicp_code iicp_client_stream(iicp_client client,
+                             iicp_queue queue,
+                             iicp_str ask_json,
+                             iicp_bytes body,
+                             uint64_t tag,
+                             uint64_t *op,
+                             iicp_error **err);
+
+/**
  * Runs a model task of a well-known intent. `ask_json` are the options of a completion, an embedding, a transcription, a
  * speech or a moderation, as `kind` says. Of a transcription `body` is the sound file, else it is empty. The json of its
  * `IICP_EVENT_DONE` is that of `iicp_client_submit` with, besides:
@@ -766,11 +792,12 @@ iicp_code iicp_client_infer_wait(iicp_client client,
  * `iicp_node_status`.
  *
  * A task comes as `IICP_EVENT_TASK` with the same tag on the same queue: its id is the task, its body the payload, its
- * json `{"task_id", "intent", "qos", "deadline_ms", "traceparent", "tracestate", "priority", "model", "max_tokens", "peer",
+ * json `{"task_id", "intent", "qos", "deadline_ms", "traceparent", "tracestate", "priority", "model", "max_tokens",
+ * "takes_events", "peer",
  * "source_node_id", "verified", "verified_node_id", "node"}`. `model` and `max_tokens` are what the caller wishes outside of
- * the payload; `source_node_id` is what it says it is, `verified_node_id` what the directory says it is, and `verified`
+ * the payload, `takes_events` whether it takes the result in parts; `source_node_id` is what it says it is, `verified_node_id` what the directory says it is, and `verified`
  * whether it has shown a good consumer token or this node's own token; what there is not is null. Answer it with
- * `iicp_task_finish` or `iicp_task_fail`, on any thread, in any order. `IICP_EVENT_TASK_CANCEL` with the id of a task says
+ * `iicp_task_finish` or `iicp_task_fail`, maybe with parts before by `iicp_task_chunk`, on any thread, in any order. `IICP_EVENT_TASK_CANCEL` with the id of a task says
  * that nobody waits for its answer any more. The node never asks for more tasks at once than `max_concurrent`.
  *
  * With the option `backend`, as in `{"backend": {"url": "http://127.0.0.1:8000/v1"}}`, no task comes here: they go to that
@@ -809,7 +836,26 @@ iicp_code iicp_node_close(iicp_node node,
                           iicp_error **err);
 
 /**
- * Answers a task with a result, a JSON text. `meta_json` is empty or `{"tokens_used": 12}`.
+ * Gives the caller of a task a part of the result, a JSON text, and goes on: `iicp_task_finish` or `iicp_task_fail` ends it.
+ * A caller who takes no parts gets them put together. `meta_json` is empty or `{"tokens_used": 12}`, as of this part. An
+ * empty body says that parts will come.
+ *
+ * `IICP_QUEUE_FULL` says that a megabyte of parts waits for the caller and that this one was not taken: give it again when
+ * an `IICP_EVENT_TASK_ROOM` with the id of the task has come.
+ *
+ * Ownership: arguments are copied. Threads: any. Never blocks.
+ * Errors: `IICP_QUEUE_FULL`; `IICP_STALE_ID` if the task was answered before or needs no answer any more. `IICP_HANDLER` if
+ * the part is not JSON and `IICP_CONFIG_INVALID` for `meta_json`: the task is answered as failed then. `IICP_CLOSED`,
+ * `IICP_FORKED`.
+ */
+iicp_code iicp_task_chunk(uint64_t task,
+                          iicp_str meta_json,
+                          iicp_bytes body,
+                          iicp_error **err);
+
+/**
+ * Answers a task with a result, a JSON text. `meta_json` is empty or `{"tokens_used": 12}`. After `iicp_task_chunk` it is
+ * the end: the body is the last part then, or empty.
  *
  * Ownership: arguments are copied. Threads: any. Never blocks.
  * Errors: `IICP_STALE_ID` if the task was answered before or needs no answer any more. `IICP_HANDLER` if the result is

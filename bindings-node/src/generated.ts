@@ -142,6 +142,8 @@ export const EventKind = {
   TASK_CANCEL: 4,
   /** An operation asks the application which candidate goes first; it waits for an answer. */
   RANK: 5,
+  /** An inbound task whose part was refused with QUEUE_FULL has room for it now. */
+  TASK_ROOM: 6,
 } as const;
 
 /** The model tasks that have a call of their own. */

@@ -145,6 +145,39 @@ pub unsafe extern "C" fn iicp_client_chat(
     unsafe { start(client.id, op, err, verb) }
 }
 
+/// Submits a task whose result comes in parts, as the provider makes them. With a body, `ask_json` and `body` are those of
+/// `iicp_client_submit`; with an empty one, `ask_json` is that of `iicp_client_chat`.
+///
+/// Every part is an `IICP_EVENT_CHUNK`: its body is the part, its json `{"sequence", "text", "tokens_used", "task_id",
+/// "node_id"}`, with the count from 0, what a chat says next, and the tokens so far, null if the provider does not count. The
+/// json of the `IICP_EVENT_DONE` is that of `iicp_client_submit` with `finish_reason`, `usage`, `model` and `tokens_used`
+/// besides, its body is empty. A provider that does not stream gives its whole result as one part.
+///
+/// A part counts until its event is freed: with a megabyte of them the provider waits. `iicp_op_cancel` stops the
+/// provider's handler. A failure in the middle is the error of the `IICP_EVENT_DONE`.
+///
+/// Ownership: arguments are copied. `op` may be NULL. Threads: any. Never blocks.
+/// Errors: 2xxx for the options and the payload; `IICP_QUEUE_FULL`, `IICP_STALE_ID`, `IICP_CLOSED`, `IICP_FORKED`. All else
+/// comes as the error of the `IICP_EVENT_DONE`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn iicp_client_stream(
+    client: iicp_client,
+    queue: iicp_queue,
+    ask_json: iicp_str,
+    body: iicp_bytes,
+    tag: u64,
+    op: *mut u64,
+    err: *mut *mut iicp_error,
+) -> iicp_code {
+    let verb = |bridge: &Bridge| {
+        // SAFETY: the caller's promise.
+        let (ask, body) = unsafe { (ask_json.read("ask_json")?, body.copy("body")?) };
+        bridge.stream(client.id, queue.id, ask, body, tag)
+    };
+    // SAFETY: the caller's promise.
+    unsafe { start(client.id, op, err, verb) }
+}
+
 /// Runs a model task of a well-known intent. `ask_json` are the options of a completion, an embedding, a transcription, a
 /// speech or a moderation, as `kind` says. Of a transcription `body` is the sound file, else it is empty. The json of its
 /// `IICP_EVENT_DONE` is that of `iicp_client_submit` with, besides:

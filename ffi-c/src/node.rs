@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use iicp_core::bridge::{Bridge, Event, EventKind};
 
 use crate::client::start;
@@ -26,11 +25,12 @@ pub struct iicp_node {
 /// `iicp_node_status`.
 ///
 /// A task comes as `IICP_EVENT_TASK` with the same tag on the same queue: its id is the task, its body the payload, its
-/// json `{"task_id", "intent", "qos", "deadline_ms", "traceparent", "tracestate", "priority", "model", "max_tokens", "peer",
+/// json `{"task_id", "intent", "qos", "deadline_ms", "traceparent", "tracestate", "priority", "model", "max_tokens",
+/// "takes_events", "peer",
 /// "source_node_id", "verified", "verified_node_id", "node"}`. `model` and `max_tokens` are what the caller wishes outside of
-/// the payload; `source_node_id` is what it says it is, `verified_node_id` what the directory says it is, and `verified`
+/// the payload, `takes_events` whether it takes the result in parts; `source_node_id` is what it says it is, `verified_node_id` what the directory says it is, and `verified`
 /// whether it has shown a good consumer token or this node's own token; what there is not is null. Answer it with
-/// `iicp_task_finish` or `iicp_task_fail`, on any thread, in any order. `IICP_EVENT_TASK_CANCEL` with the id of a task says
+/// `iicp_task_finish` or `iicp_task_fail`, maybe with parts before by `iicp_task_chunk`, on any thread, in any order. `IICP_EVENT_TASK_CANCEL` with the id of a task says
 /// that nobody waits for its answer any more. The node never asks for more tasks at once than `max_concurrent`.
 ///
 /// With the option `backend`, as in `{"backend": {"url": "http://127.0.0.1:8000/v1"}}`, no task comes here: they go to that
@@ -66,8 +66,8 @@ pub unsafe extern "C" fn iicp_node_status(
     let body = || {
         let out = Out::required(out, "out")?;
         let json = of(node.id)?.node_status(node.id)?;
-        let kind = EventKind::Done;
-        let event = Event { kind, id: 0, tag: 0, handle: node.id, json, body: Bytes::new(), error: None };
+        let mut event = Event::new(EventKind::Done, 0, 0);
+        (event.handle, event.json) = (node.id, json);
         // SAFETY: the caller's promise.
         unsafe { out.set(iicp_event::boxed(event)) };
         Ok(())
@@ -95,7 +95,35 @@ pub unsafe extern "C" fn iicp_node_close(
     unsafe { start(node.id, op, err, |bridge| bridge.node_close(node.id, queue.id, grace, tag)) }
 }
 
-/// Answers a task with a result, a JSON text. `meta_json` is empty or `{"tokens_used": 12}`.
+/// Gives the caller of a task a part of the result, a JSON text, and goes on: `iicp_task_finish` or `iicp_task_fail` ends it.
+/// A caller who takes no parts gets them put together. `meta_json` is empty or `{"tokens_used": 12}`, as of this part. An
+/// empty body says that parts will come.
+///
+/// `IICP_QUEUE_FULL` says that a megabyte of parts waits for the caller and that this one was not taken: give it again when
+/// an `IICP_EVENT_TASK_ROOM` with the id of the task has come.
+///
+/// Ownership: arguments are copied. Threads: any. Never blocks.
+/// Errors: `IICP_QUEUE_FULL`; `IICP_STALE_ID` if the task was answered before or needs no answer any more. `IICP_HANDLER` if
+/// the part is not JSON and `IICP_CONFIG_INVALID` for `meta_json`: the task is answered as failed then. `IICP_CLOSED`,
+/// `IICP_FORKED`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn iicp_task_chunk(
+    task: u64,
+    meta_json: iicp_str,
+    body: iicp_bytes,
+    err: *mut *mut iicp_error,
+) -> iicp_code {
+    let body = || {
+        // SAFETY: the caller's promise.
+        let (meta, body) = unsafe { (meta_json.read("meta_json")?, body.copy("body")?) };
+        of(task)?.task_chunk(task, meta, body)
+    };
+    // SAFETY: the caller's promise.
+    unsafe { guard(err, body) }
+}
+
+/// Answers a task with a result, a JSON text. `meta_json` is empty or `{"tokens_used": 12}`. After `iicp_task_chunk` it is
+/// the end: the body is the last part then, or empty.
 ///
 /// Ownership: arguments are copied. Threads: any. Never blocks.
 /// Errors: `IICP_STALE_ID` if the task was answered before or needs no answer any more. `IICP_HANDLER` if the result is

@@ -143,6 +143,8 @@ class EventKind(IntEnum):
     """An inbound task needs no answer any more: its caller left, its deadline passed or its node closed."""
     RANK = 5
     """An operation asks the application which candidate goes first; it waits for an answer."""
+    TASK_ROOM = 6
+    """An inbound task whose part was refused with QUEUE_FULL has room for it now."""
 
 
 class Inference(IntEnum):

@@ -1,8 +1,12 @@
 //! What a queue carries to the language layers.
 
 use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use bytes::Bytes;
+
+use super::window::Hold;
 
 use crate::error::Error;
 
@@ -47,6 +51,7 @@ event_kinds! {
     Task = 3, "TASK", "An inbound task that waits for an answer.";
     TaskCancel = 4, "TASK_CANCEL", "An inbound task needs no answer any more: its caller left, its deadline passed or its node closed.";
     Rank = 5, "RANK", "An operation asks the application which candidate goes first; it waits for an answer.";
+    TaskRoom = 6, "TASK_ROOM", "An inbound task whose part was refused with QUEUE_FULL has room for it now.";
 }
 
 impl EventKind {
@@ -61,7 +66,7 @@ impl EventKind {
 pub struct Event {
     /// What the event says.
     pub kind: EventKind,
-    /// The operation, or for `TASK` and `TASK_CANCEL` the task, that it belongs to.
+    /// The operation, or for `TASK`, `TASK_CANCEL` and `TASK_ROOM` the task, that it belongs to.
     pub id: u64,
     /// The number that the caller gave when it started the operation, or began to serve.
     pub tag: u64,
@@ -73,12 +78,52 @@ pub struct Event {
     pub body: Bytes,
     /// Why the operation failed.
     pub error: Option<Error>,
+    pub(super) attached: Attached,
+}
+
+/// What hangs on an event beside what it says.
+pub(super) enum Attached {
+    Nothing,
+    /// Given back when the event is dropped.
+    Hold(Hold),
+    /// Set to false when the event is taken out of its queue.
+    Told(Arc<AtomicBool>),
 }
 
 impl Event {
     /// An event without content.
-    pub(super) fn new(kind: EventKind, id: u64, tag: u64) -> Self {
-        Event { kind, id, tag, handle: 0, json: String::new(), body: Bytes::new(), error: None }
+    #[must_use]
+    pub fn new(kind: EventKind, id: u64, tag: u64) -> Self {
+        let (json, body, attached) = (String::new(), Bytes::new(), Attached::Nothing);
+        Event { kind, id, tag, handle: 0, json, body, error: None, attached }
+    }
+
+    /// Counts against its stream until it is dropped.
+    pub(super) fn holding(self, hold: Hold) -> Self {
+        Event { attached: Attached::Hold(hold), ..self }
+    }
+
+    /// Says in `told` that it waits to be taken.
+    pub(super) fn telling(self, told: Arc<AtomicBool>) -> Self {
+        Event { attached: Attached::Told(told), ..self }
+    }
+
+    pub(super) fn is_taken(&self) {
+        if let Attached::Told(told) = &self.attached {
+            told.store(false, Relaxed);
+        }
+    }
+
+    /// What a `CHUNK` counts against its stream, for a layer that copies the event and drops it before its part is used.
+    /// Dropping this lets the stream go on.
+    pub fn hold(&mut self) -> Option<Hold> {
+        match std::mem::replace(&mut self.attached, Attached::Nothing) {
+            Attached::Hold(hold) => Some(hold),
+            other => {
+                self.attached = other;
+                None
+            }
+        }
     }
 
     /// What it counts against a queue's bytes.

@@ -7,7 +7,8 @@
 //! 1. An operation has any number of `CHUNK`s and then exactly one `DONE`: also after cancel, close, panic and shutdown.
 //! 2. A verb never blocks and never calls back: what is wrong with its arguments it returns, all else comes as `DONE`.
 //! 3. Room for a `DONE`, and for the `TASK_CANCEL` of a delivered task, is reserved, so they cannot be refused. Only
-//!    `CHUNK` and `TASK` wait for room, and go on when there is some.
+//!    `CHUNK` and `TASK` wait for room, and go on when there is some. A `CHUNK` waits as well while a megabyte of its
+//!    stream is taken and not dropped, and a host whose part of a task had no room is told of some by `TASK_ROOM`.
 //! 4. A stale id is a code, never a fault of memory.
 //! 5. When [`Bridge::shutdown`] has returned, nobody is woken any more.
 //! 6. A queue's descriptor is readable exactly while the queue has events; a drain takes up to 256, and what is left
@@ -16,6 +17,7 @@
 //!
 //! Nothing here may be used in a forked child: every call says `FORKED` there, before it touches a lock.
 
+mod answer;
 mod event;
 mod ids;
 mod inference;
@@ -24,10 +26,12 @@ mod queue;
 #[cfg(any(test, feature = "testing"))]
 mod script;
 mod serve;
+mod stream;
 #[cfg(all(test, not(iicp_loom)))]
 mod tests;
 mod verbs;
 mod wake;
+mod window;
 
 use std::sync::atomic::{AtomicBool, Ordering::Acquire, Ordering::Release};
 use std::sync::{Arc, OnceLock};
@@ -38,6 +42,7 @@ use futures_util::future::join_all;
 pub use event::{Event, EventKind};
 pub use inference::Inference;
 pub use wake::Doorbell;
+pub use window::Hold;
 
 use ids::{Kind, Table};
 use ops::{Op, Outcome};

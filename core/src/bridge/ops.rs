@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 use super::Tables;
 use super::event::{Event, EventKind};
 use super::queue::{Queue, Seat};
+use super::window::Window;
 use crate::client::RankChoice;
 use crate::error::{Code, Error, Result};
 
@@ -35,6 +36,7 @@ pub(super) struct Op {
     /// The number of the code to stop with, 0 while nobody asked to.
     stop: AtomicI32,
     waker: AtomicWaker,
+    window: Arc<Window>,
     /// Who waits for the host's ranking.
     ranking: Mutex<Option<oneshot::Sender<Result<Option<RankChoice>>>>>,
 }
@@ -79,13 +81,14 @@ impl Op {
         })
     }
 
-    /// Pushes a part of the result when the queue has room for it.
+    /// Pushes a part of the result when the host has used enough of those before, and the queue has room for it.
     ///
     /// # Errors
     /// `CLOSED` when nobody will take it any more.
-    #[cfg(any(test, feature = "testing"))]
     pub(super) async fn chunk(&self, json: String, body: Bytes) -> Result<()> {
-        self.seat.push(Event { json, body, ..Event::new(EventKind::Chunk, self.id, self.tag) }).await
+        let event = Event { json, body, ..Event::new(EventKind::Chunk, self.id, self.tag) };
+        let hold = self.window.enter(event.weight()).await;
+        self.seat.push(event.holding(hold)).await
     }
 
     /// Pushes the `DONE`; whoever comes second does nothing.
@@ -127,6 +130,7 @@ impl Tables {
                 seat,
                 stop: AtomicI32::new(0),
                 waker: AtomicWaker::new(),
+                window: Window::new(),
                 ranking: Mutex::default(),
             };
             made.insert(Arc::new(op)).clone()

@@ -146,6 +146,7 @@ impl State {
     fn take(&mut self) -> Option<Event> {
         let event = self.events.pop_front()?;
         self.bytes = self.bytes.saturating_sub(event.weight());
+        event.is_taken();
         Some(event)
     }
 
@@ -251,6 +252,14 @@ impl Queue {
         Ok(Seat { queue: self.clone(), spent: AtomicBool::new(false) })
     }
 
+    /// Pushes an event of which there is one at most for each task that is delivered, so that it need not wait for room.
+    pub(super) fn tell(self: &Arc<Self>, event: Event) {
+        self.change(|state| {
+            let wake = if state.closed { Wake::default() } else { state.push(event) };
+            ((), wake)
+        });
+    }
+
     /// Waits for room and pushes; the slots beyond the first are promised.
     async fn push_in_turn(self: &Arc<Self>, slots: usize, event: Event, spent: Option<&AtomicBool>) -> Result<()> {
         let mut turn = Turn { queue: self, number: None };
@@ -340,6 +349,7 @@ impl Queue {
             }
             let events: Vec<Event> = state.events.drain(..count).collect();
             let bytes: usize = events.iter().map(Event::weight).sum();
+            events.iter().for_each(Event::is_taken);
             state.bytes = state.bytes.saturating_sub(bytes);
             (Ok(events), state.after_take())
         })

@@ -1,27 +1,34 @@
 //! Inbound tasks: a handler that hands every task to the host as an event and waits for the answer.
 
+use std::future::poll_fn;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::oneshot;
 
+use super::answer::{Answer, Asking, Begun, Parts};
 use super::event::{Event, EventKind};
-use super::queue::{Queue, Seat};
+use super::queue::Queue;
 use super::{Bridge, Tables};
 use crate::error::{Code, Error, Result};
 use crate::node::{Handler, Inbound, Reply};
 use crate::options::millis;
-use crate::types::{Priority, Qos};
+use crate::types::{Chunk, Payload, Priority, Qos};
 
-/// A task whose answer is awaited.
+/// A task whose answer is awaited. Dropping it without one says that the host can give none any more.
 pub(super) struct Asked {
-    answer: oneshot::Sender<Result<Reply>>,
+    answer: Arc<Answer>,
     queue: Arc<Queue>,
 }
 
 impl Asked {
     pub(super) fn is_in(&self, queue: &Arc<Queue>) -> bool {
         Arc::ptr_eq(&self.queue, queue)
+    }
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        self.answer.close();
     }
 }
 
@@ -45,6 +52,7 @@ struct About<'a> {
     priority: Priority,
     model: Option<&'a str>,
     max_tokens: Option<u64>,
+    takes_events: bool,
     peer: std::net::SocketAddr,
     source_node_id: Option<&'a str>,
     verified: bool,
@@ -64,6 +72,7 @@ impl ForeignHandler {
             priority: task.priority,
             model: task.model.as_deref(),
             max_tokens: task.max_tokens,
+            takes_events: task.takes_events,
             peer: task.caller.peer,
             source_node_id: task.caller.source_node_id.as_deref(),
             verified: task.caller.verified,
@@ -77,19 +86,17 @@ impl ForeignHandler {
 
 impl Handler for ForeignHandler {
     async fn call(&self, task: Inbound) -> Result<Reply> {
-        let (answer, answered) = oneshot::channel();
-        let asked = Asked { answer, queue: self.queue.clone() };
+        let answer = Answer::new();
+        let asked = Asked { answer: answer.clone(), queue: self.queue.clone() };
         let id = self.tables.tasks.insert(|_| asked).map_err(|_| not_asked())?;
-        let mut asking = Asking { handler: self, id, seat: None, answered };
+        let (tables, queue) = (self.tables.clone(), self.queue.clone());
+        let mut asking = Asking { tables, queue, id, tag: self.tag, seat: None, answer };
         let event = self.event(id, task)?;
         // The node drops this future at the task's deadline, and with it the wait for room.
         asking.seat = Some(self.queue.deliver(event).await.map_err(|_| not_asked())?);
-        match (&mut asking.answered).await {
-            Ok(reply) => {
-                asking.seat = None;
-                reply
-            }
-            Err(_) => Err(Error::new(Code::Closed, "the host closed the queue that the task was delivered to")),
+        match poll_fn(|cx| asking.answer.poll_begin(cx)).await {
+            Begun::Whole(reply) => reply,
+            Begun::Parts => Ok(Reply::stream(Parts { asking, over: false })),
         }
     }
 }
@@ -99,37 +106,46 @@ fn not_asked() -> Error {
     Error::new(Code::Capacity, "the host closed the queue that tasks are delivered to")
 }
 
-/// A task that the host was asked to serve. However the wait for its answer ends, its id is stale afterwards; if there
-/// was no answer, the host is told to stop.
-struct Asking<'a> {
-    handler: &'a ForeignHandler,
-    id: u64,
-    /// There while the task is delivered and has no answer.
-    seat: Option<Seat>,
-    answered: oneshot::Receiver<Result<Reply>>,
-}
-
-impl Drop for Asking<'_> {
-    fn drop(&mut self) {
-        let withdrawn = self.handler.tables.tasks.remove(self.id).is_ok();
-        let Some(seat) = self.seat.take() else { return };
-        // Who took the id out may be about to answer: from here on that says STALE_ID, or the answer is here already.
-        self.answered.close();
-        if withdrawn || self.answered.try_recv().is_err() {
-            seat.finish(Event::new(EventKind::TaskCancel, self.id, self.handler.tag));
-        }
-    }
-}
-
 /// What the host may say beside the result.
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct AboutReply {
-    tokens_used: u64,
+    tokens_used: Option<u64>,
+}
+
+impl AboutReply {
+    fn read(json: &str) -> Result<Self> {
+        if json.is_empty() {
+            return Ok(AboutReply::default());
+        }
+        serde_json::from_str(json).map_err(|e| Error::new(Code::ConfigInvalid, format!("options of a reply: {e}")))
+    }
 }
 
 impl Bridge {
-    /// Answers a task with a result, which must be JSON. `meta_json` is empty or `{"tokens_used": 12}`.
+    /// Gives the caller of a task a part of the result, which must be JSON, and goes on: the task ends with
+    /// [`Bridge::task_finish`] or [`Bridge::task_fail`]. A caller who takes no parts gets them put together at the end.
+    /// `meta_json` is empty or `{"tokens_used": 12}`, as of this part. An empty `body` says that parts will come.
+    ///
+    /// # Errors
+    /// `QUEUE_FULL` if a megabyte of parts waits for the caller: the part was not taken, and a `TASK_ROOM` event with the
+    /// task's `id` comes when there is room. `STALE_ID` if the task needs no answer any more. `HANDLER` if the part is not
+    /// JSON and `CONFIG_INVALID` for `meta_json`: the task is answered as failed then. `CLOSED`, `FORKED`.
+    pub fn task_chunk(&self, task: u64, meta_json: &str, body: bytes::Bytes) -> Result<()> {
+        let tables = self.open()?;
+        let answer = tables.tasks.read(task, |asked| asked.answer.clone())?;
+        match part(meta_json, body) {
+            Ok(part) => answer.add(task, part),
+            Err(error) => {
+                let _asked = tables.tasks.remove(task)?;
+                answer.end(task, Err(Error::new(Code::Handler, "a part of the handler's reply was refused")))?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Answers a task with a result, which must be JSON. `meta_json` is empty or `{"tokens_used": 12}`. After
+    /// [`Bridge::task_chunk`] it is the end: `body` is the last part then, or empty.
     ///
     /// # Errors
     /// `STALE_ID` if the task needs no answer any more. `HANDLER` if the result is not JSON and `CONFIG_INVALID` for
@@ -137,24 +153,25 @@ impl Bridge {
     pub fn task_finish(&self, task: u64, meta_json: &str, body: bytes::Bytes) -> Result<()> {
         let asked = self.open()?.tasks.remove(task)?;
         let read = || {
-            let about: AboutReply = match meta_json {
-                "" => AboutReply::default(),
-                text => serde_json::from_str(text)
-                    .map_err(|e| Error::new(Code::ConfigInvalid, format!("options of a reply: {e}")))?,
+            let about = AboutReply::read(meta_json)?;
+            let reply = match body.is_empty() && asked.answer.is_in_parts() {
+                true => Payload::trusted(body).into(),
+                false => Reply::json_bytes(body)?,
             };
-            Ok(Reply::json_bytes(body)?.tokens_used(about.tokens_used))
+            Ok(reply.tokens_used(about.tokens_used.unwrap_or_default()))
         };
         match read() {
-            Ok(reply) => answer(task, asked, Ok(reply)),
+            Ok(reply) => asked.answer.end(task, Ok(reply)),
             Err(error) => {
                 // The caller is told at once; the host need not answer again.
-                answer(task, asked, Err(Error::new(Code::Handler, "the handler's reply was refused")))?;
+                asked.answer.end(task, Err(Error::new(Code::Handler, "the handler's reply was refused")))?;
                 Err(error)
             }
         }
     }
 
-    /// Answers a task with a failure. The message is shown to the caller only with `TASK_REJECTED`.
+    /// Answers a task with a failure. The message is shown to the caller only with `TASK_REJECTED`. What came before in
+    /// parts stays incomplete.
     ///
     /// # Errors
     /// `STALE_ID` if the task needs no answer any more. `INVALID_ARG` if `code` is no error of this library: the task is
@@ -162,19 +179,24 @@ impl Bridge {
     pub fn task_fail(&self, task: u64, code: i32, message: &str) -> Result<()> {
         let asked = self.open()?.tasks.remove(task)?;
         match Code::from_number(code).filter(|code| *code != Code::Ok) {
-            Some(code) => answer(task, asked, Err(Error::new(code, message))),
+            Some(code) => asked.answer.end(task, Err(Error::new(code, message))),
             None => {
-                answer(task, asked, Err(Error::new(Code::Handler, "the handler failed without a valid code")))?;
+                asked.answer.end(task, Err(Error::new(Code::Handler, "the handler failed without a valid code")))?;
                 Err(Error::new(Code::InvalidArg, format!("{code} is no error code; the task was answered as failed")))
             }
         }
     }
 }
 
-fn answer(task: u64, asked: Asked, reply: Result<Reply>) -> Result<()> {
-    asked.answer.send(reply).map_err(|_| {
-        Error::new(Code::StaleId, format!("task {task:#018x} needs no answer any more; its caller did not wait"))
-    })
+/// Reads a part; none where there is nothing in it.
+fn part(meta_json: &str, body: bytes::Bytes) -> Result<Option<Chunk>> {
+    let tokens = AboutReply::read(meta_json)?.tokens_used;
+    if body.is_empty() {
+        return Ok(None);
+    }
+    let part = Payload::from_json(body)
+        .map_err(|e| Error::new(Code::Handler, format!("a part of the reply cannot be sent: {}", e.message())))?;
+    Ok(Some(Chunk::new(part, tokens)))
 }
 
 /// JSON of what has a fixed, small form.

@@ -165,6 +165,40 @@ fn invariant_3_only_chunks_wait_for_room_and_every_done_comes() {
 }
 
 #[test]
+fn invariant_3_a_stream_stops_while_a_megabyte_of_it_is_held_and_hinders_no_other() {
+    let bridge = bridge();
+    let queue = bridge.queue_new(QueueOptions::default()).unwrap();
+    let slow = bridge.script(queue, r#"{"chunks": 300, "chunk_bytes": 10000}"#, 1).unwrap();
+    let mut held = Vec::new();
+    while let Some(event) = bridge.queue_next(queue, Duration::from_millis(300)).unwrap() {
+        assert_eq!((event.id, event.kind), (slow, EventKind::Chunk));
+        held.push(event);
+    }
+    let bytes: usize = held.iter().map(Event::weight).sum();
+    assert!((1_000_000..=1 << 20).contains(&bytes), "{bytes}");
+    let other = bridge.script(queue, r#"{"chunks": 300, "chunk_bytes": 10000}"#, 2).unwrap();
+    let mut count = 0;
+    while next(&bridge, queue).kind == EventKind::Chunk {
+        count += 1;
+    }
+    assert_eq!(count, 300, "all of {other:#x}");
+    // A layer that copies keeps the hold alone.
+    let mut holds: Vec<Hold> = held.drain(..).map(|mut event| event.hold().unwrap()).collect();
+    assert!(bridge.queue_next(queue, Duration::ZERO).unwrap().is_none());
+    let first = holds.len();
+    holds.clear();
+    let rest = (first..).take_while(|_| next(&bridge, queue).kind == EventKind::Chunk).count();
+    assert_eq!(first + rest, 300);
+    // Who holds parts holds up neither a cancel nor the end.
+    let op = bridge.script(queue, r#"{"chunks": 300, "chunk_bytes": 10000}"#, 3).unwrap();
+    let held: Vec<Event> = (0..50).map(|_| next(&bridge, queue)).collect();
+    bridge.cancel(op).unwrap();
+    let events = until_done(&bridge, queue);
+    assert_eq!(events.last().unwrap().error.as_ref().map(Error::code), Some(Code::Cancelled));
+    drop(held);
+}
+
+#[test]
 fn invariant_4_a_stale_or_foreign_id_is_a_code_everywhere() {
     let bridge = bridge();
     let queue = bridge.queue_new(QueueOptions::default()).unwrap();
@@ -185,11 +219,13 @@ fn invariant_4_a_stale_or_foreign_id_is_a_code_everywhere() {
             bridge.submit(client, stale, intent, body(), 0).map(drop),
             bridge.discover(client, stale, intent, 0).map(drop),
             bridge.chat(client, stale, chat, 0).map(drop),
+            bridge.stream(client, stale, chat, bytes::Bytes::new(), 0).map(drop),
             bridge.node_serve(stale, serve, 0).map(drop),
             bridge.node_close(stale, queue, LONG, 0).map(drop),
             bridge.node_status(stale).map(drop),
             bridge.directory_bind(stale, "", 0).map(drop),
             bridge.directory_close(stale, queue, LONG, 0).map(drop),
+            bridge.task_chunk(stale, "", body()),
             bridge.task_finish(stale, "", body()),
             bridge.task_fail(stale, 5004, ""),
             bridge.cancel(stale),

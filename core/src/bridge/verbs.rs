@@ -237,9 +237,9 @@ impl Bridge {
     ///
     /// Inbound tasks come as `TASK` events with the same `tag` on the same queue, maybe before the `DONE`: `id` is the
     /// task, `body` the payload, `json` is `{"task_id", "intent", "qos", "deadline_ms", "traceparent",
-    /// "tracestate", "priority", "model", "max_tokens", "peer", "source_node_id", "verified", "verified_node_id", "node"}`, as
+    /// "tracestate", "priority", "model", "max_tokens", "takes_events", "peer", "source_node_id", "verified", "verified_node_id", "node"}`, as
     /// [`Inbound`](crate::Inbound) has them, with the time that was left when it came in. Answer with [`Bridge::task_finish`] or
-    /// [`Bridge::task_fail`] until a `TASK_CANCEL` with the same `id` says that nobody waits any more.
+    /// [`Bridge::task_fail`], maybe with parts before by [`Bridge::task_chunk`], until a `TASK_CANCEL` with the same `id` says that nobody waits any more.
     ///
     /// # Errors
     /// `CONFIG_INVALID`, `INTENT_INVALID`; `QUEUE_FULL`, `STALE_ID`, `CLOSED`, `FORKED`.

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use futures_util::Stream;
 use futures_util::stream::{self, StreamExt as _};
 use http::header::CONTENT_TYPE;
+use tokio::time::Instant;
 
 use super::attempt::{Begun, Failed};
 use crate::crypto::cx::{ReplyKey, StreamKey};
@@ -27,11 +28,13 @@ pub struct TaskStream {
     about: TaskResult,
     chunks: Pin<Box<dyn Stream<Item = Result<Chunk>> + Send>>,
     most_bytes: usize,
+    deadline: Instant,
+    tokens_used: Option<u64>,
 }
 
 impl TaskStream {
     /// Without a beginning of parts, the result is the one part.
-    pub(super) fn new(mut about: TaskResult, begun: Option<Box<Begun>>, most_bytes: usize) -> Self {
+    pub(super) fn new(mut about: TaskResult, begun: Option<Box<Begun>>, most_bytes: usize, deadline: Instant) -> Self {
         let whole = std::mem::replace(&mut about.result, serde_json::Value::Null.into());
         let (first, rest) = match begun {
             Some(begun) => (begun.first, Some(begun.rest)),
@@ -45,12 +48,25 @@ impl TaskStream {
                 Err(failed) => Some((Err(failed.error), None)),
             }
         });
-        TaskStream { about, chunks: Box::pin(stream::iter(first.map(Ok)).chain(rest)), most_bytes }
+        let chunks = Box::pin(stream::iter(first.map(Ok)).chain(rest));
+        TaskStream { about, chunks, most_bytes, deadline, tokens_used: None }
     }
 
     /// The next part; none after the last. After an error, which says that the result stays incomplete, nothing more comes.
     pub async fn next(&mut self) -> Option<Result<Chunk>> {
-        self.chunks.next().await
+        std::future::poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
+    }
+
+    /// Tokens that the task has used as of the last part that was taken, if the provider counts them. The end of the
+    /// stream tells the last word.
+    #[must_use]
+    pub fn tokens_used(&self) -> Option<u64> {
+        self.tokens_used
+    }
+
+    /// When the task's time is over.
+    pub(crate) fn deadline(&self) -> Instant {
+        self.deadline
     }
 
     /// Id of the task.
@@ -90,7 +106,15 @@ impl Stream for TaskStream {
     type Item = Result<Chunk>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> std::task::Poll<Option<Self::Item>> {
-        self.chunks.as_mut().poll_next(cx)
+        loop {
+            let next = std::task::ready!(self.chunks.as_mut().poll_next(cx));
+            let Some(Ok(chunk)) = &next else { return std::task::Poll::Ready(next) };
+            self.tokens_used = chunk.tokens_used.or(self.tokens_used);
+            // The end of a stream has something to say of it, and mostly no part.
+            if !chunk.result.bytes().is_empty() {
+                return std::task::Poll::Ready(next);
+            }
+        }
     }
 }
 
@@ -201,9 +225,10 @@ impl Events {
     /// What a part carries. The end of a sealed stream is sealed as well, or it might have been cut off.
     fn content(&self, event: &TaskEvent<'_>, name: EventName, data: &Bytes) -> Result<Option<Chunk>, Failed> {
         let chunk = |result| Some(Chunk::new(result, event.tokens_used));
+        let nothing = || (name == EventName::Completed).then(|| Chunk::nothing(event.tokens_used));
         match (&self.seal, &event.iicp_conf_part, event.result) {
             (Seal::Plain, None, Some(result)) => Ok(chunk(Payload::trusted(data.slice_ref(result.get().as_bytes())))),
-            (Seal::Plain, None, None) => Ok(None),
+            (Seal::Plain, None, None) => Ok(nothing()),
             (Seal::Plain, Some(_), _) => Err(unsealed(Error::new(
                 Code::ConfidentialityRequired,
                 "the node sealed its answer though the task was not sealed",
@@ -211,7 +236,7 @@ impl Events {
             (Seal::Sealed(key), Some(part), None) => {
                 let opened = key.open(event.sequence, name.as_str(), part).map_err(unsealed)?;
                 if opened.is_empty() {
-                    return Ok(None);
+                    return Ok(nothing());
                 }
                 Ok(chunk(Payload::from_json(opened).map_err(|error| self.malformed(error.message()))?))
             }

@@ -150,7 +150,7 @@ impl<'a> Submit<'a> {
         let (at, mut sent, waited) = self.one_after_another(&mut chosen).await?;
         let begun = sent.begun.take();
         let about = self.finish(&chosen, at, sent, waited);
-        Ok(TaskStream::new(about, begun, self.client.options.max_response_bytes))
+        Ok(TaskStream::new(about, begun, self.client.options.max_response_bytes, self.deadline()))
     }
 
     /// Who may be sent the task, in the order in which they are tried.

@@ -69,6 +69,8 @@ pub struct Inbound {
     pub model: Option<String>,
     /// Most tokens of the answer, as the caller asked outside of the payload.
     pub max_tokens: Option<u64>,
+    /// Whether the caller takes the result in parts as they are made; for others the node puts them together.
+    pub takes_events: bool,
     /// The caller's W3C trace context, if it sent one.
     pub traceparent: Option<String>,
     /// What the systems on the way wrote beside it (W3C `tracestate`), as it came.
@@ -204,6 +206,15 @@ impl Reply {
             Returned::Plain => Ok((self, false)),
             Returned::Wrapped(inner) => Ok((Reply { content: Content::Whole(Payload::trusted(inner)), ..self }, true)),
             Returned::BackendError(status) => Err(backend_error(status)),
+        }
+    }
+
+    /// The reply as the last part of others: maybe a part, maybe only the number of tokens.
+    pub(crate) fn into_part(self) -> Chunk {
+        let tokens = Some(self.tokens_used).filter(|tokens| *tokens > 0);
+        match self.content {
+            Content::Whole(part) => Chunk::new(part, tokens),
+            Content::Chunks(_) => Chunk::nothing(tokens),
         }
     }
 

@@ -79,7 +79,9 @@ pub(super) async fn whole(reply: impl Future<Output = Result<Reply>>, most_bytes
     while let Some(chunk) = chunks.next().await {
         let chunk = chunk.unwrap_or_else(|_panic| Err(panicked()))?;
         tokens_used = chunk.tokens_used.unwrap_or(tokens_used);
-        whole.push(chunk.result.bytes())?;
+        if !chunk.result.bytes().is_empty() {
+            whole.push(chunk.result.bytes())?;
+        }
     }
     Ok((whole.finish(), tokens_used))
 }
@@ -132,7 +134,17 @@ impl Stream for Running {
             }
         }
         let Work::Chunks(chunks) = &mut this.work else { return Poll::Ready(None) };
-        let next = std::panic::catch_unwind(AssertUnwindSafe(|| chunks.poll_next_unpin(cx)));
+        let next = std::panic::catch_unwind(AssertUnwindSafe(|| {
+            loop {
+                match chunks.poll_next_unpin(cx) {
+                    // No part, but a word on the tokens.
+                    Poll::Ready(Some(Ok(chunk))) if chunk.result.bytes().is_empty() => {
+                        this.tokens_used = chunk.tokens_used.unwrap_or(this.tokens_used);
+                    }
+                    next => break next,
+                }
+            }
+        }));
         let event = match next {
             Ok(Poll::Pending) => return Poll::Pending,
             Ok(Poll::Ready(Some(Ok(chunk)))) => {

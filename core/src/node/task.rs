@@ -262,6 +262,7 @@ async fn run(mut attempt: Attempt, task: Accepted, arrival: Arrival<'_>, cancell
         priority: task.priority,
         model: task.model,
         max_tokens: task.max_tokens,
+        takes_events: received.takes_events,
         traceparent,
         tracestate,
         caller: Caller {

@@ -3,9 +3,13 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use bytes::Bytes;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
-use super::Payload;
+use serde_json::value::RawValue;
+
+use super::{Payload, Usage};
 
 /// A part of a result, in the order in which the provider made it. `Debug` shows its size, not what it says.
 #[derive(Clone)]
@@ -22,6 +26,10 @@ pub struct Chunk {
 struct Said<'a> {
     #[serde(borrow, default)]
     choices: Vec<Choice<'a>>,
+    #[serde(borrow, default)]
+    usage: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    model: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
@@ -32,6 +40,8 @@ struct Choice<'a> {
     message: Option<Message<'a>>,
     #[serde(borrow, default)]
     text: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    finish_reason: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
@@ -40,7 +50,26 @@ struct Message<'a> {
     content: Option<Cow<'a, str>>,
 }
 
+/// What a part says of the answer that it belongs to.
+#[derive(Default)]
+pub(crate) struct Words {
+    pub(crate) text: String,
+    pub(crate) finish_reason: Option<String>,
+    pub(crate) usage: Option<Usage>,
+    pub(crate) model: Option<String>,
+}
+
+/// A field of whatever form; none if it is not the one that is read.
+fn field<T: DeserializeOwned>(json: Option<&RawValue>) -> Option<T> {
+    serde_json::from_str(json?.get()).ok()
+}
+
 impl Chunk {
+    /// No part, but maybe the number of tokens.
+    pub(crate) fn nothing(tokens_used: Option<u64>) -> Self {
+        Chunk::new(Payload::trusted(Bytes::new()), tokens_used)
+    }
+
     pub(crate) fn new(result: Payload, tokens_used: Option<u64>) -> Self {
         Chunk { result, tokens_used }
     }
@@ -63,13 +92,24 @@ impl Chunk {
     /// text; empty if it says nothing, as the last part of a chat often does.
     #[must_use]
     pub fn text(&self) -> String {
+        self.said().text
+    }
+
+    /// Everything that this part says of its answer.
+    pub(crate) fn said(&self) -> Words {
         let json = self.result.bytes();
         if json.first() == Some(&b'"') {
-            return serde_json::from_slice(json).unwrap_or_default();
+            let text = serde_json::from_slice(json).unwrap_or_default();
+            return Words { text, ..Words::default() };
         }
-        let first = serde_json::from_slice::<Said<'_>>(json).ok().and_then(|said| said.choices.into_iter().next());
-        let text = first.and_then(|choice| choice.delta.or(choice.message).map_or(choice.text, |said| said.content));
-        text.map_or_else(String::new, Cow::into_owned)
+        let Ok(said) = serde_json::from_slice::<Said<'_>>(json) else { return Words::default() };
+        let mut words = Words { usage: field(said.usage), model: field(said.model), ..Words::default() };
+        if let Some(choice) = said.choices.into_iter().next() {
+            words.finish_reason = field(choice.finish_reason);
+            let text = choice.delta.or(choice.message).map_or(choice.text, |said| said.content);
+            words.text = text.map_or_else(String::new, Cow::into_owned);
+        }
+        words
     }
 }
 

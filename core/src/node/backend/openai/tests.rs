@@ -20,6 +20,7 @@ pub(in crate::node::backend) fn task(intent: &str, payload: &str) -> Inbound {
         priority: Priority::Normal,
         model: None,
         max_tokens: None,
+        takes_events: false,
         traceparent: None,
         tracestate: None,
         caller: Caller {
