@@ -943,6 +943,8 @@ export interface RelayServerOptions {
   ticketRequired?: boolean | undefined;
   /** Key that tickets are verified with, 64 hex digits; by default the directory's, which is asked for and followed when it changes. */
   ticketKey?: string | undefined;
+  /** Whether workers with a connection are taken over TLS only. By default plain text is taken too: published workers speak nothing else. The port takes both; a relay's key is made once, kept in `state_dir`, and known by its hash. Default: `false`. */
+  tlsRequired?: boolean | undefined;
   /** Workers that may be bound at the same time. Default: `10000`. */
   maxWorkers?: number | undefined;
   /** The same for one source: an IPv4 /24 or an IPv6 /48. Default: `1024`. */
@@ -977,6 +979,7 @@ export const RELAYSERVER_NAMES: ReadonlyMap<string, string> = new Map([
   ["port", "port"],
   ["ticketRequired", "ticket_required"],
   ["ticketKey", "ticket_key"],
+  ["tlsRequired", "tls_required"],
   ["maxWorkers", "max_workers"],
   ["maxWorkersPerSource", "max_workers_per_source"],
   ["bindsPerMinute", "binds_per_minute"],
@@ -996,6 +999,8 @@ export const RELAYSERVER_NAMES: ReadonlyMap<string, string> = new Map([
 export interface RelayWorkerOptions {
   /** Where a relay accepts workers, as `host:port` or a host alone; by default relays are asked of the directory, and the one with the least load is taken. Who names one gets no other. */
   relay?: string | undefined;
+  /** Key that the relay of the option `relay` is known by, 64 hex digits (SHA-256 of its `SubjectPublicKeyInfo`): it is called over TLS then. By default such a relay is called in plain text; one that the directory names is known by the key that stands there, and called over TLS if there is one. */
+  relayKey?: string | undefined;
   /** Relays to be bound at, 1 or 2: with 2, tasks go on at once when the first is lost. Needs relays that the directory names. Default: `1`. */
   relays?: number | undefined;
   /** Silence after which the relay is asked whether it is there, in milliseconds. Default: `15000`. */
@@ -1007,6 +1012,7 @@ export interface RelayWorkerOptions {
 /** What the core calls the options of `RelayWorkerOptions`. */
 export const RELAYWORKER_NAMES: ReadonlyMap<string, string> = new Map([
   ["relay", "relay"],
+  ["relayKey", "relay_key"],
   ["relays", "relays"],
   ["pingIntervalMs", "ping_interval_ms"],
   ["pongTimeoutMs", "pong_timeout_ms"],

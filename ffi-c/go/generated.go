@@ -688,6 +688,8 @@ type RelayServerOptions struct {
 	TicketRequired *bool `json:"ticket_required,omitempty"`
 	// Key that tickets are verified with, 64 hex digits; by default the directory's, which is asked for and followed when it changes.
 	TicketKey string `json:"ticket_key,omitempty"`
+	// Whether workers with a connection are taken over TLS only. By default plain text is taken too: published workers speak nothing else. The port takes both; a relay's key is made once, kept in `state_dir`, and known by its hash.
+	TLSRequired bool `json:"tls_required,omitempty"`
 	// Workers that may be bound at the same time. Default 10000.
 	MaxWorkers int64 `json:"max_workers,omitempty"`
 	// The same for one source: an IPv4 /24 or an IPv6 /48. Default 1024.
@@ -720,6 +722,8 @@ type RelayServerOptions struct {
 type RelayWorkerOptions struct {
 	// Where a relay accepts workers, as `host:port` or a host alone; by default relays are asked of the directory, and the one with the least load is taken. Who names one gets no other.
 	Relay string `json:"relay,omitempty"`
+	// Key that the relay of the option `relay` is known by, 64 hex digits (SHA-256 of its `SubjectPublicKeyInfo`): it is called over TLS then. By default such a relay is called in plain text; one that the directory names is known by the key that stands there, and called over TLS if there is one.
+	RelayKey string `json:"relay_key,omitempty"`
 	// Relays to be bound at, 1 or 2: with 2, tasks go on at once when the first is lost. Needs relays that the directory names. Default 1.
 	Relays int64 `json:"relays,omitempty"`
 	// Silence after which the relay is asked whether it is there, in milliseconds. Default 15000.

@@ -754,6 +754,8 @@ class RelayServerOptions(TypedDict, total=False):
     """Whether workers need a ticket of the directory; by default they do unless they are accepted on this machine only."""
     ticket_key: str | None
     """Key that tickets are verified with, 64 hex digits; by default the directory's, which is asked for and followed when it changes."""
+    tls_required: bool
+    """Whether workers with a connection are taken over TLS only. By default plain text is taken too: published workers speak nothing else. The port takes both; a relay's key is made once, kept in ``state_dir``, and known by its hash. Default: False."""
     max_workers: int
     """Workers that may be bound at the same time. Default: ``10000``."""
     max_workers_per_source: int
@@ -787,6 +789,8 @@ class RelayWorkerOptions(TypedDict, total=False):
 
     relay: str | None
     """Where a relay accepts workers, as ``host:port`` or a host alone; by default relays are asked of the directory, and the one with the least load is taken. Who names one gets no other."""
+    relay_key: str | None
+    """Key that the relay of the option ``relay`` is known by, 64 hex digits (SHA-256 of its ``SubjectPublicKeyInfo``): it is called over TLS then. By default such a relay is called in plain text; one that the directory names is known by the key that stands there, and called over TLS if there is one."""
     relays: int
     """Relays to be bound at, 1 or 2: with 2, tasks go on at once when the first is lost. Needs relays that the directory names. Default: ``1``."""
     ping_interval: float

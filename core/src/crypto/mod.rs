@@ -2,5 +2,6 @@
 
 pub(crate) mod cx;
 pub(crate) mod digest;
+pub(crate) mod pinned;
 pub(crate) mod ticket;
 pub(crate) mod token;

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use super::answer::Refusal;
 use super::form::Form;
 use crate::crypto::digest::{hmac_hex, same};
+use crate::crypto::pinned::Pin;
 use crate::options::is_node_id;
 use crate::protocol::risk;
 use crate::types::is_intent;
@@ -66,7 +67,7 @@ pub(super) struct Record {
     pub(super) relay_capable: bool,
     /// Where workers bind themselves to it, if it relays.
     pub(super) relay_accept_port: Option<u32>,
-    /// Candidates and relays among it; the directory reads none of it.
+    /// Candidates and relays among it; the directory reads no more of it than [`Record::relay_pin`].
     pub(super) transport_metadata: Option<Box<RawValue>>,
     pub(super) policy: Policy,
     #[serde(rename = "availability")]
@@ -258,6 +259,13 @@ impl Record {
             cx_public_key,
             software,
         })
+    }
+
+    /// What a relay says that its TLS is proven with.
+    pub(super) fn relay_pin(&self) -> Option<String> {
+        let told = self.transport_metadata.as_ref().filter(|_| self.relay_capable)?;
+        let told: Value = serde_json::from_str(told.get()).ok()?;
+        told.get("relay_tls_spki_sha256")?.as_str().filter(|pin| Pin::parse(pin).is_some()).map(str::to_owned)
     }
 
     /// The capabilities for an intent, or all of them.

@@ -63,6 +63,9 @@ struct RelayClaims<'a> {
     aud: &'a str,
     iat: u64,
     exp: u64,
+    /// What the relay's TLS is proven with, if the relay says so: the worker holds it against what it has seen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    relay_tls_spki_sha256: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -180,6 +183,7 @@ pub(super) async fn relay_ticket(State(desk): Desk, caller: Caller, body: Bytes)
         form.fault("relay_node_id", "must be the id of a node");
     }
     form.finish()?;
+    let pin = relay.as_deref().and_then(|relay| desk.store().get(relay)).and_then(|relay| relay.record.relay_pin());
     let (now, jti) = (desk.now().unix_s, hex(&random::<16>()?));
     let claims = RelayClaims {
         v: 1,
@@ -190,13 +194,17 @@ pub(super) async fn relay_ticket(State(desk): Desk, caller: Caller, body: Bytes)
         aud: relay.as_deref().unwrap_or("*"),
         iat: now,
         exp: now + RELAY_TICKET_S,
+        relay_tls_spki_sha256: pin.as_deref(),
     };
-    let body = json!({
+    let mut body = json!({
         "ticket": desk.signer.sign(Domain::RelayBind, &claims)?,
         "expires_at": claims.exp,
         "worker_node_id": &*own.id,
         "relay_node_id": relay,
         "algorithm": "ed25519",
     });
+    if let Some(pin) = pin {
+        body["relay_tls_spki_sha256"] = pin.into();
+    }
     json(StatusCode::CREATED, &body)
 }

@@ -245,7 +245,7 @@ impl DirectoryClient {
         own_id: &str,
         relay: Option<&str>,
         deadline: Instant,
-    ) -> Result<Option<String>> {
+    ) -> Result<Option<RelayTicketReply>> {
         let wish = match relay {
             Some(relay) => serde_json::json!({ "relay_node_id": relay }),
             None => serde_json::json!({}),
@@ -259,7 +259,7 @@ impl DirectoryClient {
         };
         let reply = self.exchange("relay/ticket", call).await?;
         match (reply.status, Failure::read(&reply.body).code.as_deref()) {
-            (200..300, _) => Ok(Some(read::<RelayTicketReply>("relay/ticket", &reply.body)?.ticket)),
+            (200..300, _) => read("relay/ticket", &reply.body).map(Some),
             (404 | 405 | 501, _) | (503, Some("not_configured")) => Ok(None),
             _ => Err(refused("relay/ticket", &reply)),
         }

@@ -33,6 +33,7 @@ pub use backend::Backend;
 pub use handler::{Caller, Handler, Inbound, Reply};
 
 use crate::crypto::cx::NodeKey;
+use crate::crypto::pinned::PinnedKey;
 use crate::discovery::directory_client::DirectoryClient;
 use crate::error::{Code, Error, Result};
 use crate::options::{NodeOptions, Validate as _};
@@ -136,6 +137,8 @@ pub struct Node {
     http: HttpClient,
     /// Where workers are accepted, if the node is a relay.
     listeners: Option<Listeners>,
+    /// What its workers know it by then.
+    relay_key: Option<PinnedKey>,
     backend: Option<Backend>,
 }
 
@@ -171,7 +174,7 @@ impl Node {
             },
             max_connections: options.max_connections.unwrap_or_else(|| affordable_connections(MOST_CONNECTIONS)),
         };
-        let (identity, key) = kept(&options, directory.as_ref().map_or("", DirectoryClient::url)).await?;
+        let Kept { identity, key, relay_key } = kept(&options, directory.as_ref().map_or("", DirectoryClient::url)).await?;
         let server = HttpServer::bind(&options.host, options.port, limits).await?;
         let advertised = advertised.unwrap_or_else(|| format!("http://{}", server.addr));
         let endpoint = Endpoint::parse("the node's endpoint", &advertised)?;
@@ -182,7 +185,7 @@ impl Node {
             ));
         }
         let listeners = relaying::listen(&options)?;
-        Ok(Node { options, server, advertised, endpoint, identity, key, directory, http, listeners, backend })
+        Ok(Node { options, server, advertised, endpoint, identity, key, directory, http, listeners, relay_key, backend })
     }
 
     /// The address that is listened on.
@@ -229,15 +232,19 @@ impl Node {
     /// # Errors
     /// `DIRECTORY_REJECTED` or `DIRECTORY_UNAUTHORIZED` if the directory refuses what waiting cannot mend.
     pub async fn serve<H: Handler>(self, handler: H) -> Result<LiveNode> {
-        let Node { options, server, advertised, endpoint, mut identity, key, directory, http, listeners, backend } =
-            self;
+        let Node { options, server, advertised, endpoint, directory, http, listeners, backend, .. } = self;
+        let Node { mut identity, key, relay_key, .. } = self;
         let intents: Vec<Arc<str>> = options.intents.iter().map(|intent| Arc::from(intent.as_str())).collect();
         let group = TaskGroup::new();
         let credentials = identity.credentials.take();
         let relay_addr = listeners.as_ref().and_then(Listeners::addr);
-        let relay = listeners.map(|listeners| {
-            relaying::serve(listeners, &options, &identity.node_id, endpoint.port(), directory.clone(), &group)
-        });
+        let relay = match (listeners, &relay_key) {
+            (Some(listeners), Some(key)) => {
+                let (node_id, port) = (&identity.node_id, endpoint.port());
+                Some(relaying::serve(listeners, &options, node_id, key, port, directory.clone(), &group)?)
+            }
+            _ => None,
+        };
         let exchange = options.relay_worker.is_some().then(Arc::<Exchange>::default);
         let slots = usize::try_from(options.max_concurrent).unwrap_or(usize::MAX);
         let state = Arc::new(State {
@@ -290,17 +297,29 @@ impl Node {
     }
 }
 
-/// Who the node is and what is sealed to it: what outlives the process, if the options say where, else something new.
-async fn kept(options: &NodeOptions, directory: &str) -> Result<(Identity, NodeKey)> {
+/// What makes a node the one that it is.
+struct Kept {
+    identity: Identity,
+    /// What tasks are sealed to.
+    key: NodeKey,
+    /// There if it is a relay.
+    relay_key: Option<PinnedKey>,
+}
+
+/// Who the node is and what it is known by: what outlives the process, if the options say where, else something new.
+async fn kept(options: &NodeOptions, directory: &str) -> Result<Kept> {
     let (node_id, directory) = (options.node_id.clone(), directory.to_owned());
+    let is_relay = options.relay_server.is_some();
     let Some(state_dir) = options.state_dir.clone() else {
-        return Ok((Identity::passing(node_id), NodeKey::generate()?));
+        let relay_key = is_relay.then(PinnedKey::generate).transpose()?;
+        return Ok(Kept { identity: Identity::passing(node_id), key: NodeKey::generate()?, relay_key });
     };
     // A disk may take its time, and nothing else may wait for it.
     let reading = tokio::task::spawn_blocking(move || {
         let identity = state::identity(state_dir.as_ref(), node_id.as_deref(), &directory)?;
         let key = state::sealing_key(state_dir.as_ref(), &identity.node_id)?;
-        Ok((identity, key))
+        let relay_key = is_relay.then(|| state::relay_key(state_dir.as_ref(), &identity.node_id)).transpose()?;
+        Ok(Kept { identity, key, relay_key })
     });
     reading.await.map_err(|_| Error::new(Code::Internal, "the thread that reads state_dir broke down"))?
 }

@@ -23,7 +23,7 @@ use crate::telemetry;
 use crate::transport::endpoint::Endpoint;
 use crate::transport::guard::Reach;
 use crate::transport::http_client::Call;
-use crate::wire::directory::{Capability, HeartbeatRequest, Limits, RegisterRequest, RelayMetadata, SDK_COMPATIBILITY};
+use crate::wire::directory::{Capability, HeartbeatRequest, Limits, RegisterRequest, SDK_COMPATIBILITY, TransportMetadata};
 
 /// Longest wait for the directory's answer, as the published nodes wait.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -285,11 +285,7 @@ fn request<'a>(
         node_hmac_key: registration.hmac_key(),
         relay_capable: state.relay.is_some(),
         relay_accept_port: state.relay.as_ref().map(|relay| relay.accept_port()),
-        transport_metadata: place.map(|place| RelayMetadata {
-            relay_for: &state.node_id,
-            relay_host: &place.relay_host,
-            relay_port: place.relay_port,
-        }),
+        transport_metadata: transport_metadata(state, place),
         cx_public_key: state.key.public_json(),
         backend: options.engine.or(state.offer.engine()),
         policy: options.policy.as_ref().map(Into::into),
@@ -309,6 +305,18 @@ fn request<'a>(
         implementation_name: "iicp-core",
         implementation_version: env!("CARGO_PKG_VERSION"),
     }
+}
+
+fn transport_metadata<'a>(state: &'a State, place: Option<&'a Place>) -> Option<TransportMetadata<'a>> {
+    let worker = place.map(|place| TransportMetadata::Worker {
+        relay_for: &state.node_id,
+        relay_host: &place.relay_host,
+        relay_port: place.relay_port,
+    });
+    worker.or_else(|| {
+        let relay = state.relay.as_ref()?;
+        Some(TransportMetadata::Relay { relay_tls_spki_sha256: relay.pin().to_string() })
+    })
 }
 
 /// Tells the directory how the node is. `staying` is false for the last time.

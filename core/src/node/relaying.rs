@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::answer::{self, json, preflight, refuse, wrong_method};
 use super::{State, refusal};
 use crate::crypto::digest::unhex;
+use crate::crypto::pinned::PinnedKey;
 use crate::discovery::directory_client::DirectoryClient;
 use crate::error::{Code, Error, Result};
 use crate::options::{MAX_TIMEOUT_MS, NodeOptions};
@@ -47,16 +48,17 @@ pub(super) fn serve(
     listeners: Listeners,
     options: &NodeOptions,
     node_id: &str,
+    key: &PinnedKey,
     http_port: u16,
     directory: Option<DirectoryClient>,
     group: &TaskGroup,
-) -> Arc<Relay> {
+) -> Result<Arc<Relay>> {
     let relay = options.relay_server.clone().unwrap_or_default();
-    let key = relay.ticket_key.as_deref().and_then(unhex);
-    let tickets = TicketJudge::new(node_id.to_owned(), key, directory);
-    let relay = Relay::new(&relay, &listeners, http_port, tickets, group.clone());
+    let ticket_key = relay.ticket_key.as_deref().and_then(unhex);
+    let tickets = TicketJudge::new(node_id.to_owned(), ticket_key, directory);
+    let relay = Relay::new(&relay, &listeners, http_port, tickets, key, group.clone())?;
     relay.serve(listeners);
-    relay
+    Ok(relay)
 }
 
 /// Binds the node at a relay, if that is how it is to be reached.

@@ -24,6 +24,9 @@ pub struct RelayServerOptions {
     /// Key that tickets are verified with, 64 hex digits; by default the directory's, which is asked for and followed when it
     /// changes.
     pub ticket_key: Option<String>,
+    /// Whether workers with a connection are taken over TLS only. By default plain text is taken too: published workers speak
+    /// nothing else. The port takes both; a relay's key is made once, kept in `state_dir`, and known by its hash.
+    pub tls_required: bool,
     /// Workers that may be bound at the same time.
     pub max_workers: usize,
     /// The same for one source: an IPv4 /24 or an IPv6 /48.
@@ -59,6 +62,7 @@ impl Default for RelayServerOptions {
             port: RELAY_PORT,
             ticket_required: None,
             ticket_key: None,
+            tls_required: false,
             max_workers: 10_000,
             max_workers_per_source: 1_024,
             binds_per_minute: 30,
@@ -113,6 +117,10 @@ pub struct RelayWorkerOptions {
     /// Where a relay accepts workers, as `host:port` or a host alone; by default relays are asked of the directory, and the
     /// one with the least load is taken. Who names one gets no other.
     pub relay: Option<String>,
+    /// Key that the relay of the option `relay` is known by, 64 hex digits (SHA-256 of its `SubjectPublicKeyInfo`): it is
+    /// called over TLS then. By default such a relay is called in plain text; one that the directory names is known by the
+    /// key that stands there, and called over TLS if there is one.
+    pub relay_key: Option<String>,
     /// Relays to be bound at, 1 or 2: with 2, tasks go on at once when the first is lost. Needs relays that the directory
     /// names.
     pub relays: u32,
@@ -124,7 +132,7 @@ pub struct RelayWorkerOptions {
 
 impl Default for RelayWorkerOptions {
     fn default() -> Self {
-        RelayWorkerOptions { relay: None, relays: 1, ping_interval_ms: 15_000, pong_timeout_ms: 5_000 }
+        RelayWorkerOptions { relay: None, relay_key: None, relays: 1, ping_interval_ms: 15_000, pong_timeout_ms: 5_000 }
     }
 }
 
@@ -137,6 +145,10 @@ impl Validate for RelayWorkerOptions {
             relay_place(relay).ok_or_else(|| {
                 Error::new(Code::ConfigInvalid, "option relay of a relay's worker must be host:port, or a host")
             })?;
+        }
+        if self.relay_key.as_deref().is_some_and(|key| self.relay.is_none() || !is_key(key)) {
+            let message = "option relay_key of a relay's worker must be 64 lower-case hex digits, beside relay";
+            return Err(Error::new(Code::ConfigInvalid, message));
         }
         in_range(Self::WHAT, "relays", self.relays, 1, if self.relay.is_some() { 1 } else { 2 })?;
         in_range(Self::WHAT, "ping_interval_ms", self.ping_interval_ms, 500, 600_000)?;
@@ -196,5 +208,14 @@ mod tests {
         }
         let named = RelayWorkerOptions { relay: Some("relay.example".into()), relays: 2, ..Default::default() };
         assert_eq!(named.validate().unwrap_err().code(), Code::ConfigInvalid, "a second relay has to be elected");
+        let pinned = |relay: Option<&str>, key: &str| RelayWorkerOptions {
+            relay: relay.map(str::to_owned),
+            relay_key: Some(key.into()),
+            ..Default::default()
+        };
+        assert!(pinned(Some("relay.example"), &"0a".repeat(32)).validate().is_ok());
+        for (relay, key) in [(None, "0a".repeat(32)), (Some("relay.example"), "0A".repeat(32))] {
+            assert_eq!(pinned(relay, &key).validate().unwrap_err().code(), Code::ConfigInvalid);
+        }
     }
 }

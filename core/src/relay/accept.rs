@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio_rustls::TlsAcceptor;
 
 use super::driver::Driver;
 use super::session::{Session, Way};
@@ -31,6 +32,8 @@ const MOST_STRANGERS: usize = 2_048;
 const MOST_STRANGERS_PER_SOURCE: usize = 512;
 /// Connections that the system holds until they are accepted.
 const BACKLOG: u32 = 4_096;
+/// The first byte of a TLS connection; published workers begin with the magic.
+const TLS_HANDSHAKE: u8 = 0x16;
 /// How long the reason of a refusal may take to be read.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -138,19 +141,38 @@ async fn accept(listener: TcpListener, relay: Arc<Relay>, lobby: Arc<Lobby>) {
 
 async fn serve(stream: TcpStream, place: Place, relay: Arc<Relay>) {
     let aborted = relay.group.aborted();
-    // What it takes to greet is given back before the long wait begins.
-    let greeting = Box::pin(async {
-        tokio::select! {
-            () = aborted => None,
-            greeted = tokio::time::timeout(GREETING, greet(stream, place.source, &relay)) => greeted.ok().flatten(),
-        }
-    });
-    let Some((stream, session)) = greeting.await else { return };
-    drop(place);
-    drive(stream, session, relay).await;
+    tokio::select! {
+        () = aborted => {}
+        _ = tokio::time::timeout(GREETING, welcome(stream, place.source, &relay)) => {}
+    }
 }
 
-async fn drive(stream: TcpStream, session: Arc<Session>, relay: Arc<Relay>) {
+/// Greets a worker, over TLS if that is what it begins with. Who is bound gets a task of its own, so that what it takes to
+/// greet is given back before the long wait begins.
+async fn welcome(stream: TcpStream, source: Source, relay: &Arc<Relay>) -> Option<()> {
+    let mut first = [0];
+    stream.peek(&mut first).await.ok()?;
+    if first == [TLS_HANDSHAKE] {
+        let stream = TlsAcceptor::from(relay.tls.clone()).accept(stream).await.ok()?;
+        let (stream, session) = greet(stream, source, relay).await?;
+        relay.group.spawn_bare(drive(stream, session, relay.clone()));
+    } else if relay.limits.tls_required {
+        turn_away(stream).await;
+    } else {
+        let (stream, session) = greet(stream, source, relay).await?;
+        relay.group.spawn_bare(drive(stream, session, relay.clone()));
+    }
+    Some(())
+}
+
+/// Says why before a worker shows its ticket in plain text.
+async fn turn_away(mut stream: TcpStream) -> Option<()> {
+    read_frame(&mut stream, Kind::Init).await?;
+    let _ = tokio::time::timeout(FAREWELL, refuse(stream, "", Refusal::TlsRequired)).await;
+    None
+}
+
+async fn drive<Io: AsyncRead + AsyncWrite + Unpin>(stream: Io, session: Arc<Session>, relay: Arc<Relay>) {
     let ended = Driver::new(stream, relay.clone(), session.clone()).await;
     tracing::debug!(target: telemetry::RELAY, worker_id = %session.worker_id, ?ended, "a worker's session ended");
     relay.end(&session);

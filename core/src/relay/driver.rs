@@ -75,7 +75,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
             let over = self.gather().is_err();
             if self.leaving.is_empty() {
                 self.leaving = VecDeque::new();
-                return if over { Err(Ended::Dismissed) } else { Ok(()) };
+                return self.flush(cx, over);
             }
             let mut pieces = [IoSlice::new(&[]); MOST_PIECES];
             let mut count = 0;
@@ -97,6 +97,17 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
                 }
             }
         }
+    }
+
+    /// TLS may hold back what it has taken.
+    fn flush(&mut self, cx: &mut Context<'_>, over: bool) -> Result<(), Ended> {
+        match Pin::new(&mut self.io).poll_flush(cx) {
+            _ if over => return Err(Ended::Dismissed),
+            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Err(_)) => return Err(Ended::Lost),
+            Poll::Pending => self.session.liveness.stuck(self.relay.now_ms()),
+        }
+        Ok(())
     }
 
     fn gather(&mut self) -> Result<(), Closed> {

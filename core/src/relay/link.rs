@@ -6,19 +6,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
+use tokio_rustls::TlsConnector;
 use url::Host;
 
+use crate::crypto::pinned::Pin;
 use crate::error::{Code, Error, Result};
 use crate::protocol::admission::{Admission, Body, Done, Outcome, Received};
 use crate::protocol::relay::liveness::{Liveness, Look, Patience};
 use crate::runtime::TaskGroup;
 use crate::transport::http_client::NoReply;
+use crate::transport::pinned;
 use crate::wire::frame::{HEADER_BYTES, Header, Kind};
 use crate::wire::message::{self, RelayAck, RelayBind};
 use crate::wire::relay::{self as words, CANCEL, DRAIN, Hello};
@@ -37,6 +39,18 @@ const STALL: Duration = Duration::from_secs(20);
 const FAREWELL: Duration = Duration::from_secs(1);
 /// Read at once.
 const CHUNK: usize = 64 << 10;
+
+/// Where a relay accepts workers.
+pub(super) struct Door<'a> {
+    pub(super) addrs: &'a [SocketAddr],
+    pub(super) port: u16,
+    /// What its TLS is proven with; plain text if there is none.
+    pub(super) pin: Option<Pin>,
+}
+
+/// Both halves of a connection, plain or over TLS.
+type Reader = Box<dyn AsyncRead + Send + Unpin>;
+type Writer = Box<dyn AsyncWrite + Send + Unpin>;
 
 /// How a node binds.
 pub(super) struct Terms<'a> {
@@ -73,26 +87,33 @@ pub(super) struct Bound {
     pub(super) http_port: Option<u16>,
     peer: SocketAddr,
     frames: Frames,
-    writer: OwnedWriteHalf,
+    writer: Writer,
     patience: Patience,
 }
 
 /// Connects and binds. `ticket` is asked for once the relay has said whether it is one of ours.
 pub(super) async fn bind(
-    addrs: &[SocketAddr],
-    port: u16,
+    door: Door<'_>,
     terms: &Terms<'_>,
     ticket: impl AsyncFnOnce(bool) -> Result<Option<String>>,
 ) -> Result<Bound> {
-    let stream = connect(addrs, port).await?;
+    let stream = connect(door.addrs, door.port).await?;
     let peer = stream.peer_addr().map_err(|_| lost())?;
     let _ = stream.set_nodelay(true);
-    let (reader, mut writer) = stream.into_split();
+    let (reader, mut writer) = match door.pin {
+        None => {
+            let (reader, writer) = stream.into_split();
+            (Box::new(reader) as Reader, Box::new(writer) as Writer)
+        }
+        Some(pin) => secured(stream, pin).await?,
+    };
     let mut frames = Frames::new(reader, terms.most_body);
     send(&mut writer, &Hello { ours: true }.write(Kind::Init)).await?;
     let (kind, payload) = answer(&mut frames).await?;
-    if kind != Kind::Ack {
-        return Err(strange());
+    match kind {
+        Kind::Ack => {}
+        Kind::RELAY_ACK => return Err(refused(&RelayAck::read(&payload).map_err(|_| strange())?)),
+        _ => return Err(strange()),
     }
     let hello = Hello::read(Kind::Ack, &payload);
     frames.hello = hello;
@@ -110,8 +131,7 @@ pub(super) async fn bind(
     }
     let verdict = RelayAck::read(&payload).map_err(|_| strange())?;
     if !verdict.ok {
-        let reason = crate::wire::failure::clean(verdict.reason.unwrap_or("no reason given"));
-        return Err(Error::new(Code::RelayRefused, format!("the relay does not bind this node: {reason}")));
+        return Err(refused(&verdict));
     }
     let patience = Patience {
         ask_after: terms.ask_after,
@@ -135,8 +155,23 @@ async fn connect(addrs: &[SocketAddr], port: u16) -> Result<TcpStream> {
     tokio::time::timeout(PATIENCE, attempts).await.unwrap_or_else(|_| Err(lost()))
 }
 
-async fn send(writer: &mut OwnedWriteHalf, frame: &[u8]) -> Result<()> {
-    tokio::time::timeout(PATIENCE, writer.write_all(frame)).await.ok().and_then(std::io::Result::ok).ok_or_else(lost)
+/// TLS with the one key that is expected.
+async fn secured(stream: TcpStream, pin: Pin) -> Result<(Reader, Writer)> {
+    let handshake = TlsConnector::from(pinned::client(pin)?).connect(pinned::name()?, stream);
+    let stream = tokio::time::timeout(PATIENCE, handshake).await.map_err(|_| lost())?.map_err(|error| {
+        let what = "the relay does not prove the key that it is known by; nothing was sent";
+        Error::new(Code::RelayUnreachable, what).with_source(error)
+    })?;
+    let (reader, writer) = tokio::io::split(stream);
+    Ok((Box::new(reader), Box::new(writer)))
+}
+
+async fn send(writer: &mut Writer, frame: &[u8]) -> Result<()> {
+    let sent = async {
+        writer.write_all(frame).await?;
+        writer.flush().await
+    };
+    tokio::time::timeout(PATIENCE, sent).await.ok().and_then(std::io::Result::ok).ok_or_else(lost)
 }
 
 async fn answer(frames: &mut Frames) -> Result<(Kind, Bytes)> {
@@ -145,6 +180,11 @@ async fn answer(frames: &mut Frames) -> Result<(Kind, Bytes)> {
 
 fn lost() -> Error {
     Error::new(Code::RelayUnreachable, "the relay cannot be reached, or hung up before this node was bound")
+}
+
+fn refused(verdict: &RelayAck<'_>) -> Error {
+    let reason = crate::wire::failure::clean(verdict.reason.unwrap_or("no reason given"));
+    Error::new(Code::RelayRefused, format!("the relay does not bind this node: {reason}"))
 }
 
 fn strange() -> Error {
@@ -236,7 +276,7 @@ enum Piece {
 }
 
 /// Writes until nobody has anything more to say, or the relay takes nothing.
-async fn write(mut writer: OwnedWriteHalf, mut queue: mpsc::Receiver<Piece>) {
+async fn write(mut writer: Writer, mut queue: mpsc::Receiver<Piece>) {
     while let Some(piece) = queue.recv().await {
         let (frames, last) = match piece {
             Piece::One(frame) => ([frame, Bytes::new(), Bytes::new()], false),
@@ -250,6 +290,9 @@ async fn write(mut writer: OwnedWriteHalf, mut queue: mpsc::Receiver<Piece>) {
                 Ok(Ok(n)) if n > 0 => {}
                 _ => return,
             }
+        }
+        if !matches!(tokio::time::timeout(STALL, writer.flush()).await, Ok(Ok(()))) {
+            return;
         }
         if last {
             let _ = writer.shutdown().await;
@@ -350,7 +393,7 @@ impl Session {
 
 /// Frames as they arrive. Memory grows with what is there, not with what is announced.
 struct Frames {
-    reader: OwnedReadHalf,
+    reader: Reader,
     arrived: BytesMut,
     most: usize,
     hello: Hello,
@@ -358,7 +401,7 @@ struct Frames {
 
 impl Frames {
     /// `most_body` is the largest task that is read.
-    fn new(reader: OwnedReadHalf, most_body: usize) -> Self {
+    fn new(reader: Reader, most_body: usize) -> Self {
         Frames { reader, arrived: BytesMut::new(), most: most_body + 1024, hello: Hello::default() }
     }
 

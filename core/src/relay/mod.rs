@@ -28,6 +28,8 @@ pub(crate) use polling::{PULL, Pulled};
 pub(crate) use tickets::TicketJudge;
 pub(crate) use worker::{Exchange, Place, Worker};
 
+use crate::crypto::pinned::{Pin, PinnedKey};
+use crate::error::Result;
 use crate::options::RelayServerOptions;
 use crate::protocol::relay::bind::{Applicant, Desk, DeskLimits, Refusal};
 use crate::protocol::relay::budget::{Allowance, Budget};
@@ -56,6 +58,8 @@ pub(crate) struct Relay {
     /// Bytes of answers that are held.
     answers: AtomicUsize,
     tickets: TicketJudge,
+    tls: Arc<rustls::ServerConfig>,
+    pin: Pin,
     started: Instant,
     group: TaskGroup,
 }
@@ -67,6 +71,7 @@ struct Limits {
     answer_bytes: usize,
     call_timeout: Duration,
     patience: Patience,
+    tls_required: bool,
 }
 
 /// Why a call came to nothing.
@@ -95,11 +100,12 @@ impl Relay {
         listeners: &Listeners,
         http_port: u16,
         tickets: TicketJudge,
+        key: &PinnedKey,
         group: TaskGroup,
-    ) -> Arc<Self> {
+    ) -> Result<Arc<Self>> {
         let ms = Duration::from_millis;
         let allowance = |calls, bytes| Allowance { calls, bytes };
-        Arc::new(Relay {
+        Ok(Arc::new(Relay {
             limits: Limits {
                 per_worker: allowance(options.max_calls_per_worker, options.max_bytes_per_worker),
                 answer_bytes: options.max_bytes,
@@ -110,6 +116,7 @@ impl Relay {
                     silence: ms(options.silence_timeout_ms),
                     look_every: LOOK_EVERY,
                 },
+                tls_required: options.tls_required,
             },
             http_port,
             accept_port: listeners.addr().map_or(options.port, |addr| addr.port()),
@@ -126,9 +133,11 @@ impl Relay {
             )),
             answers: AtomicUsize::new(0),
             tickets,
+            tls: crate::transport::pinned::server(key)?,
+            pin: key.pin(),
             started: Instant::now(),
             group,
-        })
+        }))
     }
 
     /// Accepts workers, and looks after those that are bound, until the group closes.
@@ -182,6 +191,11 @@ impl Relay {
     /// The port on which workers are accepted.
     pub(crate) fn accept_port(&self) -> u16 {
         self.accept_port
+    }
+
+    /// What workers know the relay's TLS by.
+    pub(crate) fn pin(&self) -> Pin {
+        self.pin
     }
 
     /// Workers that are bound.

@@ -7,10 +7,11 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use url::{Host, Url};
 
-use super::link::{self, Bound, Ended, Terms};
+use super::link::{self, Bound, Door, Ended, Terms};
 use crate::crypto::digest::jitter;
+use crate::crypto::pinned::Pin;
 use crate::discovery::directory_client::DirectoryClient;
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 use crate::options::{RELAY_PORT, RelayWorkerOptions, relay_place};
 use crate::protocol::admission::Admission;
 use crate::protocol::relay::election::elect;
@@ -22,7 +23,7 @@ use crate::transport::endpoint::Endpoint;
 use crate::transport::guard::Reach;
 use crate::transport::http_client::HttpClient;
 use crate::types::Secret;
-use crate::wire::directory::ListedRelay;
+use crate::wire::directory::{ListedRelay, RelayTicketReply};
 
 /// Longest wait for the directory.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -73,6 +74,8 @@ struct Relay {
     reach: Reach,
     /// Its HTTP side, if the directory named it.
     endpoint: Option<Url>,
+    /// What its TLS is proven with; none for one that is called in plain text.
+    pin: Option<Pin>,
 }
 
 impl Relay {
@@ -212,15 +215,23 @@ impl Worker {
             answer_within: Duration::from_millis(self.options.pong_timeout_ms),
             most_body: self.most_body,
         };
-        link::bind(&addrs, relay.port, &terms, async |ours| {
-            self.ticket(relay.node_id.as_deref().filter(|_| ours)).await
+        let place = Door { addrs: &addrs, port: relay.port, pin: relay.pin };
+        link::bind(place, &terms, async |ours| {
+            let ticket = self.ticket(relay.node_id.as_deref().filter(|_| ours)).await?;
+            // What the directory signs now is held against what it listed before.
+            let known = ticket.as_ref().and_then(|ticket| ticket.relay_tls_spki_sha256.as_deref());
+            if known.is_some_and(|known| Pin::parse(known) != relay.pin) {
+                let why = "the directory knows the relay by another key than the one that answers";
+                return Err(Error::new(Code::RelayRefused, why));
+            }
+            Ok(ticket.map(|ticket| ticket.ticket))
         })
         .await
     }
 
     /// A ticket with the token of this moment: every registration makes a new one, and ends the one before. None if the
     /// directory gives no tickets.
-    async fn ticket(&self, relay: Option<&str>) -> Result<Option<String>> {
+    async fn ticket(&self, relay: Option<&str>) -> Result<Option<RelayTicketReply>> {
         let mut token = self.exchange.token.subscribe();
         let deadline = Instant::now() + PATIENCE;
         for last in [false, true] {
@@ -243,7 +254,8 @@ impl Worker {
     async fn elect(&self, slot: usize, last: Option<&Relay>) -> Vec<Relay> {
         if let Some(named) = &self.options.relay {
             let Some((host, port)) = relay_place(named) else { return Vec::new() };
-            return vec![Relay { node_id: None, host, port, reach: Reach::Private, endpoint: None }];
+            let pin = self.options.relay_key.as_deref().and_then(Pin::parse);
+            return vec![Relay { node_id: None, host, port, reach: Reach::Private, endpoint: None, pin }];
         }
         let reach = self.directory.reach_of_nodes();
         let candidates = self.ask().await;
@@ -343,12 +355,15 @@ fn usable(candidate: &ListedRelay, reach: Reach) -> Option<Relay> {
     };
     endpoint.judge(reach).map_err(refused).ok()?;
     let url = Url::parse(endpoint.as_str()).ok()?;
+    // A key that nobody can read does not make plain text of TLS.
+    let pin = candidate.pin().map(|pin| Pin::parse(pin).ok_or(())).transpose().ok()?;
     Some(Relay {
         node_id: Some(candidate.node_id.clone()),
         host: url.host()?.to_owned(),
         port: candidate.relay_accept_port.unwrap_or(RELAY_PORT),
         reach,
         endpoint: Some(url),
+        pin,
     })
 }
 
@@ -372,7 +387,7 @@ mod tests {
         assert_eq!(place("https://r.example/x/", Some(9484)), "https://r.example:443/x/v1/relay-for/w");
         assert_eq!(place("http://[2001:db8::1]:7", None), "http://[2001:db8::1]:7/v1/relay-for/w");
         let (host, port) = relay_place("r.example:1").unwrap();
-        let named = Relay { node_id: None, host, port, reach: Reach::Private, endpoint: None };
+        let named = Relay { node_id: None, host, port, reach: Reach::Private, endpoint: None, pin: None };
         assert_eq!(named.place("w", None, true).endpoint, "http://r.example:9484/v1/relay-for/w");
         assert_eq!(named.place("w", Some(80), true).endpoint, "http://r.example:80/v1/relay-for/w");
     }
@@ -385,6 +400,12 @@ mod tests {
             assert_eq!(usable(&candidate(endpoint), Reach::Public), None, "{endpoint}");
         }
         assert!(usable(&candidate("http://127.0.0.1:1"), Reach::Loopback).is_some());
+        let listed = |pin: &str| ListedRelay {
+            transport_metadata: Some(serde_json::json!({"relay_tls_spki_sha256": pin})),
+            ..candidate("http://r.example")
+        };
+        assert!(usable(&listed(&"0a".repeat(32)), Reach::Public).unwrap().pin.is_some());
+        assert_eq!(usable(&listed("0a"), Reach::Public), None, "no plain text for one that speaks TLS");
         for endpoint in ["", "x", "ftp://r.example", "http://u@r.example"] {
             assert_eq!(usable(&candidate(endpoint), Reach::Private), None, "{endpoint}");
         }

@@ -9,6 +9,7 @@ pub(crate) mod http_server;
 pub(crate) mod native_client;
 pub(crate) mod native_link;
 pub(crate) mod native_server;
+pub(crate) mod pinned;
 mod pool;
 mod redirect;
 pub(crate) mod resolve;

@@ -35,9 +35,9 @@ pub(crate) struct RegisterRequest<'a> {
     /// Where it accepts them; published nodes say so too.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) relay_accept_port: Option<u16>,
-    /// Through which relay it is reached.
+    /// Through which relay it is reached, or what it is as one.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) transport_metadata: Option<RelayMetadata<'a>>,
+    pub(crate) transport_metadata: Option<TransportMetadata<'a>>,
     /// What tasks for the node are sealed to.
     pub(crate) cx_public_key: Value,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -70,14 +70,20 @@ pub(crate) struct RegisterRequest<'a> {
     pub(crate) implementation_version: &'a str,
 }
 
-/// What a node says of the relay that it is reached through.
+/// What a node says of relays.
 #[derive(Serialize)]
-pub(crate) struct RelayMetadata<'a> {
-    /// The worker's id.
-    pub(crate) relay_for: &'a str,
-    pub(crate) relay_host: &'a str,
-    /// Of the relay's HTTP side.
-    pub(crate) relay_port: u16,
+#[serde(untagged)]
+pub(crate) enum TransportMetadata<'a> {
+    /// Of the one that it is reached through.
+    Worker {
+        /// The worker's id.
+        relay_for: &'a str,
+        relay_host: &'a str,
+        /// Of the relay's HTTP side.
+        relay_port: u16,
+    },
+    /// Of itself: the hash of the key that its TLS is proven with.
+    Relay { relay_tls_spki_sha256: String },
 }
 
 #[derive(Serialize)]
@@ -342,6 +348,9 @@ pub(crate) fn read_ticket(body: &[u8]) -> Result<Ticketed> {
 #[derive(Deserialize)]
 pub(crate) struct RelayTicketReply {
     pub(crate) ticket: String,
+    /// What the directory knows the relay's TLS by.
+    #[serde(default)]
+    pub(crate) relay_tls_spki_sha256: Option<String>,
 }
 
 /// A relay as a directory lists it.
@@ -356,13 +365,30 @@ pub(crate) struct ListedRelay {
     /// Where it accepts workers, if the directory says.
     #[serde(default)]
     pub(crate) relay_accept_port: Option<u16>,
+    /// What it says of its ways to be reached.
+    #[serde(default)]
+    pub(crate) transport_metadata: Option<Value>,
+}
+
+impl ListedRelay {
+    /// The hash of the key that its TLS is proven with, if it says one.
+    pub(crate) fn pin(&self) -> Option<&str> {
+        self.transport_metadata.as_ref()?.get("relay_tls_spki_sha256")?.as_str()
+    }
 }
 
 #[cfg(test)]
 impl ListedRelay {
     pub(crate) fn new(node_id: &str, endpoint: &str) -> Self {
         let (node_id, endpoint) = (node_id.to_owned(), endpoint.to_owned());
-        ListedRelay { node_id, endpoint, load: None, relay_capable: Some(true), relay_accept_port: None }
+        ListedRelay {
+            node_id,
+            endpoint,
+            load: None,
+            relay_capable: Some(true),
+            relay_accept_port: None,
+            transport_metadata: None,
+        }
     }
 }
 

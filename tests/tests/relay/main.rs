@@ -5,6 +5,7 @@
 mod peer;
 mod polling;
 mod server;
+mod tls;
 mod worker;
 
 use std::net::SocketAddr;

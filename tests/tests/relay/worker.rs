@@ -12,12 +12,21 @@ use tokio::net::TcpListener;
 use super::peer::{PING, Worker, bytes, frame};
 use super::soon;
 
-async fn directory() -> Directory {
+pub(super) async fn directory() -> Directory {
     Directory::bind(DirectoryOptions::loopback()).await.unwrap()
 }
 
 /// A relay that takes nobody without a ticket, on ports that may be given.
 async fn relay(directory: &Directory, node_id: &str, ports: (u16, u16)) -> LiveNode {
+    relay_with(directory, node_id, ports, |_| ()).await
+}
+
+pub(super) async fn relay_with(
+    directory: &Directory,
+    node_id: &str,
+    ports: (u16, u16),
+    change: impl FnOnce(&mut RelayServerOptions),
+) -> LiveNode {
     let mut options = NodeOptions::default();
     options.intents = vec![CHAT.into()];
     options.node_id = Some(node_id.into());
@@ -26,6 +35,7 @@ async fn relay(directory: &Directory, node_id: &str, ports: (u16, u16)) -> LiveN
     let mut relay = RelayServerOptions::default();
     relay.port = ports.1;
     relay.ticket_required = Some(true);
+    change(&mut relay);
     options.relay_server = Some(relay);
     // The same relay after a restart is one that kept its key.
     options.state_dir = Some(
@@ -44,7 +54,7 @@ async fn relay(directory: &Directory, node_id: &str, ports: (u16, u16)) -> LiveN
 }
 
 /// A node that serves embeddings, which no relay here does.
-async fn worker(directory: &Directory, change: impl FnOnce(&mut RelayWorkerOptions)) -> LiveNode {
+pub(super) async fn worker(directory: &Directory, change: impl FnOnce(&mut RelayWorkerOptions)) -> LiveNode {
     let mut options = NodeOptions::default();
     options.intents = vec![EMBEDDING.into()];
     options.node_id = Some("worker-1".into());
@@ -63,20 +73,20 @@ async fn worker(directory: &Directory, change: impl FnOnce(&mut RelayWorkerOptio
     Node::bind(options).await.unwrap().serve(handler).await.unwrap()
 }
 
-fn client(directory: &Directory) -> Client {
+pub(super) fn client(directory: &Directory) -> Client {
     let mut options = ClientOptions::default();
     options.directory = directory.url();
     options.route_ttl_ms = 100;
     Client::new(options).unwrap()
 }
 
-async fn submit(client: &Client, payload: Value) -> iicp_core::Result<Value> {
+pub(super) async fn submit(client: &Client, payload: Value) -> iicp_core::Result<Value> {
     let task = Task::new(EMBEDDING, payload).timeout(Duration::from_secs(5));
     client.submit(task).await.map(|done| done.result.json().unwrap())
 }
 
 /// Until the worker is listed under a place that is not `other`, and answers there.
-async fn reached(directory: &Directory, worker: &LiveNode, other: &str) {
+pub(super) async fn reached(directory: &Directory, worker: &LiveNode, other: &str) {
     let begun = Instant::now();
     loop {
         // A client that failed before leaves the node alone for a while; a new one does not.

@@ -28,10 +28,11 @@ pub(crate) enum Refusal {
     RateLimited,
     AtCapacity,
     TicketReplayed,
+    TlsRequired,
 }
 
 impl Refusal {
-    /// The reason as published relays and workers spell it.
+    /// The reason as published relays and workers spell it; they know no TLS here.
     pub(crate) const fn reason(self) -> &'static str {
         match self {
             Refusal::TicketInvalid => "relay bind ticket invalid",
@@ -40,6 +41,7 @@ impl Refusal {
             Refusal::RateLimited => "relay_bind_rate_limited",
             Refusal::AtCapacity => "relay at session capacity",
             Refusal::TicketReplayed => "relay bind ticket replayed",
+            Refusal::TlsRequired => "relay takes workers over TLS only",
         }
     }
 
@@ -51,6 +53,7 @@ impl Refusal {
             Refusal::RateLimited => (429, "IICP-E039"),
             Refusal::AtCapacity => (503, "IICP-E039"),
             Refusal::TicketReplayed => (409, "IICP-E040"),
+            Refusal::TlsRequired => (426, "IICP-E040"),
         }
     }
 }
