@@ -174,7 +174,8 @@ impl Node {
             },
             max_connections: options.max_connections.unwrap_or_else(|| affordable_connections(MOST_CONNECTIONS)),
         };
-        let Kept { identity, key, relay_key } = kept(&options, directory.as_ref().map_or("", DirectoryClient::url)).await?;
+        let Kept { identity, key, relay_key } =
+            kept(&options, directory.as_ref().map_or("", DirectoryClient::url)).await?;
         let server = HttpServer::bind(&options.host, options.port, limits).await?;
         let advertised = advertised.unwrap_or_else(|| format!("http://{}", server.addr));
         let endpoint = Endpoint::parse("the node's endpoint", &advertised)?;
@@ -185,7 +186,19 @@ impl Node {
             ));
         }
         let listeners = relaying::listen(&options)?;
-        Ok(Node { options, server, advertised, endpoint, identity, key, directory, http, listeners, relay_key, backend })
+        Ok(Node {
+            options,
+            server,
+            advertised,
+            endpoint,
+            identity,
+            key,
+            directory,
+            http,
+            listeners,
+            relay_key,
+            backend,
+        })
     }
 
     /// The address that is listened on.

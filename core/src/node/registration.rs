@@ -23,7 +23,9 @@ use crate::telemetry;
 use crate::transport::endpoint::Endpoint;
 use crate::transport::guard::Reach;
 use crate::transport::http_client::Call;
-use crate::wire::directory::{Capability, HeartbeatRequest, Limits, RegisterRequest, SDK_COMPATIBILITY, TransportMetadata};
+use crate::wire::directory::{
+    Capability, HeartbeatRequest, Limits, RegisterRequest, SDK_COMPATIBILITY, TransportMetadata,
+};
 
 /// Longest wait for the directory's answer, as the published nodes wait.
 const PATIENCE: Duration = Duration::from_secs(5);

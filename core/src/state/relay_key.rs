@@ -62,7 +62,10 @@ pub(crate) fn relay_key(state_dir: &Path, node_id: &str) -> Result<PinnedKey> {
 fn kept(path: &Path) -> Result<Option<PinnedKey>> {
     let unreadable = |why: &str| {
         let remedy = "restore the file from a backup, or remove it to start with a new key";
-        Error::new(Code::ConfigInvalid, format!("the relay's key in {} cannot be used: {why}; {remedy}", path.display()))
+        Error::new(
+            Code::ConfigInvalid,
+            format!("the relay's key in {} cannot be used: {why}; {remedy}", path.display()),
+        )
     };
     let text = match read_file(path) {
         Ok(text) => text,
