@@ -107,6 +107,12 @@ impl Engine {
         text(chat).and_then(|chat| self.0.chat(client, queue, chat, tag)).map_err(failure)
     }
 
+    /// The body is JSON text; empty for a chat.
+    fn stream(&self, client: u64, queue: u64, ask: &[u8], body: &[u8], tag: u64) -> PyResult<u64> {
+        let body = Bytes::copy_from_slice(body);
+        text(ask).and_then(|ask| self.0.stream(client, queue, ask, body, tag)).map_err(failure)
+    }
+
     /// Detached, because a sound is long.
     // The bridge's own, and the interpreter.
     #[allow(clippy::too_many_arguments)]
@@ -151,6 +157,11 @@ impl Engine {
 
     fn node_close(&self, node: u64, queue: u64, grace: f64, tag: u64) -> PyResult<u64> {
         self.0.node_close(node, queue, seconds(grace), tag).map_err(failure)
+    }
+
+    fn task_chunk(&self, task: u64, about: &[u8], body: &[u8]) -> PyResult<()> {
+        let body = Bytes::copy_from_slice(body);
+        text(about).and_then(|about| self.0.task_chunk(task, about, body)).map_err(failure)
     }
 
     fn task_finish(&self, task: u64, about: &[u8], body: &[u8]) -> PyResult<()> {

@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     )
     from ._ranker import CandidateEvidence, RankChoice, Ranker, RankRequest
     from ._serve import Handler, Node, serve
+    from ._stream import Chunk, TaskStream
     from ._task import Inbound, Reply
     from ._types import (
         ChatReply,
@@ -93,6 +94,7 @@ __all__ = [
     "Chat",
     "ChatMessage",
     "ChatReply",
+    "Chunk",
     "Client",
     "ClientOptions",
     "Code",
@@ -138,6 +140,7 @@ __all__ = [
     "TaskError",
     "TaskOptions",
     "TaskResult",
+    "TaskStream",
     "TaskTimeoutError",
     "TextPart",
     "Timings",
@@ -152,7 +155,7 @@ __all__ = [
 
 if not TYPE_CHECKING:
     # Cheapest first; a name is looked for in the parts in this order.
-    _PARTS = ("_generated", "_errors", "_types", "_task", "_client", "_directory", "_serve", "_ranker")
+    _PARTS = ("_generated", "_errors", "_types", "_task", "_stream", "_client", "_directory", "_serve", "_ranker")
 
     def __getattr__(name):
         if name in __all__:

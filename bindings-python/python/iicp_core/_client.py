@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, overload
 
 from . import _forms
 from ._engine import engine, refused
@@ -12,6 +12,7 @@ from ._errors import error
 from ._generated import Code, Inference
 from ._loop import current
 from ._native import Failure, NotPlain
+from ._stream import TaskStream
 from ._types import (
     ChatReply,
     CompletionReply,
@@ -25,7 +26,7 @@ from ._types import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
-    from typing import Any, Self, Unpack
+    from typing import Self, Unpack
 
     from ._generated import (
         Chat,
@@ -108,6 +109,21 @@ class Client:
         """Chats with a language model: one user's message, or a whole conversation."""
         chat = _forms.options({**options, "messages": _forms.messages(messages)})
         return _forms.read_chat(await self._call(self._handle.engine.chat, chat))
+
+    @overload
+    def stream(self, messages: str | Sequence[ChatMessage], /, **options: Unpack[Chat]) -> TaskStream: ...
+
+    @overload
+    def stream(self, /, *, payload: object, **task: Unpack[TaskOptions]) -> TaskStream: ...
+
+    def stream(self, messages: str | Sequence[ChatMessage] | None = None, /, **options: Any) -> TaskStream:
+        """A chat, or any task, whose result comes in parts: ``async for chunk in client.stream("Hello"): ...``.
+
+        A chat is given as for :meth:`chat`, a task as for :meth:`submit`. Leaving the loop cancels the task at the
+        provider. The task's time is for the whole stream. A provider that does not stream gives its whole result as one
+        part.
+        """
+        return TaskStream(self._handle, current, *_forms.ask(messages, options))
 
     async def complete(self, prompt: str, /, **options: Unpack[Completion]) -> CompletionReply:
         """Completes a text."""

@@ -76,6 +76,17 @@ def grace(value: object) -> float:
     raise error(Code.INVALID_ARG, "grace must be a number of seconds, and not negative")
 
 
+def ask(messages_: object, given: Mapping[str, object]) -> tuple[bytes, bytes]:
+    """What a stream asks: a chat, or a task and its payload."""
+    if messages_ is not None:
+        return options({**given, "messages": messages(messages_)}), b""
+    if "payload" not in given:
+        raise error(Code.INVALID_ARG, "a stream takes the messages of a chat, or an intent and a payload")
+    body = given["payload"]
+    task = {name: value for name, value in given.items() if name != "payload"}
+    return options(task), body if isinstance(body, bytes) and body else payload(body)
+
+
 def payload(value: object) -> bytes:
     """Writes a payload that is not plain."""
     return to_json(value, Code.PAYLOAD_INVALID, "the payload")
@@ -114,7 +125,7 @@ def read_chat(event: Event) -> ChatReply:
         text=about["text"],
         tool_calls=tuple(about["tool_calls"]),
         finish_reason=about["finish_reason"],
-        usage=_usage(about),
+        usage=usage(about),
         model=about["model"],
         node_id=about["node_id"],
         task=read_task(event),
@@ -124,14 +135,14 @@ def read_chat(event: Event) -> ChatReply:
 def read_completion(event: Event) -> CompletionReply:
     """What a completion brought."""
     about = from_json(event.json)
-    return CompletionReply(about["text"], about["finish_reason"], _usage(about), about["model"], task=read_task(event))
+    return CompletionReply(about["text"], about["finish_reason"], usage(about), about["model"], task=read_task(event))
 
 
 def read_embedding(event: Event) -> EmbeddingReply:
     """What an embedding brought."""
     about = from_json(event.json)
     vectors: list[list[float]] = about["vectors"]
-    return EmbeddingReply(tuple(map(tuple, vectors)), _usage(about), about["model"], task=read_task(event))
+    return EmbeddingReply(tuple(map(tuple, vectors)), usage(about), about["model"], task=read_task(event))
 
 
 def read_transcription(event: Event) -> TranscriptionReply:
@@ -143,7 +154,7 @@ def read_transcription(event: Event) -> TranscriptionReply:
 def read_speech(event: Event) -> SpeechReply:
     """What a speech brought: the body is the sound."""
     about = from_json(event.json)
-    return SpeechReply(event.body, about["content_type"], about["format"], task=_finished(event, None))
+    return SpeechReply(event.body, about["content_type"], about["format"], task=finished(event, None))
 
 
 def read_moderation(event: Event) -> ModerationReply:
@@ -153,9 +164,10 @@ def read_moderation(event: Event) -> ModerationReply:
     return ModerationReply(results, about["model"], task=read_task(event))
 
 
-def _usage(about: Mapping[str, Any]) -> Usage | None:
-    usage = about["usage"]
-    return Usage(**usage) if usage else None
+def usage(about: Mapping[str, Any]) -> Usage | None:
+    """The tokens that a provider counted."""
+    counted = about["usage"]
+    return Usage(**counted) if counted else None
 
 
 def read_task(event: Event) -> TaskResult:
@@ -167,10 +179,11 @@ def read_task(event: Event) -> TaskResult:
         node = from_json(event.json)["node_id"]
         why = f"node {node} answered with JSON that Python does not read ({type(e).__name__}); ask its operator"
         raise error(Code.MALFORMED, why) from None
-    return _finished(event, result)
+    return finished(event, result)
 
 
-def _finished(event: Event, result: object) -> TaskResult:
+def finished(event: Event, result: object) -> TaskResult:
+    """A finished task with this result."""
     fields, timings, receipt = event.finished(result)
     fields["timings"] = _made(Timings, timings)
     fields["receipt"] = _made(RoutingReceipt, receipt)

@@ -22,6 +22,8 @@ _DONE = EventKind.DONE.value
 _TASK = EventKind.TASK.value
 _TASK_CANCEL = EventKind.TASK_CANCEL.value
 _RANK = EventKind.RANK.value
+_CHUNK = EventKind.CHUNK.value
+_TASK_ROOM = EventKind.TASK_ROOM.value
 _MOST_AT_ONCE = 256
 
 
@@ -35,12 +37,25 @@ class Serves(Protocol):
         """Stops working on a task that nobody waits for."""
 
 
+class Follows(Protocol):
+    """Who takes the parts of a stream."""
+
+    def add(self, event: Event) -> None:
+        """Takes a part."""
+
+    def finish(self, event: Event) -> None:
+        """Takes the end."""
+
+
 class LoopQueue:
     """The queue of one running loop. Used by that loop's thread only."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.engine: Engine = engine()
         self.serving: dict[int, Serves] = {}
+        self.streams: dict[int, Follows] = {}
+        self.rooms: dict[int, Callable[[], object]] = {}
+        """What is called when a task that answers in parts may go on."""
         self._loop = loop
         self._tags = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[Event]] = {}
@@ -107,6 +122,21 @@ class LoopQueue:
             del self.serving[tag]
             ranking.withdraw(0)
 
+    def stream(self, parts: Follows, ranking: Serves | None, verb: Callable[..., int], *arguments: object) -> int:
+        """Starts an operation that comes in parts."""
+        tag = self.new_tag()
+        self.streams[tag] = parts
+        if ranking is not None:
+            self.serving[tag] = ranking
+        try:
+            return verb(*arguments, tag)
+        except BaseException as e:
+            del self.streams[tag]
+            self.serving.pop(tag, None)
+            if isinstance(e, Failure):
+                raise refused(e) from None
+            raise
+
     def _drain(self) -> None:
         try:
             events = self.engine.queue_drain(self.id, _MOST_AT_ONCE)
@@ -119,11 +149,10 @@ class LoopQueue:
     def _dispatch(self, events: Iterable[tuple[int, int, Event]]) -> None:
         for kind, tag, event in events:
             if kind == _DONE:
-                future = self._waiting.pop(tag, None)
-                if future is not None and not future.done():
-                    future.set_result(event)
-                else:
-                    self._give_back(tag, event)
+                self._finish(tag, event)
+            elif kind == _CHUNK:
+                if (parts := self.streams.get(tag)) is not None:
+                    parts.add(event)
             elif kind == _TASK:
                 server = self.serving.get(tag)
                 if server is not None:
@@ -131,11 +160,29 @@ class LoopQueue:
                 else:
                     with contextlib.suppress(Failure):
                         self.engine.task_fail(event.id, Code.CLOSED, "the node is closed")
-            elif (server := self.serving.get(tag)) is not None:
-                if kind == _TASK_CANCEL:
-                    server.withdraw(event.id)
-                elif kind == _RANK:
-                    server.begin(event)
+            else:
+                self._tell(kind, tag, event)
+
+    def _finish(self, tag: int, event: Event) -> None:
+        future = self._waiting.pop(tag, None)
+        if future is not None and not future.done():
+            future.set_result(event)
+        elif (parts := self.streams.pop(tag, None)) is not None:
+            parts.finish(event)
+            if (ranking := self.serving.pop(tag, None)) is not None:
+                ranking.withdraw(0)
+        else:
+            self._give_back(tag, event)
+
+    def _tell(self, kind: int, tag: int, event: Event) -> None:
+        if kind == _TASK_ROOM:
+            if (go_on := self.rooms.get(event.id)) is not None:
+                go_on()
+        elif (server := self.serving.get(tag)) is not None:
+            if kind == _TASK_CANCEL:
+                server.withdraw(event.id)
+            elif kind == _RANK:
+                server.begin(event)
 
     def _give_back(self, tag: int, event: Event) -> None:
         undo = self._unwanted.pop(tag, None)

@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import contextvars
 import inspect
-from collections.abc import Awaitable, Callable
+import threading
+from collections.abc import AsyncGenerator, Callable, Generator
 from typing import TYPE_CHECKING, cast
 
 from . import _forms
@@ -14,7 +15,7 @@ from ._engine import refused
 from ._errors import IicpError, Rejected, error
 from ._generated import DEFAULT_MAX_CONCURRENT, Code
 from ._loop import LoopQueue, current
-from ._native import Engine, Event, Failure
+from ._native import Event, Failure
 from ._open import Opening
 from ._task import Inbound, Reply
 from ._types import NodeStatus
@@ -26,7 +27,10 @@ if TYPE_CHECKING:
     from ._generated import NodeOptions
 
 Handler = Callable[[Inbound], object]
-"""A coroutine function, or a plain one that runs on a thread; returns a JSON value or a :class:`Reply`."""
+"""A coroutine function, or a plain one that runs on a thread; returns a JSON value or a :class:`Reply`.
+
+A generator, async or plain, gives its caller every value that it yields, as soon as the caller has taken those before.
+"""
 
 CLOSE_SECONDS = 10.0
 
@@ -43,19 +47,24 @@ def serve(handler: Handler | None = None, **options: Unpack[NodeOptions]) -> Ope
     if (handler is None) == (options.get("backend") is None):
         wrong = "nothing that serves" if handler is None else "both a handler and a backend"
         raise error(Code.INVALID_ARG, f"the node has {wrong}; give serve either a handler or the option backend")
-    is_async = handler is not None and check_function(handler, "handler")
+    is_async = handler is not None and check_function(handler, "handler", may_yield=True)
     return Opening(lambda: _start(handler, is_async, _forms.options(options), options.get("max_concurrent")))
 
 
-def check_function(given: object, what: str) -> bool:
-    """Whether a handler or a ranker is a coroutine function; refuses what can be neither."""
+def check_function(given: object, what: str, *, may_yield: bool = False) -> bool:
+    """Whether a handler or a ranker runs on the loop; refuses what can be neither."""
     call = getattr(given, "__call__", None)  # noqa: B004 - the method of an object counts as well
-    for form in (given, call):
-        if inspect.isasyncgenfunction(form) or inspect.isgeneratorfunction(form):
-            raise error(Code.INVALID_ARG, f"the {what} is a generator; it must return one value")
+    forms = (given, call)
+    if not may_yield and any(inspect.isasyncgenfunction(form) or inspect.isgeneratorfunction(form) for form in forms):
+        raise error(Code.INVALID_ARG, f"the {what} is a generator; it must return one value")
     if call is None:
         raise error(Code.INVALID_ARG, f"the {what} must be a function, not {type(given).__name__}")
-    return inspect.iscoroutinefunction(given) or inspect.iscoroutinefunction(call)
+    return any(inspect.iscoroutinefunction(form) or inspect.isasyncgenfunction(form) for form in forms)
+
+
+def is_a(kind: type, value: object) -> bool:
+    """Whether a handler has returned this; what it is besides nobody knows here."""
+    return isinstance(value, kind)
 
 
 async def _start(handler: Handler | None, is_async: bool, options: bytes, max_concurrent: int | None) -> Node:
@@ -65,7 +74,7 @@ async def _start(handler: Handler | None, is_async: bool, options: bytes, max_co
     limit = max_concurrent if isinstance(max_concurrent, int) else DEFAULT_MAX_CONCURRENT
     server: Coroutines | Threads | None = None
     if handler is not None:
-        server = Coroutines(engine, handler, limit) if is_async else Threads(engine, handler, limit)
+        server = Coroutines(queue, handler, limit) if is_async else Threads(queue, handler, limit)
         queue.serving[tag] = server
 
     def undo(handle: int) -> None:
@@ -146,8 +155,9 @@ class Node:
 class Server:
     """What coroutines and threads have in common: how a task is answered, and which ones overrun."""
 
-    def __init__(self, engine: Engine, handler: Handler) -> None:
-        self._engine = engine
+    def __init__(self, queue: LoopQueue, handler: Handler) -> None:
+        self._engine = queue.engine
+        self._rooms = queue.rooms
         self._handler = handler
         self._context = contextvars.copy_context()
         self._late: set[int] = set()
@@ -172,6 +182,28 @@ class Server:
             self._engine.task_finish(task.id, about, body)
         except Failure as failure:
             self._not_taken(task, failure)
+
+    def _begin_parts(self, task: Inbound, go_on: Callable[[], object]) -> None:
+        """From here on the answer comes in parts; ``go_on`` is called when there is room again."""
+        self._rooms[task.id] = go_on
+        with contextlib.suppress(Failure):
+            self._engine.task_chunk(task.id, b"", b"")
+
+    def _give(self, task: Inbound, value: object) -> bool | None:
+        """Gives the caller a part; false if there is no room yet, None if nobody waits any more."""
+        reply = value if isinstance(value, Reply) else Reply(value)
+        try:
+            self._engine.task_chunk(task.id, reply.about(), reply.body)
+        except Failure as failure:
+            if failure.args[0] == Code.QUEUE_FULL:
+                return False
+            self._not_taken(task, failure)
+            return None
+        return True
+
+    def _end_parts(self, task: Inbound) -> None:
+        with contextlib.suppress(Failure):
+            self._engine.task_finish(task.id, b"", b"")
 
     def _fail(self, task: Inbound, e: BaseException) -> None:
         """Answers with a failure; what it says leaves this process only if it was raised to be shown."""
@@ -204,9 +236,8 @@ class Server:
 class Coroutines(Server):
     """Runs every task as a coroutine of the loop."""
 
-    def __init__(self, engine: Engine, handler: Handler, limit: int) -> None:
-        super().__init__(engine, handler)
-        self._handle = cast("Callable[[Inbound], Awaitable[object]]", handler)
+    def __init__(self, queue: LoopQueue, handler: Handler, limit: int) -> None:
+        super().__init__(queue, handler)
         self._loop = asyncio.get_running_loop()
         # Those that were cancelled just now need a turn of the loop to end, and their slots may be taken already.
         self._most = 2 * limit
@@ -222,8 +253,13 @@ class Coroutines(Server):
         self._running[task.id] = run, task
 
     async def _run(self, task: Inbound) -> None:
+        in_parts = False
         try:
-            value = await self._handle(task)
+            value = self._handler(task)
+            if inspect.isawaitable(value):
+                value = await value
+            if in_parts := is_a(AsyncGenerator, value):
+                await self._run_parts(task, cast("AsyncGenerator[object]", value))
         except Exception as e:  # noqa: BLE001 - a handler may raise anything
             self._leave(task)
             self._fail(task, e)
@@ -233,10 +269,26 @@ class Coroutines(Server):
             raise
         else:
             self._leave(task)
-            self._answer(task, value)
+            if in_parts:
+                self._end_parts(task)
+            else:
+                self._answer(task, value)
+
+    async def _run_parts(self, task: Inbound, values: AsyncGenerator[object]) -> None:
+        room = asyncio.Event()
+        self._begin_parts(task, room.set)
+        async with contextlib.aclosing(values):
+            async for value in values:
+                room.clear()
+                while (taken := self._give(task, value)) is False:
+                    await room.wait()
+                    room.clear()
+                if taken is None:
+                    return
 
     def _leave(self, task: Inbound) -> None:
         self._running.pop(task.id, None)
+        self._rooms.pop(task.id, None)
         self._late.discard(task.id)
 
     def withdraw(self, task: int) -> None:
@@ -253,8 +305,8 @@ class Coroutines(Server):
 class Threads(Server):
     """Runs every task on a thread. Nothing can stop it there, so one that overruns keeps its place."""
 
-    def __init__(self, engine: Engine, handler: Handler, limit: int) -> None:
-        super().__init__(engine, handler)
+    def __init__(self, queue: LoopQueue, handler: Handler, limit: int) -> None:
+        super().__init__(queue, handler)
         self._workers = Workers(limit)
         self._running: dict[int, Inbound] = {}
 
@@ -267,18 +319,38 @@ class Threads(Server):
             self._refuse(event)
 
     def _run(self, task: Inbound) -> None:
+        context, in_parts = self._context.copy(), False
         try:
-            value = self._context.copy().run(self._handler, task)
+            value = context.run(self._handler, task)
+            if in_parts := is_a(Generator, value):
+                context.run(self._run_parts, task, cast("Generator[object]", value))
         except BaseException as e:  # noqa: BLE001 - not even SystemExit may end the thread
             self._leave(task)
             self._fail(task, e)
         else:
             self._leave(task)
-            self._answer(task, value)
+            if in_parts:
+                self._end_parts(task)
+            else:
+                self._answer(task, value)
+
+    def _run_parts(self, task: Inbound, values: Generator[object]) -> None:
+        room = threading.Event()
+        self._begin_parts(task, room.set)
+        with contextlib.closing(values):
+            for value in values:
+                room.clear()
+                # The room is told of on another thread, so it may be there before the wait for it begins.
+                while (taken := self._give(task, value)) is False and not task.cancelled:
+                    room.wait()
+                    room.clear()
+                if not taken:
+                    return
 
     def _leave(self, task: Inbound) -> None:
         # Before the answer: with it the node may let the next task in.
         self._running.pop(task.id, None)
+        self._rooms.pop(task.id, None)
         self._late.discard(task.id)
         self._workers.leave()
 
@@ -289,6 +361,8 @@ class Threads(Server):
             self._late.add(task)
             if task not in self._running:
                 self._late.discard(task)
+            if (go_on := self._rooms.get(task)) is not None:
+                go_on()
 
     def stop(self) -> None:
         """Ends the threads as they become free."""

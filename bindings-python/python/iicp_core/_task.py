@@ -89,6 +89,11 @@ class Inbound:
         return found
 
     @property
+    def takes_events(self) -> bool:
+        """Whether the caller takes the parts of a generator as they come; for others they are put together."""
+        return bool(self._known("takes_events"))
+
+    @property
     def peer(self) -> str:
         """Address of the caller's connection."""
         return str(self._known("peer"))
@@ -147,6 +152,11 @@ class Reply:
         """The answer to a chat, in the form that chat clients read."""
         message = {"role": "assistant", "content": text}
         return cls({"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}, tokens_used=tokens_used)
+
+    @classmethod
+    def delta(cls, text: str, *, tokens_used: int = 0) -> Reply:
+        """The next words of a chat, in the form that chat clients read: what a generator yields."""
+        return cls({"choices": [{"index": 0, "delta": {"content": text}}]}, tokens_used=tokens_used)
 
     def about(self) -> bytes:
         """What is said beside the body."""

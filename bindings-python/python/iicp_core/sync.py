@@ -11,7 +11,7 @@ import itertools
 import threading
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent import futures
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from . import _forms, _loop
 from ._client import Handle
@@ -25,6 +25,7 @@ from ._open import Opening
 from ._serve import CLOSE_SECONDS, Handler
 from ._serve import Node as AsyncNode
 from ._serve import serve as serve_async
+from ._stream import Chunk, Streaming
 from ._types import (
     ChatReply,
     CompletionReply,
@@ -56,10 +57,12 @@ if TYPE_CHECKING:
     )
     from ._ranker import CallRanking, Ranker
 
-__all__ = ["Client", "Directory", "Node", "serve"]
+__all__ = ["Client", "Directory", "Node", "TaskStream", "serve"]
 
 _SLICE = 0.1
+_CHUNK = EventKind.CHUNK.value
 _DONE = EventKind.DONE.value
+_RANK = EventKind.RANK.value
 T = TypeVar("T")
 
 
@@ -117,6 +120,72 @@ def _mailbox() -> Mailbox:
     return found
 
 
+class TaskStream(Streaming):
+    """The parts of a result as the provider makes them: ``for chunk in client.stream(...)``.
+
+    Nothing is sent before the first part is asked for. Leaving the loop, :meth:`close` or ``with`` cancel the task at
+    the provider, whose handler stops. A slow reader slows the provider down: nothing is lost, little is kept.
+    """
+
+    def __init__(self, handle: Handle, ask: bytes, body: bytes) -> None:
+        self._handle = handle
+        self._ask = ask, body
+        self._ranking: CallRanking | None = None
+        # Its own, so that other calls may be made between two parts; given back, it cancels what runs.
+        self._mailbox: Mailbox | None = None
+        self._over = False
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Chunk:
+        """The next part. After an error the result stays incomplete, and nothing more comes."""
+        if self._over:
+            raise StopIteration
+        mailbox = self._mailbox or self._start()
+        while True:
+            try:
+                found = mailbox.engine.queue_next(mailbox.id, _SLICE)
+            except Failure as failure:
+                self.close()
+                raise refused(failure) from None
+            if found is None:
+                continue
+            kind, _, event = found
+            if kind == _CHUNK:
+                return self._part(event)
+            if kind == _DONE:
+                self.close()
+                self._finish(event)
+                raise StopIteration
+            if kind == _RANK and self._ranking is not None:
+                self._ranking.begin(event)
+
+    def _start(self) -> Mailbox:
+        handle, mailbox = self._handle, Mailbox()
+        self._ranking = handle.ranking.of_call() if handle.ranking is not None else None
+        try:
+            handle.engine.stream(handle.id, mailbox.id, *self._ask, 1)
+        except Failure as failure:
+            raise refused(failure) from None
+        self._mailbox = mailbox
+        return mailbox
+
+    def close(self) -> None:
+        """Cancels the task, if it still runs."""
+        self._over = True
+        self._mailbox = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<iicp_core.sync.TaskStream {self.task_id} {'over' if self._over else 'open'}>"
+
+
 class Client:
     """Finds nodes and sends tasks to them. May be shared by threads.
 
@@ -146,6 +215,21 @@ class Client:
         """Chats with a language model: one user's message, or a whole conversation."""
         chat = _forms.options({**options, "messages": _forms.messages(messages)})
         return _forms.read_chat(self._call(self._handle.engine.chat, chat))
+
+    @overload
+    def stream(self, messages: str | Sequence[ChatMessage], /, **options: Unpack[Chat]) -> TaskStream: ...
+
+    @overload
+    def stream(self, /, *, payload: object, **task: Unpack[TaskOptions]) -> TaskStream: ...
+
+    def stream(self, messages: str | Sequence[ChatMessage] | None = None, /, **options: Any) -> TaskStream:
+        """A chat, or any task, whose result comes in parts: ``for chunk in client.stream("Hello"): ...``.
+
+        A chat is given as for :meth:`chat`, a task as for :meth:`submit`. Leaving the loop cancels the task at the
+        provider. The task's time is for the whole stream. A provider that does not stream gives its whole result as one
+        part.
+        """
+        return TaskStream(self._handle, *_forms.ask(messages, options))
 
     def complete(self, prompt: str, /, **options: Unpack[Completion]) -> CompletionReply:
         """Completes a text."""
