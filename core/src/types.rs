@@ -13,9 +13,11 @@ use zeroize::Zeroizing;
 
 use crate::error::{Code, Error, Result};
 
+mod base_url;
 mod chunk;
 mod replies;
 
+pub(crate) use base_url::{base_url, without_trailing_dot};
 pub use chunk::Chunk;
 pub use replies::{
     ChatReply, CompletionReply, EmbeddingReply, Judgement, ModerationReply, RoutingReceipt, SpeechReply, TaskResult,

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{MAX_TIMEOUT_MS, Validate, check_names, in_range};
 use crate::error::{Code, Error, Result};
-use crate::types::Secret;
+use crate::types::{Secret, base_url};
 
 /// Which interface a backend has, and which signals of its health are known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
@@ -92,7 +92,7 @@ impl Validate for BackendOptions {
     const WHAT: &'static str = "a backend";
 
     fn validate(&self) -> Result<()> {
-        self.base_url()?;
+        base_url("the backend", self.base_url()?)?;
         if let Some(key) = &self.api_key
             && !key.is_header_text()
         {

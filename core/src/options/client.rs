@@ -8,7 +8,7 @@ use super::{
     Validate, check_node_id, check_routing, check_timeout, in_range,
 };
 use crate::error::{Code, Error, Result};
-use crate::types::Secret;
+use crate::types::{Secret, base_url};
 
 /// How a client finds nodes, whom it trusts and how long it waits for them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -100,6 +100,7 @@ impl Validate for ClientOptions {
     const WHAT: &'static str = "a client";
 
     fn validate(&self) -> Result<()> {
+        base_url("the directory", &self.directory)?;
         check_timeout(self.timeout_ms)?;
         check_routing(Self::WHAT, self.region.as_deref(), None, None)?;
         in_range(Self::WHAT, "max_attempts", self.max_attempts, 1, 10)?;

@@ -14,7 +14,7 @@ use super::{
     check_region, check_timeout, in_range,
 };
 use crate::error::{Code, Error, Result};
-use crate::types::{Intent, Secret};
+use crate::types::{Intent, Secret, base_url};
 
 /// What a serving node offers and how much of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -230,9 +230,7 @@ impl Validate for NodeOptions {
             check_names(Self::WHAT, "state_dir", &[state_dir], 4096)?;
         }
         check_region(Self::WHAT, &self.region)?;
-        if self.endpoint.as_ref().is_some_and(|url| url.len() > 255) {
-            return Err(refused("endpoint", "must be at most 255 bytes: directories take no more"));
-        }
+        self.check_urls()?;
         self.check_relay()?;
         self.check_capabilities()?;
         self.check_listing()?;
@@ -254,6 +252,17 @@ impl Validate for NodeOptions {
 }
 
 impl NodeOptions {
+    fn check_urls(&self) -> Result<()> {
+        if !self.directory.is_empty() {
+            base_url("the directory", &self.directory)?;
+        }
+        let Some(endpoint) = &self.endpoint else { return Ok(()) };
+        if endpoint.len() > 255 {
+            return Err(refused("endpoint", "must be at most 255 bytes: directories take no more"));
+        }
+        base_url("the node's endpoint", endpoint).map(drop)
+    }
+
     fn check_relay(&self) -> Result<()> {
         self.relay_server.as_ref().map_or(Ok(()), Validate::validate)?;
         let Some(worker) = &self.relay_worker else { return Ok(()) };

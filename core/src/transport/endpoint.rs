@@ -4,6 +4,7 @@ use url::{Host, Url};
 
 use super::guard::{self, Reach, Refused};
 use crate::error::{Code, Error, Result};
+use crate::types::base_url;
 
 /// The protocol's own code for an endpoint that may not be called.
 const REFUSED: &str = "IICP-ENDPOINT-REFUSED";
@@ -23,24 +24,9 @@ impl Endpoint {
     /// # Errors
     /// `CONFIG_INVALID` if it is no base URL.
     pub(crate) fn parse(what: &str, text: &str) -> Result<Self> {
-        let invalid = |why: &str| {
-            Error::new(
-                Code::ConfigInvalid,
-                format!("the URL of {what} {why}; it should look like http://127.0.0.1:9480"),
-            )
-        };
-        let url = Url::parse(text).map_err(|e| invalid(&format!("cannot be read ({e})")))?;
-        if !matches!(url.scheme(), "http" | "https") {
-            return Err(invalid("is neither http nor https"));
-        }
-        if !url.username().is_empty() || url.password().is_some() {
-            return Err(invalid("carries credentials"));
-        }
-        if url.query().is_some() || url.fragment().is_some() {
-            return Err(invalid("has a query or a fragment"));
-        }
-        let url = guard::without_trailing_dot(url).ok_or_else(|| invalid("has no host"))?;
-        let host = url.host().ok_or_else(|| invalid("has no host"))?.to_owned();
+        let url = base_url(what, text)?;
+        let host = url.host().map(|host| host.to_owned());
+        let host = host.ok_or_else(|| Error::new(Code::ConfigInvalid, format!("the URL of {what} has no host")))?;
         Ok(Endpoint { base: url.as_str().trim_end_matches('/').to_owned(), host })
     }
 

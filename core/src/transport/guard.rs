@@ -10,6 +10,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use url::{Host, Url};
 
+pub(crate) use crate::types::without_trailing_dot;
+
 /// How far a call may go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Reach {
@@ -142,18 +144,6 @@ pub(crate) fn is_loopback(host: &Host<&str>) -> bool {
 /// The one name that stands for this machine without a question to anybody (RFC 6761).
 pub(crate) fn is_localhost(name: &str) -> bool {
     name.trim_end_matches('.').eq_ignore_ascii_case("localhost")
-}
-
-/// The URL without the dots that a host name may end in: with and without them it is the same host, but not the same
-/// text for a rule, a pool or a certificate. `None` if nothing is left, or nothing that is a host.
-pub(crate) fn without_trailing_dot(mut url: Url) -> Option<Url> {
-    if let Some(Host::Domain(name)) = url.host()
-        && name.ends_with('.')
-    {
-        let name = name.trim_end_matches('.').to_owned();
-        url.set_host(Some(&name)).ok()?;
-    }
-    Some(url)
 }
 
 fn judge_name(name: &str, reach: Reach) -> Result<(), Refused> {

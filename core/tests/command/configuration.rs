@@ -151,6 +151,7 @@ fn every_mistake_in_a_file_is_told_with_its_place_and_what_was_meant() {
         ("[client]\nrouting_epsilon = inf\n", 2001, (2, 19), "a number"),
         ("[client]\nconsumer_auth = \"required\"\n", 2001, (2, 17), "node_token"),
         ("[client]\ndirectory = \"ftp://x\"\n", 2001, (2, 13), "neither http nor https"),
+        ("[client]\ndirectory = \"http://u:p@x\"\n", 2001, (2, 13), "carries credentials"),
         ("[client]\nx = \"ü\"\ny = 1\n", 2001, (2, 1), "no option x"),
     ];
     let home = Home::new();
@@ -180,6 +181,50 @@ fn all_mistakes_are_told_at_once_in_the_order_of_the_file() {
     assert_eq!(errors[4]["name"], "INTENT_INVALID");
     // What is wrong with a node does not stop a client, unless the file cannot be read at all.
     home.run(&["query", "hi", "--config", &file, "--directory-url", &crate::support::nobody()]).with(3);
+}
+
+#[test]
+fn a_url_of_a_node_that_is_none_is_told_with_its_place() {
+    let home = Home::new();
+    let text =
+        "[node]\nendpoint = \"node.example\"\ndirectory = \"ftp://x\"\n[node.backend]\nurl = \"127.0.0.1:8000\"\n";
+    let file = home.file("c.toml", text);
+    let errors = home.run(&["config", "validate", &file, "--json"]).with(2).errors();
+    let lines: Vec<u64> = errors.iter().map(|error| error["origins"][0]["line"].as_u64().unwrap()).collect();
+    assert_eq!(lines, [2, 3, 5], "{errors:?}");
+    let mut command = home.iicp(&["serve", "--backend", "vllm", "--json"]);
+    command.env("IICP_NODE_ENDPOINT", "https://node.example/?token=canary");
+    let wrong = ended(command).with(2);
+    assert_eq!(wrong.errors()[0]["origins"][0], json!({ "kind": "variable", "name": "IICP_NODE_ENDPOINT" }));
+    assert!(!wrong.err.contains("canary"), "{}", wrong.err);
+}
+
+#[test]
+fn a_table_without_options_switches_on_what_it_is_about() {
+    let home = Home::new();
+    let file = home.file("c.toml", "[node.relay_server]\n");
+    let ended = home.run(&["config", "show", "--origin", "--json", "--config", &file]).with(0);
+    assert_eq!(shown(&ended, "node", "relay_server.port").0, 9485);
+    let file = home.file("c.toml", "[node]\n");
+    let ended = home.run(&["config", "show", "--origin", "--json", "--config", &file]).with(0);
+    assert!(shown(&ended, "node", "relay_server.port").0.is_null());
+}
+
+#[test]
+#[cfg(unix)]
+fn who_keeps_a_secret_where_others_can_read_it_is_told() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let home = Home::new();
+    let file = home.file("c.toml", "[client]\nnode_token = \"canary\"\n");
+    let warned = |mode, file: &str| {
+        std::fs::set_permissions(file, std::fs::Permissions::from_mode(mode)).unwrap();
+        home.run(&["config", "validate", file]).with(0).err
+    };
+    let told = warned(0o644, &file);
+    assert!(told.contains("node_token") && told.contains(&format!("chmod 600 {file}")) && !told.contains("canary"));
+    assert_eq!(warned(0o600, &file), "");
+    let harmless = home.file("d.toml", "[client]\nregion = \"eu\"\n");
+    assert_eq!(warned(0o644, &harmless), "");
 }
 
 #[test]

@@ -71,9 +71,6 @@ fn run(cli: Cli, matches: &ArgMatches, console: Console) -> Result<(), Failure> 
     let settings = |flags: &[Flags]| Settings::read(global.config.as_deref(), given, flags);
     let service = matches!(command, Command::Directory(_) | Command::Serve(_));
     logs::start(service, i16::from(global.verbose) - i16::from(global.quiet), global.json)?;
-    for (name, meant) in settings::slips() {
-        console.warning(&format!("variable {name} is not known; did you mean {meant}?"));
-    }
     match command {
         Command::Up(args) => live(console, settings(up::FLAGS), async |context| up::run(args, context).await),
         Command::Serve(args) => live(console, settings(serve::FLAGS), async |context| serve::run(args, context).await),
@@ -112,6 +109,7 @@ fn drive<F>(mut builder: Builder, console: Console, settings: Settings, command:
 where
     F: AsyncFnOnce(&mut Context) -> Result<(), Failure>,
 {
+    settings.warnings().iter().for_each(|warning| console.warning(warning));
     let no_runtime = |error: std::io::Error| {
         Failure::from(Error::new(Code::Internal, format!("the system gives no runtime: {error}")).with_source(error))
     };

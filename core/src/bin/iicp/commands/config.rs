@@ -1,3 +1,4 @@
+use std::collections::HashSet;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -80,6 +81,7 @@ fn show(config: &Option<PathBuf>, origin: bool, command: Vec<OsString>, console:
     };
     let named = given.try_get_one::<PathBuf>("config").ok().flatten().or(config.as_ref());
     let settings = Settings::read(named.map(PathBuf::as_path), given, flags);
+    settings.warnings().iter().for_each(|warning| console.warning(warning));
     let mistakes = mistakes(&settings);
     for section in Section::ALL
         .into_iter()
@@ -125,14 +127,21 @@ fn write(
     }
     // Tables come after the plain options of their section, or TOML would take these for the table's.
     let (tables, plain): (Vec<_>, Vec<_>) = shown.into_iter().partition(|(setting, ..)| setting.path.contains('.'));
+    let table_of =
+        |setting: &Setting| setting.path.rsplit_once('.').map_or(String::new(), |(table, _)| table.to_owned());
+    let in_use: HashSet<String> =
+        tables.iter().filter(|(_, value, _)| !value.is_null()).map(|(setting, ..)| table_of(setting)).collect();
     let mut table = String::new();
     console.line(&format!("[{}]", section.name()))?;
     for (setting, value, origin) in plain.into_iter().chain(tables) {
-        let (inside, name) = setting.path.rsplit_once('.').unwrap_or(("", &setting.path));
+        let inside = table_of(&setting);
         if inside != table {
-            console.line(&format!("\n[{}.{inside}]", section.name()))?;
-            inside.clone_into(&mut table);
+            // Even an empty table would switch on what it is about.
+            let not = if in_use.contains(&inside) { "" } else { "# " };
+            console.line(&format!("\n{not}[{}.{inside}]", section.name()))?;
+            table = inside;
         }
+        let name = setting.path.rsplit('.').next().unwrap_or(&setting.path);
         let line = match toml(&value) {
             Some(value) => format!("{name} = {value}"),
             None => format!("# {name} is not set"),
@@ -176,6 +185,7 @@ fn mistakes(settings: &Settings) -> Vec<Mistake> {
 
 fn validate(file: Option<&PathBuf>, console: Console) -> Result<(), Failure> {
     let settings = Settings::read(file.map(PathBuf::as_path), &clap::ArgMatches::default(), &[]);
+    settings.warnings().iter().for_each(|warning| console.warning(warning));
     let mistakes = mistakes(&settings);
     if !mistakes.is_empty() {
         return Err(mistakes.into());

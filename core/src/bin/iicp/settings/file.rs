@@ -43,6 +43,25 @@ pub(crate) fn read(path: &Path) -> Option<Contents> {
     }
 }
 
+/// Says that others can read a file that holds a secret, and how to end that.
+#[cfg(unix)]
+pub(super) fn exposed(path: &Path, given: &[Given]) -> Option<String> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let others = std::fs::metadata(path).ok()?.permissions().mode() & 0o044;
+    let is_secret = |given: &&Given| {
+        let settings = given.section.settings();
+        settings.iter().any(|setting| setting.secret && setting.path == given.path)
+    };
+    let from_file = given.iter().filter(|given| matches!(given.origin, Origin::File { .. }));
+    let secret = from_file.filter(|_| others != 0).find(is_secret)?;
+    Some(format!("{} holds {}, and other users can read it: chmod 600 {0}", path.display(), secret.path))
+}
+
+#[cfg(not(unix))]
+pub(super) fn exposed(_path: &Path, _given: &[Given]) -> Option<String> {
+    None
+}
+
 fn parse(path: &Path, text: &str) -> Contents {
     let mut reader = Reader { path: path.into(), text, contents: Contents::default() };
     let (document, errors) = DeTable::parse_recoverable(text);
@@ -95,6 +114,11 @@ impl Reader<'_> {
             let holds_settings = settings.iter().any(|setting| setting.path.starts_with(&inside));
             match (setting, value.get_ref()) {
                 (Some(setting), value_found) => self.value(section, setting, value_found, value.span()),
+                // Nothing in it, but that it is there says something: what it is about is wanted, as it usually is.
+                (None, DeValue::Table(inner)) if holds_settings && inner.is_empty() => {
+                    let (value, origin) = (Value::Object(serde_json::Map::new()), self.origin(name.span()));
+                    self.contents.given.push(Given { section, path, value, origin });
+                }
                 (None, DeValue::Table(inner)) if holds_settings => self.table(section, settings, &inside, inner),
                 (None, _) if holds_settings => {
                     let at = self.origin(value.span());

@@ -18,7 +18,7 @@ use iicp_core::options::from_json;
 use iicp_core::{Code, Error};
 use serde_json::{Value, json};
 
-pub(crate) use environment::{CONFIG_FILE, DRAIN_MS, LOG, slips};
+pub(crate) use environment::{CONFIG_FILE, DRAIN_MS, LOG};
 pub(crate) use flags::{Flags, Takes, attach};
 pub(crate) use names::Section;
 use schema::set;
@@ -203,6 +203,8 @@ impl Settings {
     pub(crate) fn effective<T: Options>(&self, section: Section, base: &T) -> Vec<(Setting, Value, Origin)> {
         let counted = self.counted(section);
         let options = merged(&as_json(base), &counted);
+        // With what an object that was given without its members has in them.
+        let options = serde_json::from_value::<T>(options.clone()).map_or(options, |options| as_json(&options));
         let settings = section.settings().into_iter().map(|setting| {
             let origin = counted.iter().find(|given| given.path == setting.path).map(|given| given.origin.clone());
             let value = match value_at(&options, &setting.path) {
@@ -213,6 +215,16 @@ impl Settings {
             (setting, value, origin.unwrap_or(Origin::Default))
         });
         settings.collect()
+    }
+
+    /// What is no mistake, but ought to be seen.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        let exposed = self.file.as_deref().and_then(|path| file::exposed(path, &self.given));
+        let slips = environment::slips().into_iter();
+        slips
+            .map(|(name, meant)| format!("variable {name} is not known; did you mean {meant}?"))
+            .chain(exposed)
+            .collect()
     }
 
     /// Whether anybody gave a value of a section.
