@@ -12,7 +12,7 @@ PROGRAMS = [program for folder in (1, 2) for program in programs(Path(__file__).
 PRINTED = [
     "True\nYou said: Hello, mesh.\nYou said: Hi 1\n",
     "Hello!\n",
-    "Hello, mesh.\n3 True\nHello, mesh.\n",
+    "Hello, mesh.\n3 3 True\nHello, mesh.\n",
     "((5.0, 0.5), (4.0, 0.5))\nexternal_ranker/least-loaded/normal True\nPOLICY_REFUSED\n",
     "DIRECTORY_UNREACHABLE True\n",
     "Hello!\n",

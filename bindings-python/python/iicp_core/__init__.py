@@ -62,10 +62,11 @@ if TYPE_CHECKING:
     )
     from ._ranker import CandidateEvidence, RankChoice, Ranker, RankRequest
     from ._serve import Handler, Node, serve
-    from ._stream import Chunk, TaskStream
+    from ._stream import TaskStream
     from ._task import Inbound, Reply
     from ._types import (
         ChatReply,
+        Chunk,
         CompletionReply,
         EmbeddingReply,
         Judgement,
@@ -74,6 +75,7 @@ if TYPE_CHECKING:
         NodeStatus,
         RoutingReceipt,
         SpeechReply,
+        StreamResult,
         TaskResult,
         Timings,
         TranscriptionReply,
@@ -137,6 +139,7 @@ __all__ = [
     "ServingError",
     "Speech",
     "SpeechReply",
+    "StreamResult",
     "TaskError",
     "TaskOptions",
     "TaskResult",

@@ -114,16 +114,18 @@ class Client:
     def stream(self, messages: str | Sequence[ChatMessage], /, **options: Unpack[Chat]) -> TaskStream: ...
 
     @overload
-    def stream(self, /, *, payload: object, **task: Unpack[TaskOptions]) -> TaskStream: ...
+    def stream(self, messages: None = None, /, *, payload: object, **task: Unpack[TaskOptions]) -> TaskStream: ...
 
     def stream(self, messages: str | Sequence[ChatMessage] | None = None, /, **options: Any) -> TaskStream:
         """A chat, or any task, whose result comes in parts: ``async for chunk in client.stream("Hello"): ...``.
 
-        A chat is given as for :meth:`chat`, a task as for :meth:`submit`. Leaving the loop cancels the task at the
-        provider. The task's time is for the whole stream. A provider that does not stream gives its whole result as one
-        part.
+        A chat is given as for :meth:`chat`, a task as for :meth:`submit`; its time is for the whole stream. Leaving the
+        loop cancels the task at the provider. One that does not stream gives its whole result as one part.
+
+        ``async with client.stream("Hello") as stream:`` keeps the stream at hand: once its parts are read,
+        ``stream.result`` tells the usage, the node and more.
         """
-        return TaskStream(self._handle, current, *_forms.ask(messages, options))
+        return TaskStream(self._handle, *_forms.ask(messages, options))
 
     async def complete(self, prompt: str, /, **options: Unpack[Completion]) -> CompletionReply:
         """Completes a text."""

@@ -10,6 +10,7 @@ from ._generated import SECONDS, Code
 from ._native import Event, NotPlain, dumps, loads
 from ._types import (
     ChatReply,
+    Chunk,
     CompletionReply,
     EmbeddingReply,
     Judgement,
@@ -17,6 +18,7 @@ from ._types import (
     NodeInfo,
     RoutingReceipt,
     SpeechReply,
+    StreamResult,
     TaskResult,
     Timings,
     TranscriptionReply,
@@ -125,7 +127,7 @@ def read_chat(event: Event) -> ChatReply:
         text=about["text"],
         tool_calls=tuple(about["tool_calls"]),
         finish_reason=about["finish_reason"],
-        usage=usage(about),
+        usage=_usage(about),
         model=about["model"],
         node_id=about["node_id"],
         task=read_task(event),
@@ -135,14 +137,14 @@ def read_chat(event: Event) -> ChatReply:
 def read_completion(event: Event) -> CompletionReply:
     """What a completion brought."""
     about = from_json(event.json)
-    return CompletionReply(about["text"], about["finish_reason"], usage(about), about["model"], task=read_task(event))
+    return CompletionReply(about["text"], about["finish_reason"], _usage(about), about["model"], task=read_task(event))
 
 
 def read_embedding(event: Event) -> EmbeddingReply:
     """What an embedding brought."""
     about = from_json(event.json)
     vectors: list[list[float]] = about["vectors"]
-    return EmbeddingReply(tuple(map(tuple, vectors)), usage(about), about["model"], task=read_task(event))
+    return EmbeddingReply(tuple(map(tuple, vectors)), _usage(about), about["model"], task=read_task(event))
 
 
 def read_transcription(event: Event) -> TranscriptionReply:
@@ -154,7 +156,7 @@ def read_transcription(event: Event) -> TranscriptionReply:
 def read_speech(event: Event) -> SpeechReply:
     """What a speech brought: the body is the sound."""
     about = from_json(event.json)
-    return SpeechReply(event.body, about["content_type"], about["format"], task=finished(event, None))
+    return SpeechReply(event.body, about["content_type"], about["format"], task=_finished(event, None))
 
 
 def read_moderation(event: Event) -> ModerationReply:
@@ -164,26 +166,48 @@ def read_moderation(event: Event) -> ModerationReply:
     return ModerationReply(results, about["model"], task=read_task(event))
 
 
-def usage(about: Mapping[str, Any]) -> Usage | None:
-    """The tokens that a provider counted."""
-    counted = about["usage"]
-    return Usage(**counted) if counted else None
+def _usage(about: Mapping[str, Any]) -> Usage | None:
+    usage = about["usage"]
+    return Usage(**usage) if usage else None
 
 
 def read_task(event: Event) -> TaskResult:
     """What a submit brought."""
+    return _finished(event, _result(event))
+
+
+def read_chunk(event: Event) -> Chunk:
+    """A part of a stream."""
+    return Chunk(_result(event), **from_json(event.json))
+
+
+def read_stream(event: Event) -> StreamResult:
+    """The end of a stream."""
+    if (failed := event.error) is not None:
+        raise error(*failed)
+    about = from_json(event.json)
+    return StreamResult(
+        finish_reason=about["finish_reason"],
+        usage=_usage(about),
+        model=about["model"],
+        tokens_used=about["tokens_used"],
+        task_id=about["task_id"],
+        node_id=about["node_id"],
+        task=_finished(event, None),
+    )
+
+
+def _result(event: Event) -> Any:
     try:
-        result = value(event)
+        return value(event)
     except (ValueError, RecursionError) as e:
         # The engine found it to be JSON, but Python reads no number of more than 4300 digits.
         node = from_json(event.json)["node_id"]
         why = f"node {node} answered with JSON that Python does not read ({type(e).__name__}); ask its operator"
         raise error(Code.MALFORMED, why) from None
-    return finished(event, result)
 
 
-def finished(event: Event, result: object) -> TaskResult:
-    """A finished task with this result."""
+def _finished(event: Event, result: object) -> TaskResult:
     fields, timings, receipt = event.finished(result)
     fields["timings"] = _made(Timings, timings)
     fields["receipt"] = _made(RoutingReceipt, receipt)

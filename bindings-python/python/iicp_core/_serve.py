@@ -7,7 +7,7 @@ import contextlib
 import contextvars
 import inspect
 import threading
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncIterable, Callable, Iterator
 from typing import TYPE_CHECKING, cast
 
 from . import _forms
@@ -17,7 +17,7 @@ from ._generated import DEFAULT_MAX_CONCURRENT, Code
 from ._loop import LoopQueue, current
 from ._native import Event, Failure
 from ._open import Opening
-from ._task import Inbound, Reply
+from ._task import Inbound, Reply, part
 from ._types import NodeStatus
 from ._workers import Workers
 
@@ -29,10 +29,17 @@ if TYPE_CHECKING:
 Handler = Callable[[Inbound], object]
 """A coroutine function, or a plain one that runs on a thread; returns a JSON value or a :class:`Reply`.
 
-A generator, async or plain, gives its caller every value that it yields, as soon as the caller has taken those before.
+A generator function, async or plain, gives its caller part by part what it yields: a text is what a chat says next,
+any other JSON value or a :class:`Chunk` a part as it is. It is closed when its caller leaves, and waits for a slow one.
 """
 
 CLOSE_SECONDS = 10.0
+
+_MOST_AT_ONCE = 64
+"""Parts of one generator between two turns of the loop."""
+
+_LOOK_AGAIN = 1.0
+"""Longest wait of a thread for room, in seconds."""
 
 
 def serve(handler: Handler | None = None, **options: Unpack[NodeOptions]) -> Opening[Node]:
@@ -60,11 +67,6 @@ def check_function(given: object, what: str, *, may_yield: bool = False) -> bool
     if call is None:
         raise error(Code.INVALID_ARG, f"the {what} must be a function, not {type(given).__name__}")
     return any(inspect.iscoroutinefunction(form) or inspect.isasyncgenfunction(form) for form in forms)
-
-
-def is_a(kind: type, value: object) -> bool:
-    """Whether a handler has returned this; what it is besides nobody knows here."""
-    return isinstance(value, kind)
 
 
 async def _start(handler: Handler | None, is_async: bool, options: bytes, max_concurrent: int | None) -> Node:
@@ -184,21 +186,20 @@ class Server:
             self._not_taken(task, failure)
 
     def _begin_parts(self, task: Inbound, go_on: Callable[[], object]) -> None:
-        """From here on the answer comes in parts; ``go_on`` is called when there is room again."""
+        """From here on the answer comes in parts; ``go_on`` is called when there is room for more of them."""
         self._rooms[task.id] = go_on
         with contextlib.suppress(Failure):
             self._engine.task_chunk(task.id, b"", b"")
 
-    def _give(self, task: Inbound, value: object) -> bool | None:
-        """Gives the caller a part; false if there is no room yet, None if nobody waits any more."""
-        reply = value if isinstance(value, Reply) else Reply(value)
+    def _give(self, task: Inbound, reply: Reply) -> bool:
+        """Gives the caller a part; false if there is no room for it yet. If nobody waits any more, the task says so."""
         try:
             self._engine.task_chunk(task.id, reply.about(), reply.body)
         except Failure as failure:
             if failure.args[0] == Code.QUEUE_FULL:
                 return False
             self._not_taken(task, failure)
-            return None
+            task.cancelled = True
         return True
 
     def _end_parts(self, task: Inbound) -> None:
@@ -253,13 +254,13 @@ class Coroutines(Server):
         self._running[task.id] = run, task
 
     async def _run(self, task: Inbound) -> None:
-        in_parts = False
         try:
             value = self._handler(task)
             if inspect.isawaitable(value):
                 value = await value
-            if in_parts := is_a(AsyncGenerator, value):
-                await self._run_parts(task, cast("AsyncGenerator[object]", value))
+            in_parts = hasattr(value, "__aiter__")
+            if in_parts:
+                await self._run_parts(task, cast("AsyncIterable[object]", value))
         except Exception as e:  # noqa: BLE001 - a handler may raise anything
             self._leave(task)
             self._fail(task, e)
@@ -274,17 +275,25 @@ class Coroutines(Server):
             else:
                 self._answer(task, value)
 
-    async def _run_parts(self, task: Inbound, values: AsyncGenerator[object]) -> None:
-        room = asyncio.Event()
+    async def _run_parts(self, task: Inbound, values: AsyncIterable[object]) -> None:
+        room, given = asyncio.Event(), 0
         self._begin_parts(task, room.set)
-        async with contextlib.aclosing(values):
+        try:
             async for value in values:
+                reply = part(value)
                 room.clear()
-                while (taken := self._give(task, value)) is False:
+                while not self._give(task, reply):
                     await room.wait()
                     room.clear()
-                if taken is None:
+                if task.cancelled:
                     return
+                given += 1
+                if given % _MOST_AT_ONCE == 0:
+                    # A generator that never waits must not keep the loop to itself.
+                    await asyncio.sleep(0)
+        finally:
+            if (close := getattr(values, "aclose", None)) is not None:
+                await close()
 
     def _leave(self, task: Inbound) -> None:
         self._running.pop(task.id, None)
@@ -319,11 +328,12 @@ class Threads(Server):
             self._refuse(event)
 
     def _run(self, task: Inbound) -> None:
-        context, in_parts = self._context.copy(), False
+        context = self._context.copy()
         try:
             value = context.run(self._handler, task)
-            if in_parts := is_a(Generator, value):
-                context.run(self._run_parts, task, cast("Generator[object]", value))
+            in_parts = hasattr(value, "__next__")
+            if in_parts:
+                context.run(self._run_parts, task, cast("Iterator[object]", value))
         except BaseException as e:  # noqa: BLE001 - not even SystemExit may end the thread
             self._leave(task)
             self._fail(task, e)
@@ -334,18 +344,23 @@ class Threads(Server):
             else:
                 self._answer(task, value)
 
-    def _run_parts(self, task: Inbound, values: Generator[object]) -> None:
+    def _run_parts(self, task: Inbound, values: Iterator[object]) -> None:
         room = threading.Event()
         self._begin_parts(task, room.set)
-        with contextlib.closing(values):
+        try:
             for value in values:
+                reply = part(value)
+                # The room is told of on another thread, so maybe before the wait for it begins.
                 room.clear()
-                # The room is told of on another thread, so it may be there before the wait for it begins.
-                while (taken := self._give(task, value)) is False and not task.cancelled:
-                    room.wait()
+                while not task.cancelled and not self._give(task, reply):
+                    # Not for ever: a loop that was closed tells of nothing.
+                    room.wait(_LOOK_AGAIN)
                     room.clear()
-                if not taken:
+                if task.cancelled:
                     return
+        finally:
+            if (close := getattr(values, "close", None)) is not None:
+                close()
 
     def _leave(self, task: Inbound) -> None:
         # Before the answer: with it the node may let the next task in.

@@ -9,6 +9,7 @@ from . import _forms
 from ._errors import error
 from ._generated import Code
 from ._native import Event
+from ._types import Chunk
 
 
 class Inbound:
@@ -153,11 +154,6 @@ class Reply:
         message = {"role": "assistant", "content": text}
         return cls({"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}, tokens_used=tokens_used)
 
-    @classmethod
-    def delta(cls, text: str, *, tokens_used: int = 0) -> Reply:
-        """The next words of a chat, in the form that chat clients read: what a generator yields."""
-        return cls({"choices": [{"index": 0, "delta": {"content": text}}]}, tokens_used=tokens_used)
-
     def about(self) -> bytes:
         """What is said beside the body."""
         if self.tokens_used == 0:
@@ -169,3 +165,14 @@ class Reply:
 
     def __repr__(self) -> str:
         return f"<iicp_core.Reply {len(self.body)} bytes>"
+
+
+def part(value: object) -> Reply:
+    """A part, as a handler yields it."""
+    if isinstance(value, Reply):
+        return value
+    if isinstance(value, str):
+        value = Chunk.delta(value)
+    if isinstance(value, Chunk):
+        return Reply(value.result, tokens_used=value.tokens_used or 0)
+    return Reply(value)

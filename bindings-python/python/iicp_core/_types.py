@@ -105,6 +105,48 @@ class TaskResult:
 
 
 @dataclass(frozen=True, slots=True)
+class Chunk:
+    """A part of a result, in the order in which the provider made it; also what a handler may yield."""
+
+    result: Any = field(repr=False)
+    """The part: of a chat a delta in the OpenAI dialect, from a provider that does not stream the whole result."""
+    text: str = field(default="", repr=False)
+    """What a chat or a completion says next, or the part itself if it is a text; empty if it says nothing."""
+    tokens_used: int | None = None
+    """Tokens that the task has used so far, if the provider counts them."""
+    sequence: int = 0
+    """Its place among the parts, from 0."""
+    task_id: str = ""
+    """Id of the task."""
+    node_id: str = ""
+    """The node that runs it."""
+
+    @classmethod
+    def delta(cls, text: str, *, tokens_used: int | None = None) -> Chunk:
+        """The next words of a chat, as chat clients read them: what a text becomes that a handler yields."""
+        return cls({"choices": [{"index": 0, "delta": {"content": text}}]}, text, tokens_used)
+
+
+@dataclass(frozen=True, slots=True)
+class StreamResult:
+    """What is known of a task whose parts were all read."""
+
+    finish_reason: str | None
+    """Why the answer ends: ``stop``, ``length``, ``tool_calls``, …"""
+    usage: Usage | None
+    """None if the provider did not count."""
+    model: str | None
+    """The model that answered, if the provider says."""
+    tokens_used: int | None
+    """Tokens that the task has used, if the provider counts them."""
+    task_id: str
+    node_id: str
+    """The node that ran it."""
+    task: TaskResult
+    """The finished task. Its result is None, the parts were it, and its total the time until the first of them."""
+
+
+@dataclass(frozen=True, slots=True)
 class ChatReply:
     """The answer to a chat."""
 

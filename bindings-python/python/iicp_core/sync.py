@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import itertools
 import threading
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent import futures
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -25,9 +25,10 @@ from ._open import Opening
 from ._serve import CLOSE_SECONDS, Handler
 from ._serve import Node as AsyncNode
 from ._serve import serve as serve_async
-from ._stream import Chunk, Streaming
+from ._stream import Streaming
 from ._types import (
     ChatReply,
+    Chunk,
     CompletionReply,
     EmbeddingReply,
     ModerationReply,
@@ -100,10 +101,14 @@ class Mailbox:
             raise error(*failed)
         return event
 
+    def free(self) -> None:
+        """Gives the queue back; what still runs in it is cancelled."""
+        with contextlib.suppress(Failure):
+            self.engine.queue_free(self.id)
+
     def __del__(self) -> None:
         if hasattr(self, "id"):
-            with contextlib.suppress(Failure):
-                self.engine.queue_free(self.id)
+            self.free()
 
 
 class _Mine(threading.local):
@@ -123,20 +128,28 @@ def _mailbox() -> Mailbox:
 class TaskStream(Streaming):
     """The parts of a result as the provider makes them: ``for chunk in client.stream(...)``.
 
-    Nothing is sent before the first part is asked for. Leaving the loop, :meth:`close` or ``with`` cancel the task at
-    the provider, whose handler stops. A slow reader slows the provider down: nothing is lost, little is kept.
+    Nothing is sent before the first part is asked for. Leaving the loop in any way, Ctrl-C included, cancels the task
+    at the provider, whose handler stops; so do :meth:`close`, the end of ``with``, and forgetting the stream. A slow
+    reader slows the provider down: nothing is lost, and a megabyte is kept at most.
     """
 
     def __init__(self, handle: Handle, ask: bytes, body: bytes) -> None:
-        self._handle = handle
-        self._ask = ask, body
+        super().__init__(handle, ask, body)
         self._ranking: CallRanking | None = None
-        # Its own, so that other calls may be made between two parts; given back, it cancels what runs.
+        # Its own, so that other calls may be made between two parts. Given back, it cancels what runs.
         self._mailbox: Mailbox | None = None
-        self._over = False
 
-    def __iter__(self) -> Self:
-        return self
+    def __iter__(self) -> Iterator[Chunk]:
+        # It ends with its loop, though somebody may still hold the stream.
+        try:
+            while True:
+                try:
+                    chunk = next(self)
+                except StopIteration:
+                    return
+                yield chunk
+        finally:
+            self.close()
 
     def __next__(self) -> Chunk:
         """The next part. After an error the result stays incomplete, and nothing more comes."""
@@ -153,7 +166,7 @@ class TaskStream(Streaming):
                 continue
             kind, _, event = found
             if kind == _CHUNK:
-                return self._part(event)
+                return _forms.read_chunk(event)
             if kind == _DONE:
                 self.close()
                 self._finish(event)
@@ -174,16 +187,20 @@ class TaskStream(Streaming):
     def close(self) -> None:
         """Cancels the task, if it still runs."""
         self._over = True
-        self._mailbox = None
+        mailbox, self._mailbox = self._mailbox, None
+        if mailbox is not None:
+            mailbox.free()
+
+    def __del__(self) -> None:
+        # Not there if the arguments were refused.
+        if getattr(self, "_mailbox", None) is not None:
+            self.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def __repr__(self) -> str:
-        return f"<iicp_core.sync.TaskStream {self.task_id} {'over' if self._over else 'open'}>"
 
 
 class Client:
@@ -220,14 +237,16 @@ class Client:
     def stream(self, messages: str | Sequence[ChatMessage], /, **options: Unpack[Chat]) -> TaskStream: ...
 
     @overload
-    def stream(self, /, *, payload: object, **task: Unpack[TaskOptions]) -> TaskStream: ...
+    def stream(self, messages: None = None, /, *, payload: object, **task: Unpack[TaskOptions]) -> TaskStream: ...
 
     def stream(self, messages: str | Sequence[ChatMessage] | None = None, /, **options: Any) -> TaskStream:
         """A chat, or any task, whose result comes in parts: ``for chunk in client.stream("Hello"): ...``.
 
-        A chat is given as for :meth:`chat`, a task as for :meth:`submit`. Leaving the loop cancels the task at the
-        provider. The task's time is for the whole stream. A provider that does not stream gives its whole result as one
-        part.
+        A chat is given as for :meth:`chat`, a task as for :meth:`submit`; its time is for the whole stream. Leaving the
+        loop cancels the task at the provider. One that does not stream gives its whole result as one part.
+
+        ``with client.stream("Hello") as stream:`` keeps the stream at hand: once its parts are read,
+        ``stream.result`` tells the usage, the node and more.
         """
         return TaskStream(self._handle, *_forms.ask(messages, options))
 
