@@ -123,6 +123,13 @@ static result chat(uint64_t client, uint64_t queue, _GoString_ chat, uint64_t ta
 	return r;
 }
 
+static result stream(uint64_t client, uint64_t queue, _GoString_ ask, const uint8_t *body, size_t len, uint64_t tag) {
+	result r = {0};
+	iicp_bytes view = {body, len};
+	r.code = iicp_client_stream((iicp_client){client}, (iicp_queue){queue}, str(ask), view, tag, &r.id, &r.err);
+	return r;
+}
+
 static result infer(uint64_t client, uint64_t queue, iicp_inference kind, _GoString_ ask, const uint8_t *body, size_t len,
 	uint64_t tag) {
 	result r = {0};
@@ -153,6 +160,13 @@ static result node_close(uint64_t node, uint64_t queue, uint64_t tag) {
 	result r = {0};
 	// Who has no time left cancels.
 	r.code = iicp_node_close((iicp_node){node}, (iicp_queue){queue}, UINT32_MAX, tag, &r.id, &r.err);
+	return r;
+}
+
+static result task_chunk(uint64_t task, _GoString_ meta, const uint8_t *body, size_t len) {
+	result r = {0};
+	iicp_bytes view = {body, len};
+	r.code = iicp_task_chunk(task, str(meta), view, &r.err);
 	return r;
 }
 
@@ -197,9 +211,11 @@ type kind int32
 
 const (
 	eventDone       kind = C.IICP_EVENT_DONE
+	eventChunk      kind = C.IICP_EVENT_CHUNK
 	eventTask       kind = C.IICP_EVENT_TASK
 	eventTaskCancel kind = C.IICP_EVENT_TASK_CANCEL
 	eventRank       kind = C.IICP_EVENT_RANK
+	eventTaskRoom   kind = C.IICP_EVENT_TASK_ROOM
 )
 
 // inference is which model task runs.
@@ -213,7 +229,7 @@ const (
 	moderation    inference = C.IICP_INFERENCE_MODERATION
 )
 
-// event is a copy of an event that owns nothing of the library.
+// event is a copy of an event that owns nothing of the library, but for a part of a stream: that counts until letGo.
 type event struct {
 	kind   kind
 	id     uint64
@@ -222,6 +238,13 @@ type event struct {
 	json   []byte
 	body   []byte
 	err    *Error
+	held   *C.iicp_event
+}
+
+// letGo tells the library that a part was used.
+func (e *event) letGo() {
+	C.iicp_event_free(e.held)
+	e.held = nil
 }
 
 // started is what a call gave: an id, or why not.
@@ -313,12 +336,15 @@ func (b *batch) await(queue uint64) bool {
 
 func (b *batch) len() int { return int(b.c.count) }
 
-// each hands on what was taken, and gives it back to the library before.
+// each hands on what was taken, and gives it back to the library before, but for parts of streams.
 func (b *batch) each(to func(event)) {
 	var events [C.MOST]event
 	count := b.len()
 	for i := range count {
 		events[i] = copyEvent(&b.c.shown[i])
+		if events[i].kind == eventChunk {
+			events[i].held, b.c.events[i] = b.c.events[i], nil
+		}
 	}
 	C.give_back(&b.c)
 	b.c.count = 0
@@ -348,6 +374,13 @@ func submit(client, queue uint64, task string, body []byte, tag uint64) (uint64,
 
 func chat(client, queue uint64, chat string, tag uint64) (uint64, error) {
 	return started(func() C.result { return C.chat(C.uint64_t(client), C.uint64_t(queue), chat, C.uint64_t(tag)) })
+}
+
+func startStream(client, queue uint64, ask string, body []byte, tag uint64) (uint64, error) {
+	return started(func() C.result {
+		ptr, length := bytesOf(body)
+		return C.stream(C.uint64_t(client), C.uint64_t(queue), ask, ptr, length, C.uint64_t(tag))
+	})
 }
 
 func startInference(client, queue uint64, kind inference, ask string, body []byte, tag uint64) (uint64, error) {
@@ -380,16 +413,30 @@ func nodeClose(node, queue, tag uint64) (uint64, error) {
 	return started(func() C.result { return C.node_close(C.uint64_t(node), C.uint64_t(queue), C.uint64_t(tag)) })
 }
 
+func taskChunk(task uint64, part Reply) error {
+	meta := part.meta()
+	_, err := started(func() C.result {
+		ptr, length := bytesOf(part.Result)
+		return C.task_chunk(C.uint64_t(task), meta, ptr, length)
+	})
+	return err
+}
+
 func taskFinish(task uint64, reply Reply) error {
-	meta := ""
-	if reply.TokensUsed > 0 {
-		meta = `{"tokens_used":` + strconv.FormatUint(reply.TokensUsed, 10) + "}"
-	}
+	meta := reply.meta()
 	_, err := started(func() C.result {
 		ptr, length := bytesOf(reply.Result)
 		return C.task_finish(C.uint64_t(task), meta, ptr, length)
 	})
 	return err
+}
+
+// meta is what is said beside a result.
+func (r Reply) meta() string {
+	if r.TokensUsed == 0 {
+		return ""
+	}
+	return `{"tokens_used":` + strconv.FormatUint(r.TokensUsed, 10) + "}"
 }
 
 func taskFail(task uint64, code Code, message string) error {

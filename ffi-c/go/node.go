@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
 	"runtime/debug"
 	"sync"
@@ -42,6 +43,8 @@ type Inbound struct {
 	Model string
 	// MaxTokens is the most tokens of the answer, as the caller asked outside of the payload, or 0.
 	MaxTokens int64
+	// TakesEvents tells whether the caller takes the result in parts as they are made; for others they are put together.
+	TakesEvents bool
 	// Traceparent is the caller's W3C trace context, or empty.
 	Traceparent string
 	// Tracestate is what the systems on the way wrote beside it (W3C tracestate), as it came, or empty.
@@ -76,6 +79,8 @@ func inbound(e event) *Inbound {
 			task.Model = value.text()
 		case "max_tokens":
 			task.MaxTokens = value.integer()
+		case "takes_events":
+			task.TakesEvents = value.truth()
 		case "traceparent":
 			task.Traceparent = value.text()
 		case "tracestate":
@@ -105,6 +110,8 @@ type Reply struct {
 	Result json.RawMessage
 	// TokensUsed is how many tokens the result took, or 0.
 	TokensUsed uint64
+
+	parts iter.Seq2[Reply, error]
 }
 
 // JSONReply makes a reply of any value that has a JSON form; of others, such as functions, the error [ErrHandler].
@@ -156,6 +163,8 @@ type Node struct {
 
 	mu      sync.Mutex
 	running map[uint64]context.CancelFunc
+	// rooms tell those who answer in parts that they may go on.
+	rooms map[uint64]chan struct{}
 
 	once sync.Once
 	err  error
@@ -193,7 +202,7 @@ func Serve(ctx context.Context, opts NodeOptions, handler Handler) (*Node, error
 	if err != nil {
 		return nil, err
 	}
-	n := &Node{handler: handler, running: map[uint64]context.CancelFunc{}}
+	n := &Node{handler: handler, running: map[uint64]context.CancelFunc{}, rooms: map[uint64]chan struct{}{}}
 	if n.queue, err = newQueue("node", n.onTask); err != nil {
 		return nil, err
 	}
@@ -266,8 +275,12 @@ func (n *Node) shut(ctx context.Context) error {
 
 // onTask runs on the queue's goroutine.
 func (n *Node) onTask(e event) {
-	if e.kind == eventTaskCancel {
+	switch e.kind {
+	case eventTaskCancel:
 		n.finished(e.id)
+		return
+	case eventTaskRoom:
+		n.hasRoom(e.id)
 		return
 	}
 	task := inbound(e)
@@ -290,7 +303,7 @@ func (n *Node) finished(task uint64) {
 
 func (n *Node) answer(ctx context.Context, id uint64, task *Inbound) {
 	defer n.finished(id)
-	reply, err := n.run(ctx, task)
+	reply, err := n.run(ctx, id, task)
 	rejected := rejection("")
 	switch {
 	case err == nil:
@@ -301,7 +314,8 @@ func (n *Node) answer(ctx context.Context, id uint64, task *Inbound) {
 		// The library ends the task at its deadline, which is this very moment, and says to the caller that it did.
 		return
 	default:
-		if ctx.Err() == nil {
+		// Of parts that nobody waits for the iterator learns first.
+		if ctx.Err() == nil && !errors.Is(err, ErrStaleID) {
 			log().Warn("iicp: a handler failed", "task", task, "error", err)
 		}
 		err = taskFail(id, ErrBackend, "")
@@ -315,11 +329,15 @@ func (n *Node) answer(ctx context.Context, id uint64, task *Inbound) {
 }
 
 // run calls the handler and contains its panic.
-func (n *Node) run(ctx context.Context, task *Inbound) (reply Reply, err error) {
+func (n *Node) run(ctx context.Context, id uint64, task *Inbound) (reply Reply, err error) {
 	defer func() {
 		if panicked := recover(); panicked != nil {
 			err = fmt.Errorf("the handler panicked: %v\n%s", panicked, debug.Stack())
 		}
 	}()
-	return n.handler.ServeTask(ctx, task)
+	reply, err = n.handler.ServeTask(ctx, task)
+	if err != nil || reply.parts == nil {
+		return reply, err
+	}
+	return n.giveAll(ctx, id, reply.parts)
 }

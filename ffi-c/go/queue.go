@@ -37,6 +37,8 @@ type queue struct {
 type waiter struct {
 	ctx  context.Context
 	over chan event
+	// parts takes what comes before; nil where nothing does.
+	parts *parts
 }
 
 // newQueue starts a queue. Inbound tasks and what becomes of them go to onTask, on the queue's own goroutine.
@@ -85,6 +87,15 @@ func (q *queue) hand(e event) {
 		if found {
 			waiter.over <- e
 		}
+	case eventChunk:
+		q.mu.Lock()
+		waiter := q.waiting[e.tag]
+		q.mu.Unlock()
+		if waiter.parts == nil {
+			e.letGo()
+			return
+		}
+		waiter.parts.add(e)
 	case eventRank:
 		q.mu.Lock()
 		waiter, found := q.waiting[e.tag]
@@ -93,7 +104,7 @@ func (q *queue) hand(e event) {
 		if found {
 			go rank(waiter.ctx, ranker, e)
 		}
-	case eventTask, eventTaskCancel:
+	case eventTask, eventTaskCancel, eventTaskRoom:
 		q.onTask(e)
 	}
 }
@@ -114,20 +125,8 @@ func (q *queue) call(ctx context.Context, start func(tag uint64) (uint64, error)
 	}
 	defer end()
 	over := make(chan event, 1)
-	q.mu.Lock()
-	q.lastTag++
-	tag := q.lastTag
-	q.waiting[tag] = waiter{asked, over}
-	q.mu.Unlock()
-
-	op, err := start(tag)
+	op, err := q.begin(waiter{ctx: asked, over: over}, start)
 	if err != nil {
-		q.mu.Lock()
-		defer q.mu.Unlock()
-		delete(q.waiting, tag)
-		if errors.Is(err, ErrStaleID) {
-			err = closed(q.what)
-		}
 		return event{}, err
 	}
 	var e event
@@ -141,13 +140,40 @@ func (q *queue) call(ctx context.Context, start func(tag uint64) (uint64, error)
 			return event{}, ended(ctx)
 		}
 	}
+	if err := failure(ctx, e); err != nil {
+		return event{}, err
+	}
+	return e, nil
+}
+
+// begin starts an operation for who waits for it.
+func (q *queue) begin(w waiter, start func(tag uint64) (uint64, error)) (uint64, error) {
+	q.mu.Lock()
+	q.lastTag++
+	tag := q.lastTag
+	q.waiting[tag] = w
+	q.mu.Unlock()
+	op, err := start(tag)
+	if err != nil {
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		delete(q.waiting, tag)
+		if errors.Is(err, ErrStaleID) {
+			err = closed(q.what)
+		}
+	}
+	return op, err
+}
+
+// failure is why an operation failed, in the words of its context if that has ended it; nil if it did not fail.
+func failure(ctx context.Context, done event) error {
 	switch {
-	case e.err == nil:
-		return e, nil
-	case e.err.Code == ErrCancelled && ctx.Err() != nil:
-		return event{}, ended(ctx)
+	case done.err == nil:
+		return nil
+	case done.err.Code == ErrCancelled && ctx.Err() != nil:
+		return ended(ctx)
 	default:
-		return event{}, e.err
+		return done.err
 	}
 }
 

@@ -13,8 +13,12 @@ func TestTheReadmesQuickstartRuns(t *testing.T) {
 	runProgram(t, "README.md", 0, "Hello from Go! says ")
 }
 
+func TestTheReadmesStreamRuns(t *testing.T) {
+	runProgram(t, "README.md", 1, "Hello, mesh. true\n")
+}
+
 func TestTheReadmesRankerRuns(t *testing.T) {
-	runProgram(t, "README.md", 1, "[[0.5 1]] external_ranker/least-loaded/normal\n")
+	runProgram(t, "README.md", 2, "[[0.5 1]] external_ranker/least-loaded/normal\n")
 }
 
 func TestTheProjectsReadmeRuns(t *testing.T) {

@@ -11,6 +11,7 @@ mod guard;
 pub mod node;
 pub mod queue;
 pub mod runtime;
+mod signals;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod version;

@@ -12,6 +12,7 @@ use iicp_core::{Code, Error, Result};
 
 use crate::error::{iicp_code, iicp_error};
 use crate::guard::guard;
+use crate::signals::without_sigpipe;
 use crate::version::IICP_ABI_VERSION;
 use crate::view::{Out, iicp_str};
 
@@ -76,7 +77,7 @@ pub unsafe extern "C" fn iicp_runtime_new(
         let out = Out::required(out, "out")?;
         // SAFETY: the caller's promise.
         let options: RuntimeOptions = from_json(unsafe { options_json.read("options_json")? })?;
-        let bridge = Bridge::new(options)?;
+        let bridge = without_sigpipe(|| Bridge::new(options))?;
         change(|runtimes| runtimes.push(bridge.clone()));
         // SAFETY: the caller's promise.
         unsafe { out.set(iicp_runtime { id: bridge.id() }) };

@@ -1,6 +1,8 @@
 /* Results in parts: they come in order and end once, a host that holds them stops the provider, leaving stops the handler. */
 #include "mesh.h"
 
+#include <signal.h>
+
 static const char *const ASK = "{\"messages\":[{\"role\":\"user\",\"content\":\"count\"}]}";
 static iicp_error *err;
 
@@ -70,6 +72,32 @@ static void who_leaves_stops_the_handler(void) {
     OK(iicp_runtime_free(mesh.runtime));
 }
 
+/* Whoever breaks a connection off that the library writes to costs the task: the library asks the system for no SIGPIPE. */
+static void a_peer_that_breaks_off_does_not_end_the_program(void) {
+    CHECK(signal(SIGPIPE, SIG_DFL) != SIG_ERR);
+    struct mesh mesh = new_mesh("");
+    static char part[64 << 10];
+    memset(part, 'x', sizeof part - 1);
+    part[0] = part[sizeof part - 2] = '"';
+    for (int round = 0; round < 100; round++) {
+        uint64_t op = stream(&mesh);
+        iicp_event *task = take(mesh.serving, IICP_EVENT_TASK);
+        for (int i = 0; i < 8; i++) OK(iicp_task_chunk(iicp_event_id(task), NOTHING, iicp_body(part), NULL));
+        iicp_event_free(take(mesh.asking, IICP_EVENT_CHUNK));
+        OK(iicp_op_cancel(op, NULL));
+        for (int i = 0; i < 8 && iicp_task_chunk(iicp_event_id(task), NOTHING, iicp_body(part), NULL) == IICP_OK; i++) {}
+        iicp_event *event = NULL;
+        do {
+            iicp_event_free(event);
+            OK(iicp_queue_next(mesh.asking, LONG, &event, NULL));
+        } while (iicp_event_kind_of(event) != IICP_EVENT_DONE);
+        iicp_event_free(event);
+        iicp_event_free(take(mesh.serving, IICP_EVENT_TASK_CANCEL));
+        iicp_event_free(task);
+    }
+    OK(iicp_runtime_free(mesh.runtime));
+}
+
 /* Parts that are held fill every buffer up to the handler, which is told to wait, and then that it may go on. */
 static void a_handler_waits_for_who_holds_its_parts(void) {
     struct mesh mesh = new_mesh("");
@@ -106,6 +134,7 @@ int main(int argc, char **argv) {
     RUN(parts_come_in_order_and_the_end_tells_the_rest);
     RUN(a_part_that_is_no_json_fails_the_task);
     RUN(who_leaves_stops_the_handler);
+    RUN(a_peer_that_breaks_off_does_not_end_the_program);
     RUN(a_handler_waits_for_who_holds_its_parts);
     return 0;
 }
