@@ -14,7 +14,9 @@ use crate::protocol::relay::source::Source;
 use crate::protocol::relay::{is_worker_id, path_of, read_path};
 use crate::wire::frame::{HEADER_BYTES, Kind};
 use crate::wire::message::{RelayAck, RelayBind};
-use crate::wire::relay::{Call, Facts, Hello, Response, write_bind, write_call, write_response, write_verdict};
+use crate::wire::relay::{
+    Beginning, Call, Facts, Hello, Part, Response, write_bind, write_call, write_part, write_response, write_verdict,
+};
 use crate::wire::relayed::{self, Addressed, BindRequest, Brought, Envelope};
 
 const WORKER: &str = "w-1";
@@ -78,6 +80,11 @@ fn ticket(claims: &[u8]) {
 
 fn answer(payload: &[u8]) {
     let payload = Bytes::copy_from_slice(payload);
+    if let Ok(Some(Part { call, body, beginning })) = Part::read(&payload) {
+        let frame = write_part(&call.to_string(), &body, Some(&beginning)).concat();
+        let again = Part::read(&Bytes::from(frame).slice(HEADER_BYTES..)).unwrap().unwrap();
+        assert_eq!(again, Part { call, body, beginning });
+    }
     let Ok(Some(Response { call, body, status })) = Response::read(&payload) else { return };
     assert!(status.is_none_or(|status| (400..600).contains(&status)));
     let frame = write_response(&call.to_string(), &body, status.unwrap_or(200)).concat();
@@ -150,6 +157,11 @@ pub(super) fn relay_bind_seeds() -> Vec<Vec<u8>> {
         seed(0, bind(Some(&ticket))),
         seed(1, claims),
         seed(2, &write_response(&call.to_string(), &body, 503).concat()[HEADER_BYTES..]),
+        seed(
+            2,
+            &write_part(&call.to_string(), &body, Some(&Beginning { length: Some(7), events: true })).concat()
+                [HEADER_BYTES..],
+        ),
         seed(3, &write_call(call, &body, &facts).concat()[HEADER_BYTES..]),
         seed(4, "/v1/relay-for/w-1/v1/task"),
         seed(5, &body),

@@ -10,7 +10,7 @@ use hyper::body::Incoming;
 use uuid::Uuid;
 
 use super::answer::{self, json, preflight, refuse, wrong_method};
-use super::{State, refusal};
+use super::{State, event_stream, refusal};
 use crate::crypto::digest::unhex;
 use crate::crypto::pinned::PinnedKey;
 use crate::discovery::directory_client::DirectoryClient;
@@ -19,12 +19,13 @@ use crate::options::{MAX_TIMEOUT_MS, NodeOptions};
 use crate::protocol::relay::bind::Refusal;
 use crate::protocol::relay::source::Source;
 use crate::protocol::relay::{Errand, is_worker_id, path_of, read_path};
-use crate::relay::{Fault, Listeners, PULL, Pulled, Relay, TicketJudge, Worker};
+use crate::relay::{Fault, Forwarded, Listeners, PULL, Parts, Pulled, Relay, TicketJudge, Worker};
 use crate::runtime::TaskGroup;
+use crate::transport::answer_body::AnswerBody;
 use crate::transport::conn::Conn;
 use crate::transport::http_server::{Answer, BodyFailure, read_body};
 use crate::wire::failure::Failure;
-use crate::wire::relay::Facts;
+use crate::wire::relay::{Beginning, Facts};
 use crate::wire::relayed::{self, Addressed, BindRequest, Brought, Envelope};
 
 /// Largest body of a bind.
@@ -141,6 +142,7 @@ fn facts(headers: &HeaderMap) -> Facts {
         traceparent: text("traceparent"),
         tracestate: text("tracestate"),
         origin: text("origin"),
+        takes_events: event_stream::is_wanted(headers),
     }
 }
 
@@ -195,8 +197,9 @@ async fn forward(relay: &Arc<Relay>, worker_id: &str, body: Bytes, facts: Facts,
     let task_id = envelope.task_id.as_deref().unwrap_or_default().to_owned();
     let within = envelope.timeout_ms.map(|ms| Duration::from_millis(ms.min(MAX_TIMEOUT_MS)));
     match relay.forward(worker_id, conn.peer.ip(), body, facts, within).await {
-        Ok((body, None)) => answered(&task_id, &body),
-        Ok((body, Some(status))) => failed(status, body),
+        Ok(Forwarded::Whole { body, status: None }) => answered(&task_id, &body),
+        Ok(Forwarded::Whole { body, status: Some(status) }) => failed(status, body),
+        Ok(Forwarded::Parts { beginning, parts }) => in_parts(beginning, parts),
         Err(fault) => fault_answer(fault, &task_id),
     }
 }
@@ -209,6 +212,16 @@ fn answered(task_id: &str, body: &Bytes) -> Answer {
             refuse(StatusCode::BAD_GATEWAY, "IICP-E031", message, &[("task_id", task_id.into())])
         }
     }
+}
+
+/// An answer as it comes; its caller knows what belongs into it.
+fn in_parts(beginning: Beginning, parts: Parts) -> Answer {
+    if beginning.events {
+        return event_stream::carrying(Box::pin(parts));
+    }
+    let mut answer = json(StatusCode::OK, Bytes::new());
+    *answer.body_mut() = AnswerBody::parts(Box::pin(parts), beginning.length.map(|length| length as u64));
+    answer
 }
 
 /// A failure in the worker's own words: its caller sees what it would have seen without the relay.

@@ -14,11 +14,11 @@ use bytes::{Buf as _, Bytes, BytesMut};
 use std::collections::VecDeque;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::session::{Closed, Next, Session};
+use super::session::{Closed, Next, Overrun, Session};
 use super::{HeldAnswer, Relay};
 use crate::wire::frame::{CustomKinds, HEADER_BYTES, Header, Kind};
 use crate::wire::message;
-use crate::wire::relay::{self as words, Response};
+use crate::wire::relay::{self as words, MOST_PART, PART, Part, Response};
 
 /// Read in one go.
 const SCRATCH: usize = 16 << 10;
@@ -32,6 +32,9 @@ const MOST_PIECES: usize = 64;
 const MOST_UNASKED: usize = 64 << 10;
 /// Largest frame that carries no answer.
 const MOST_SMALL: usize = 1 << 10;
+
+/// The one word of our own that a worker says.
+const PARTS: CustomKinds = CustomKinds(1 << (PART.byte() - 0xf0));
 
 /// Why a connection is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -171,7 +174,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
 
     /// Whether there is no room for the answer that has begun to arrive.
     fn is_held_up(&mut self) -> bool {
-        let Arriving::Body { kind: Kind::Response, need, held: held @ None, .. } = &mut self.arriving else {
+        let Arriving::Body { kind: Kind::Response | PART, need, held: held @ None, .. } = &mut self.arriving else {
             return false;
         };
         *held = self.relay.hold_answer(*need);
@@ -211,11 +214,13 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
 
     /// What a bound worker may say, and how much of it.
     fn judge(&self, header: Header) -> Result<(Kind, usize), Ended> {
-        let kind = header.judge(CustomKinds::default()).map_err(|_| Ended::Broken)?;
+        let words = if self.session.ours { PARTS } else { CustomKinds::default() };
+        let kind = header.judge(words).map_err(|_| Ended::Broken)?;
         let need = usize::try_from(header.length).map_err(|_| Ended::Broken)?;
         let most = match kind {
             Kind::Response if self.session.is_asked() => usize::MAX,
             Kind::Response => MOST_UNASKED,
+            PART => MOST_PART + MOST_SMALL,
             Kind::Ping | Kind::Pong | Kind::Close => MOST_SMALL,
             _ => return Err(Ended::Broken),
         };
@@ -233,10 +238,15 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
                 self.session.control(words::write_echo(Kind::Pong, echo.unwrap_or_default()));
                 Ok(())
             }
+            PART => {
+                let bytes = self.held(bytes, held);
+                let Some(Part { call, body, beginning }) = Part::read(&bytes).map_err(|_| Ended::Broken)? else {
+                    return Ok(());
+                };
+                self.session.part(call, body, beginning).map_err(|Overrun| Ended::Broken)
+            }
             Kind::Response => {
-                let held = held.or_else(|| self.relay.hold_answer(bytes.len()));
-                let bytes = bytes.freeze();
-                let bytes = held.map_or(bytes.clone(), |held| held.with(bytes));
+                let bytes = self.held(bytes, held);
                 // An answer that nobody waits for is nothing to anybody.
                 match Response::read(&bytes) {
                     Ok(Some(Response { call, body, status })) => drop(self.session.settle(call, body, status)),
@@ -247,6 +257,16 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
             }
             Kind::Close => Err(Ended::Left),
             _ => Ok(()),
+        }
+    }
+
+    /// What has arrived of an answer, which holds its room from now on.
+    fn held(&self, bytes: BytesMut, held: Option<HeldAnswer>) -> Bytes {
+        let held = held.or_else(|| self.relay.hold_answer(bytes.len()));
+        let bytes = bytes.freeze();
+        match held {
+            Some(held) => held.with(bytes),
+            None => bytes,
         }
     }
 

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes, BytesMut};
+use futures_util::StreamExt as _;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
@@ -19,11 +20,12 @@ use crate::error::{Code, Error, Result};
 use crate::protocol::admission::{Admission, Body, Done, Outcome, Received};
 use crate::protocol::relay::liveness::{Liveness, Look, Patience};
 use crate::runtime::TaskGroup;
+use crate::transport::event_bytes::EventBytes;
 use crate::transport::http_client::NoReply;
 use crate::transport::pinned;
 use crate::wire::frame::{HEADER_BYTES, Header, Kind};
 use crate::wire::message::{self, RelayAck, RelayBind};
-use crate::wire::relay::{self as words, CANCEL, DRAIN, Hello};
+use crate::wire::relay::{self as words, Beginning, CANCEL, CREDIT, DRAIN, Hello, MOST_PART, WINDOW};
 
 /// Longest wait for a connection, and for each answer of a relay that is not bound to yet.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -37,6 +39,8 @@ const MOST_ANSWERS: usize = 64;
 const STALL: Duration = Duration::from_secs(20);
 /// How long the last word may take.
 const FAREWELL: Duration = Duration::from_secs(1);
+/// Largest answer that goes out in one piece to a relay that knows parts.
+const WHOLE: usize = 64 << 10;
 /// Read at once.
 const CHUNK: usize = 64 << 10;
 
@@ -198,7 +202,8 @@ impl Bound {
         let (answers, queue) = mpsc::channel(MOST_ANSWERS);
         let mut writing = JoinSet::new();
         writing.spawn(write(writer, queue));
-        let session = Session { tasks, peer, answers, running: JoinSet::new(), calls: HashMap::new() };
+        let ours = frames.hello.ours;
+        let session = Session { tasks, peer, answers, ours, running: JoinSet::new(), calls: HashMap::new() };
         Live { frames, writing, session, patience, liveness: Liveness::new(true, 0), begun: Instant::now() }
     }
 }
@@ -312,9 +317,18 @@ struct Session {
     tasks: Arc<dyn Admission>,
     peer: SocketAddr,
     answers: mpsc::Sender<Piece>,
+    /// Whether the relay is one of ours.
+    ours: bool,
     running: JoinSet<()>,
     /// What runs, by the relay's name for it.
-    calls: HashMap<String, AbortHandle>,
+    calls: HashMap<String, Running>,
+}
+
+/// A call that runs.
+struct Running {
+    handle: AbortHandle,
+    /// Bytes of its answer that the relay takes before it says so again.
+    credit: Arc<Semaphore>,
 }
 
 impl Session {
@@ -336,7 +350,16 @@ impl Session {
                 if let Some(running) =
                     words::read_cancel(&payload).and_then(|call| self.calls.remove(&call.to_string()))
                 {
-                    running.abort();
+                    running.handle.abort();
+                }
+            }
+            CREDIT => {
+                let running =
+                    words::read_credit(&payload).and_then(|(call, bytes)| Some((self.calls.get(call)?, bytes)));
+                if let Some((running, bytes)) = running {
+                    // More than the whole window is never owed.
+                    let most = WINDOW.saturating_sub(running.credit.available_permits());
+                    running.credit.add_permits(bytes.min(most));
                 }
             }
             // Relays of other kinds may say more than we know.
@@ -356,30 +379,24 @@ impl Session {
             drop(self.answers.try_send(Piece::Answer(refusal)));
             return;
         }
-        let (tasks, answers, peer) = (self.tasks.clone(), self.answers.clone(), self.peer);
+        let (tasks, peer) = (self.tasks.clone(), self.peer);
         let (id, body) = (call.call.to_owned(), payload.slice_ref(call.body));
         let facts = call.facts.clone();
-        let name = id.clone();
-        let running = self.running.spawn(async move {
+        let credit = Arc::new(Semaphore::new(WINDOW));
+        let way = Way { call: id.clone(), answers: self.answers.clone(), credit: self.ours.then(|| credit.clone()) };
+        let handle = self.running.spawn(async move {
             let received = Received {
                 origin: facts.origin.as_deref().map(str::as_bytes),
                 consumer_token: facts.consumer_token.as_deref(),
                 traceparent: facts.traceparent.as_deref(),
                 tracestate: facts.tracestate.as_deref(),
+                takes_events: facts.takes_events && way.credit.is_some(),
                 ..Received::new(peer, Body::Json(body))
             };
-            let (status, body) = match tasks.admit(received).await {
-                Outcome::Done(Done { reply, .. }) => (200, reply),
-                Outcome::Refused(refusal) => (refusal.status, refusal.body().into()),
-                // They come to none but those who say that they take them.
-                Outcome::Events(_) => {
-                    let message = "the result came in parts, which nobody asked for";
-                    (500, crate::wire::failure::write("internal_error", message, &[]).into())
-                }
-            };
-            let _ = answers.send(Piece::Answer(words::write_response(&name, &body, status))).await;
+            // A relay that takes nothing more hears nothing more.
+            let _ = way.answer(tasks.admit(received).await).await;
         });
-        self.calls.insert(id, running);
+        self.calls.insert(id, Running { handle, credit });
     }
 
     fn ended(&mut self, done: &Result<(tokio::task::Id, ()), tokio::task::JoinError>) {
@@ -387,7 +404,71 @@ impl Session {
             Ok((id, ())) => *id,
             Err(error) => error.id(),
         };
-        self.calls.retain(|_, running| running.id() != id);
+        self.calls.retain(|_, running| running.handle.id() != id);
+    }
+}
+
+/// The way of one call's answer.
+struct Way {
+    call: String,
+    answers: mpsc::Sender<Piece>,
+    /// None with a relay that knows no parts.
+    credit: Option<Arc<Semaphore>>,
+}
+
+/// The session is over.
+struct Gone;
+
+impl Way {
+    async fn answer(&self, outcome: Outcome) -> Result<(), Gone> {
+        match outcome {
+            Outcome::Done(Done { reply, .. }) => match &self.credit {
+                Some(credit) if reply.len() > WHOLE => {
+                    let first = Beginning { length: Some(reply.len()), events: false };
+                    self.parts(credit, &reply, &mut Some(first)).await?;
+                    self.last(Bytes::new(), 200).await
+                }
+                _ => self.last(reply, 200).await,
+            },
+            Outcome::Refused(refusal) => self.last(refusal.body().into(), refusal.status).await,
+            Outcome::Events(events) => match &self.credit {
+                Some(credit) => {
+                    let mut first = Some(Beginning { length: None, events: true });
+                    let mut events = EventBytes::new(events);
+                    while let Some(bytes) = events.next().await {
+                        self.parts(credit, &bytes, &mut first).await?;
+                    }
+                    self.last(Bytes::new(), 200).await
+                }
+                // They come to none but those who say that they take them.
+                None => {
+                    let message = "the result came in parts, which nobody asked for";
+                    self.last(crate::wire::failure::write("internal_error", message, &[]).into(), 500).await
+                }
+            },
+        }
+    }
+
+    /// Sends bytes as the relay has room for them. `first` is what the next part says of them all.
+    async fn parts(&self, credit: &Semaphore, bytes: &Bytes, first: &mut Option<Beginning>) -> Result<(), Gone> {
+        let mut sent = 0;
+        while sent < bytes.len() {
+            let end = bytes.len().min(sent + MOST_PART);
+            let room = u32::try_from(end - sent).map_err(|_| Gone)?;
+            credit.acquire_many(room).await.map_err(|_| Gone)?.forget();
+            let part = words::write_part(&self.call, &bytes.slice(sent..end), first.take().as_ref());
+            self.send(part).await?;
+            sent = end;
+        }
+        Ok(())
+    }
+
+    async fn last(&self, body: Bytes, status: u16) -> Result<(), Gone> {
+        self.send(words::write_response(&self.call, &body, status)).await
+    }
+
+    async fn send(&self, frames: [Bytes; 3]) -> Result<(), Gone> {
+        self.answers.send(Piece::Answer(frames)).await.map_err(|_| Gone)
     }
 }
 

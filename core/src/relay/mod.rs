@@ -9,6 +9,7 @@
 mod accept;
 mod driver;
 mod link;
+mod parts;
 mod polling;
 mod session;
 mod tickets;
@@ -24,6 +25,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 pub(crate) use accept::Listeners;
+pub(crate) use parts::Parts;
 pub(crate) use polling::{PULL, Pulled};
 pub(crate) use tickets::TicketJudge;
 pub(crate) use worker::{Exchange, Place, Worker};
@@ -38,7 +40,7 @@ use crate::protocol::relay::source::Source;
 use crate::runtime::TaskGroup;
 use crate::telemetry;
 use crate::wire::frame::Kind;
-use crate::wire::relay::{self as words, Facts};
+use crate::wire::relay::{self as words, Beginning, Facts};
 use session::{NotTaken, Outcome, Session, Way};
 use tickets::Doubt;
 
@@ -86,6 +88,15 @@ pub(crate) enum Fault {
     /// The worker did not answer in time.
     Timeout,
 }
+
+/// What a worker answers.
+pub(crate) enum Forwarded {
+    Whole { body: Bytes, status: Option<u16> },
+    Parts { beginning: Beginning, parts: Parts },
+}
+
+/// How long after a call's deadline the last of its parts may still come.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// How a worker comes to the desk.
 struct Arrival<'a> {
@@ -222,16 +233,21 @@ impl Relay {
         body: Bytes,
         facts: Facts,
         within: Option<Duration>,
-    ) -> Result<(Bytes, Option<u16>), Fault> {
+    ) -> Result<Forwarded, Fault> {
         let deadline = Instant::now() + within.unwrap_or(self.limits.call_timeout).min(self.limits.call_timeout);
         let session = self.desk().get(worker_id).cloned().ok_or(Fault::Unbound)?;
-        let _room = self.room(Source::of(caller), body.len())?;
+        let room = self.room(Source::of(caller), body.len())?;
         let mut call = session.call(body, facts, self.limits.per_worker).map_err(|not_taken| match not_taken {
             NotTaken::Full => Fault::Busy,
             NotTaken::Gone => Fault::Unbound,
         })?;
         match tokio::time::timeout_at(deadline, call.outcome()).await {
-            Ok(Outcome::Answered { body, status }) => Ok((body, status)),
+            Ok(Outcome::Answered { body, status }) => Ok(Forwarded::Whole { body, status }),
+            Ok(Outcome::Begun { beginning, parts }) => {
+                let deadline = Box::pin(tokio::time::sleep_until(deadline + GRACE));
+                let parts = Parts { call, parts, deadline, _room: room, over: false };
+                Ok(Forwarded::Parts { beginning, parts })
+            }
             Ok(Outcome::Lost { sent }) => Err(Fault::Lost { sent }),
             Err(_) => Err(Fault::Timeout),
         }

@@ -7,12 +7,12 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
 use crate::protocol::relay::budget::{Allowance, Used};
 use crate::protocol::relay::liveness::Liveness;
-use crate::wire::relay::{self as words, Facts};
+use crate::wire::relay::{self as words, Beginning, Facts, WINDOW};
 
 /// Control frames that may wait for a worker that takes nothing.
 const MOST_CONTROL: usize = 1_024;
@@ -20,16 +20,29 @@ const MOST_CONTROL: usize = 1_024;
 const KEPT: usize = 8;
 
 /// What became of a call.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum Outcome {
     Answered {
         body: Bytes,
         /// The worker's own word on a task that failed.
         status: Option<u16>,
     },
+    /// The answer comes in parts.
+    Begun { beginning: Beginning, parts: mpsc::UnboundedReceiver<Part> },
     /// The worker is gone. `sent` says whether it may have read the call.
     Lost { sent: bool },
 }
+
+/// A part of an answer on its way to the caller. If none of them is the end, the worker was lost.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    Bytes(Bytes),
+    End,
+}
+
+/// The worker sent more of an answer than it was given room for.
+#[derive(Debug)]
+pub(crate) struct Overrun;
 
 /// Why a call was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,9 +60,24 @@ pub(crate) enum Next {
 }
 
 struct Pending {
-    outcome: oneshot::Sender<Outcome>,
+    waits: Waits,
     sent: bool,
     bytes: usize,
+}
+
+/// What the caller of a call waits for.
+enum Waits {
+    Outcome(oneshot::Sender<Outcome>),
+    Parts(Flow),
+}
+
+/// An answer that comes in parts. What lies in between is bounded by what the worker may send.
+struct Flow {
+    parts: mpsc::UnboundedSender<Part>,
+    /// Bytes that the worker may still send.
+    room: usize,
+    /// Bytes that the caller has taken and the worker was not told of yet.
+    taken: usize,
 }
 
 #[derive(Default)]
@@ -58,6 +86,8 @@ struct Link {
     /// Nothing new is taken; what is under way may end.
     draining: bool,
     control: VecDeque<Bytes>,
+    /// Calls whose worker is to be told that it may send more; each at most once.
+    credits: VecDeque<Uuid>,
     waiting: VecDeque<(Uuid, Bytes, Facts)>,
     pending: HashMap<Uuid, Pending>,
     used: Used,
@@ -144,7 +174,7 @@ impl Session {
         // A worker of the published kind would make nothing of them.
         let facts = if self.ours { facts } else { Facts::default() };
         link.waiting.push_back((call, body, facts));
-        link.pending.insert(call, Pending { outcome, sent: false, bytes });
+        link.pending.insert(call, Pending { waits: Waits::Outcome(outcome), sent: false, bytes });
         drop(link);
         self.driver.wake();
         Ok(Call { session: self.clone(), call, waits })
@@ -158,6 +188,9 @@ impl Session {
         }
         if link.closed {
             return Err(Closed);
+        }
+        if let Some(frame) = link.credit() {
+            return Ok(Some(Next::Control(frame)));
         }
         let next = link.waiting.pop_front();
         if let Some((call, body, facts)) = next {
@@ -175,10 +208,48 @@ impl Session {
         self.driver.register(cx.waker());
     }
 
-    /// The worker answered. False if nobody waits for that.
+    /// The worker has answered. False if nobody waits for that.
     pub(crate) fn settle(&self, call: Uuid, body: Bytes, status: Option<u16>) -> bool {
         let Some(pending) = self.lock().take(call) else { return false };
-        pending.outcome.send(Outcome::Answered { body, status }).is_ok()
+        match pending.waits {
+            Waits::Outcome(outcome) => outcome.send(Outcome::Answered { body, status }).is_ok(),
+            Waits::Parts(flow) => {
+                let rest = body.is_empty() || flow.parts.send(Part::Bytes(body)).is_ok();
+                rest && flow.parts.send(Part::End).is_ok()
+            }
+        }
+    }
+
+    /// A part of an answer has come.
+    pub(crate) fn part(&self, call: Uuid, body: Bytes, beginning: Beginning) -> Result<(), Overrun> {
+        let mut link = self.lock();
+        let Some(pending) = link.pending.get_mut(&call) else { return Ok(()) };
+        if let Waits::Outcome(_) = &pending.waits {
+            let (sender, parts) = mpsc::unbounded_channel();
+            let flow = Waits::Parts(Flow { parts: sender, room: WINDOW, taken: 0 });
+            if let Waits::Outcome(outcome) = std::mem::replace(&mut pending.waits, flow) {
+                let _ = outcome.send(Outcome::Begun { beginning, parts });
+            }
+        }
+        let Waits::Parts(flow) = &mut pending.waits else { return Ok(()) };
+        flow.room = flow.room.checked_sub(body.len()).ok_or(Overrun)?;
+        let _ = flow.parts.send(Part::Bytes(body));
+        Ok(())
+    }
+
+    /// The caller has taken so much of an answer.
+    pub(crate) fn taken(&self, call: Uuid, bytes: usize) {
+        let mut link = self.lock();
+        let Some(Pending { waits: Waits::Parts(flow), .. }) = link.pending.get_mut(&call) else { return };
+        let before = flow.taken;
+        flow.taken += bytes;
+        // Not for every part.
+        let is_due = |taken| taken >= WINDOW / 4;
+        if is_due(flow.taken) && !is_due(before) {
+            link.credits.push_back(call);
+            drop(link);
+            self.driver.wake();
+        }
     }
 
     /// Whether an answer is being waited for.
@@ -211,8 +282,11 @@ impl Session {
         };
         self.driver.wake();
         drop(waiting);
-        for (_, Pending { outcome, sent, .. }) in pending {
-            let _ = outcome.send(Outcome::Lost { sent });
+        for (_, Pending { waits, sent, .. }) in pending {
+            // Parts without an end are lost as well.
+            if let Waits::Outcome(outcome) = waits {
+                let _ = outcome.send(Outcome::Lost { sent });
+            }
         }
     }
 
@@ -281,10 +355,25 @@ impl Link {
         Some(pending)
     }
 
+    /// Tells the worker that it may send more of an answer.
+    fn credit(&mut self) -> Option<Bytes> {
+        while let Some(call) = self.credits.pop_front() {
+            if let Some(Pending { waits: Waits::Parts(flow), .. }) = self.pending.get_mut(&call) {
+                let bytes = std::mem::take(&mut flow.taken);
+                flow.room += bytes;
+                return Some(words::write_credit(call, bytes).into());
+            }
+        }
+        None
+    }
+
     /// Gives back the memory of a busy hour.
     fn rest(&mut self) {
         if self.control.is_empty() && self.control.capacity() > KEPT {
             self.control = VecDeque::new();
+        }
+        if self.credits.is_empty() && self.credits.capacity() > KEPT {
+            self.credits = VecDeque::new();
         }
         if self.waiting.is_empty() && self.waiting.capacity() > KEPT {
             self.waiting = VecDeque::new();
@@ -308,6 +397,11 @@ pub(crate) struct Call {
 }
 
 impl Call {
+    /// Says that the caller has taken so much of the answer.
+    pub(crate) fn taken(&self, bytes: usize) {
+        self.session.taken(self.call, bytes);
+    }
+
     pub(crate) async fn outcome(&mut self) -> Outcome {
         (&mut self.waits).await.unwrap_or(Outcome::Lost { sent: true })
     }

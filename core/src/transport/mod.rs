@@ -3,6 +3,7 @@
 pub(crate) mod answer_body;
 pub(crate) mod conn;
 pub(crate) mod endpoint;
+pub(crate) mod event_bytes;
 pub(crate) mod guard;
 pub(crate) mod http_client;
 pub(crate) mod http_server;

@@ -129,7 +129,7 @@ impl Kind {
         }
     }
 
-    pub(crate) fn byte(self) -> u8 {
+    pub(crate) const fn byte(self) -> u8 {
         match self {
             Kind::Init => 0x01,
             Kind::Ack => 0x02,

@@ -1,4 +1,4 @@
-//! What workers and relays say to each other on the relay's port: the published form, and three words of our own.
+//! What workers and relays say to each other on the relay's port: the published form, and some words of our own.
 //!
 //! The frames have the header and the integer-keyed maps of the framed transport, but not all of its meanings: here 0x0B
 //! and 0x0C are bind and answer, and a call carries the task as the consumer wrote it, in JSON.
@@ -10,12 +10,22 @@ use super::cbor::{self, MapWriter, Result};
 use super::frame::{self, CustomKinds, HEADER_BYTES, Kind, Reason, VERSION};
 use super::message::{self, RelayAck, RelayBind};
 
-/// Says in INIT and ACK that a peer answers when it is pinged and knows the two words below.
+/// Says in INIT and ACK that a peer answers when it is pinged and knows the words below.
 const PROFILE: &str = "urn:iicp:custom:core:relay:v1";
 /// The caller of a call is gone: `{15: call}`, from the relay.
 pub(crate) const CANCEL: Kind = Kind::Custom(0xf0);
 /// The relay is about to stop: from the relay, without content. What is under way may end.
 pub(crate) const DRAIN: Kind = Kind::Custom(0xf1);
+/// A part of an answer: `{5: bytes, 15: call}` from the worker, in the first of them 101 with the length of the whole, if
+/// it is known, and 102 if the answer is a stream of events. RESPONSE is the last word on a call as ever.
+pub(crate) const PART: Kind = Kind::Custom(0xf2);
+/// So many more bytes of parts may come: `{1: bytes, 15: call}`, from the relay.
+pub(crate) const CREDIT: Kind = Kind::Custom(0xf3);
+
+/// Bytes of parts that a worker may send for a call before the first credit.
+pub(crate) const WINDOW: usize = 128 << 10;
+/// Most bytes in a part, so that others get their turn in between.
+pub(crate) const MOST_PART: usize = 16 << 10;
 
 /// What both ends say first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -52,7 +62,7 @@ impl Hello {
 
     /// The words of our own that the peer may say.
     pub(crate) fn words(self) -> CustomKinds {
-        if self.ours { CustomKinds(0b11) } else { CustomKinds::default() }
+        if self.ours { CustomKinds(0b1111) } else { CustomKinds::default() }
     }
 }
 
@@ -107,6 +117,25 @@ pub(crate) fn read_cancel(payload: &[u8]) -> Option<Uuid> {
     read.ok().and(call)
 }
 
+/// More of a call's answer may come.
+pub(crate) fn write_credit(call: Uuid, bytes: usize) -> Vec<u8> {
+    small(CREDIT, |map| {
+        map.uint(1, bytes as u64).text(15, call_text(call, &mut [0; 36]));
+    })
+}
+
+/// For which call how much more may come.
+pub(crate) fn read_credit(payload: &[u8]) -> Option<(&str, usize)> {
+    let (mut call, mut bytes) = (None, 0);
+    let read = message::read(payload, |key, value| match key {
+        1 => value.uint().map(|count| bytes = usize::try_from(count).unwrap_or_default()),
+        15 => value.text().map(|text| call = Some(text)),
+        _ => value.skip(),
+    });
+    read.ok()?;
+    Some((call?, bytes))
+}
+
 fn call_text(call: Uuid, buffer: &mut [u8; 36]) -> &str {
     call.hyphenated().encode_lower(buffer)
 }
@@ -119,6 +148,8 @@ pub(crate) struct Facts {
     pub(crate) traceparent: Option<String>,
     pub(crate) tracestate: Option<String>,
     pub(crate) origin: Option<String>,
+    /// Whether the consumer takes the result in parts.
+    pub(crate) takes_events: bool,
 }
 
 /// Longest of these that is passed on.
@@ -134,7 +165,7 @@ pub(crate) fn write_call(call: Uuid, body: &Bytes, facts: &Facts) -> [Bytes; 3] 
         .filter_map(|(key, fact)| fact.as_deref().filter(|fact| fact.len() <= MOST_FACT).map(|fact| (key, fact)));
     let told: Vec<(u64, &str)> = told.collect();
     // {5: body, 15: call}, and what is told.
-    out.push(0xa2 + u8::try_from(told.len()).unwrap_or_default());
+    out.push(0xa2 + u8::from(facts.takes_events) + u8::try_from(told.len()).unwrap_or_default());
     out.push(5);
     cbor::write_head(&mut out, cbor::BYTES, body.len() as u64);
     let front = out.len();
@@ -146,6 +177,9 @@ pub(crate) fn write_call(call: Uuid, body: &Bytes, facts: &Facts) -> [Bytes; 3] 
     told.iter().filter(|(key, _)| *key < 15).for_each(|(key, fact)| entry(*key, fact));
     entry(15, call_text(call, &mut [0; 36]));
     told.iter().filter(|(key, _)| *key > 15).for_each(|(key, fact)| entry(*key, fact));
+    if facts.takes_events {
+        out.extend_from_slice(&[0x18, 106, 1]);
+    }
     around(out, begun, front, body)
 }
 
@@ -178,6 +212,7 @@ impl<'a> Call<'a> {
                 103 => facts.traceparent = Some(value.text()?.to_owned()),
                 104 => facts.tracestate = Some(value.text()?.to_owned()),
                 105 => facts.origin = Some(value.text()?.to_owned()),
+                106 => facts.takes_events = value.uint()? != 0,
                 _ => value.skip()?,
             }
             Ok(())
@@ -202,6 +237,64 @@ pub(crate) fn write_response(call: &str, body: &Bytes, status: u16) -> [Bytes; 3
         out.extend_from_slice(&[0x18, 100, 0x19, high, low]);
     }
     around(out, begun, front, body)
+}
+
+/// Writes a part of an answer.
+pub(crate) fn write_part(call: &str, body: &Bytes, first: Option<&Beginning>) -> [Bytes; 3] {
+    let mut out = Vec::with_capacity(HEADER_BYTES + call.len() + 32);
+    let begun = frame::begin(&mut out, PART, 0);
+    let length = first.and_then(|first| first.length);
+    let events = first.is_some_and(|first| first.events);
+    out.extend_from_slice(&[0xa2 + u8::from(length.is_some()) + u8::from(events), 5]);
+    cbor::write_head(&mut out, cbor::BYTES, body.len() as u64);
+    let front = out.len();
+    out.push(15);
+    cbor::write_head(&mut out, cbor::TEXT, call.len() as u64);
+    out.extend_from_slice(call.as_bytes());
+    if let Some(length) = length {
+        out.extend_from_slice(&[0x18, 101]);
+        cbor::write_head(&mut out, cbor::UINT, length as u64);
+    }
+    if events {
+        out.extend_from_slice(&[0x18, 102, 1]);
+    }
+    around(out, begun, front, body)
+}
+
+/// What is known of an answer when its first part comes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Beginning {
+    /// Bytes of the whole.
+    pub(crate) length: Option<usize>,
+    /// It is a stream of events.
+    pub(crate) events: bool,
+}
+
+/// A part of an answer.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Part {
+    pub(crate) call: Uuid,
+    pub(crate) body: Bytes,
+    pub(crate) beginning: Beginning,
+}
+
+impl Part {
+    /// Reads a part; none if it names no call that this relay could have made.
+    pub(crate) fn read(payload: &Bytes) -> Result<Option<Part>> {
+        let (mut call, mut body, mut beginning): (&str, &[u8], _) = ("", b"", Beginning::default());
+        message::read(payload, |key, value| {
+            match key {
+                15 => call = value.text()?,
+                5 => body = value.bytes()?,
+                101 => beginning.length = usize::try_from(value.uint()?).ok(),
+                102 => beginning.events = value.uint()? != 0,
+                _ => value.skip()?,
+            }
+            Ok(())
+        })?;
+        let body = payload.slice_ref(body);
+        Ok(Uuid::try_parse(call).ok().map(|call| Part { call, body, beginning }))
+    }
 }
 
 /// What a worker answers.
@@ -285,6 +378,7 @@ mod tests {
                 traceparent: Some("t".into()),
                 tracestate: None,
                 origin: Some("o".repeat(300)),
+                takes_events: length % 2 == 0,
             };
             let frames = write_call(call, &body, &facts);
             assert_eq!(frames[1].as_ptr(), body.as_ptr());
@@ -298,6 +392,12 @@ mod tests {
             }
         }
         assert_eq!(read_cancel(&payload(&write_cancel(call))), Some(call));
+        assert_eq!(read_credit(&payload(&write_credit(call, WINDOW))), Some((&*call.to_string(), WINDOW)));
+        for (length, events) in [(None, true), (Some(70_000), false), (None, false)] {
+            let (body, beginning) = (Bytes::from_static(b"{"), Beginning { length, events });
+            let frame = payload(&joined(write_part(&call.to_string(), &body, Some(&beginning))));
+            assert_eq!(Part::read(&frame), Ok(Some(Part { call, body, beginning })));
+        }
         for kind in [Kind::Init, Kind::Ack] {
             for hello in [Hello { ours: true }, Hello { ours: false }] {
                 assert_eq!(Hello::read(kind, &payload(&hello.write(kind))), hello);

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod parts;
 mod peer;
 mod polling;
 mod server;

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use iicp_core::options::{ClientOptions, DirectoryOptions, NodeOptions, RelayServerOptions, RelayWorkerOptions};
-use iicp_core::{CHAT, Client, Code, Directory, EMBEDDING, Error, Inbound, LiveNode, Node, Reply, Task};
+use iicp_core::{CHAT, Client, Code, Directory, EMBEDDING, Error, Handler, Inbound, LiveNode, Node, Reply, Task};
 use iicp_tests::http::{Conn, post};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
@@ -55,13 +55,6 @@ pub(super) async fn relay_with(
 
 /// A node that serves embeddings, which no relay here does.
 pub(super) async fn worker(directory: &Directory, change: impl FnOnce(&mut RelayWorkerOptions)) -> LiveNode {
-    let mut options = NodeOptions::default();
-    options.intents = vec![EMBEDDING.into()];
-    options.node_id = Some("worker-1".into());
-    options.directory = directory.url();
-    let mut relay = RelayWorkerOptions::default();
-    change(&mut relay);
-    options.relay_worker = Some(relay);
     let handler = async |task: Inbound| match task.json::<Value>()? {
         payload if payload["fail"] == true => Err(Error::rejected("as told")),
         payload if payload["slow"] == true => {
@@ -70,6 +63,22 @@ pub(super) async fn worker(directory: &Directory, change: impl FnOnce(&mut Relay
         }
         _ => Ok(Reply::from(task.payload)),
     };
+    worker_with(directory, change, handler).await
+}
+
+/// The same with another handler.
+pub(super) async fn worker_with(
+    directory: &Directory,
+    change: impl FnOnce(&mut RelayWorkerOptions),
+    handler: impl Handler,
+) -> LiveNode {
+    let mut options = NodeOptions::default();
+    options.intents = vec![EMBEDDING.into()];
+    options.node_id = Some("worker-1".into());
+    options.directory = directory.url();
+    let mut relay = RelayWorkerOptions::default();
+    change(&mut relay);
+    options.relay_worker = Some(relay);
     Node::bind(options).await.unwrap().serve(handler).await.unwrap()
 }
 
