@@ -29,6 +29,16 @@ pub const CONNECTIONS: &str = "iicp_connections";
 pub const CONNECTIONS_CUT_TOTAL: &str = "iicp_connections_cut_total";
 /// Counter of task ids that were forgotten early, because the replay memory was full.
 pub const REPLAY_FORGOTTEN_TOTAL: &str = "iicp_replay_forgotten_total";
+/// Workers that are bound at a relay, labelled by `way`.
+pub const RELAY_WORKERS: &str = "iicp_relay_workers";
+/// Calls that are under way through a relay.
+pub const RELAY_CALLS: &str = "iicp_relay_calls";
+/// Calls through a relay, labelled by `outcome`.
+pub const RELAY_CALLS_TOTAL: &str = "iicp_relay_calls_total";
+/// Bytes of tasks and answers through a relay, labelled by `direction`.
+pub const RELAY_BYTES_TOTAL: &str = "iicp_relay_bytes_total";
+/// Workers that came to a relay to be bound, labelled by `outcome`.
+pub const RELAY_BINDS_TOTAL: &str = "iicp_relay_binds_total";
 /// Gauge of a directory's nodes, by `state`: registered or active.
 pub const DIRECTORY_NODES: &str = "iicp_directory_nodes";
 /// Counter of a directory's answers, by `status`.

@@ -210,11 +210,11 @@ impl Metrics {
     }
 }
 
-fn head(page: &mut String, name: &str, kind: &str, help: &str) {
+pub(super) fn head(page: &mut String, name: &str, kind: &str, help: &str) {
     let _ = writeln!(page, "# HELP {name} {help}\n# TYPE {name} {kind}");
 }
 
-fn line(page: &mut String, name: &str, labels: &str, value: u64) {
+pub(super) fn line(page: &mut String, name: &str, labels: &str, value: u64) {
     let _ =
         if labels.is_empty() { writeln!(page, "{name} {value}") } else { writeln!(page, "{name}{{{labels}}} {value}") };
 }

@@ -14,6 +14,7 @@ mod offer;
 mod receipts;
 mod refusal;
 mod registration;
+mod relay_metrics;
 mod relaying;
 mod service;
 mod stream;

@@ -4,9 +4,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, HeaderValue, RETRY_AFTER};
+use http::header::{AUTHORIZATION, HeaderValue, ORIGIN, RETRY_AFTER};
 use http::{HeaderMap, Method, Request, StatusCode};
 use hyper::body::Incoming;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::answer::{self, json, preflight, refuse, wrong_method};
@@ -16,6 +17,7 @@ use crate::crypto::pinned::PinnedKey;
 use crate::discovery::directory_client::DirectoryClient;
 use crate::error::{Code, Error, Result};
 use crate::options::{MAX_TIMEOUT_MS, NodeOptions};
+use crate::protocol::admission::{self, Received};
 use crate::protocol::relay::bind::Refusal;
 use crate::protocol::relay::source::Source;
 use crate::protocol::relay::{Errand, is_worker_id, path_of, read_path};
@@ -171,6 +173,13 @@ async fn body(state: &State, request: Request<Incoming>, conn: &Conn) -> Result<
     if state.gate.is_draining() {
         return Err(Box::new(answer::refused(&refusal::draining())));
     }
+    // The same rates as for the node's own tasks; the worker sees the relay in every caller's place.
+    let about = Received {
+        origin: request.headers().get(ORIGIN).map(HeaderValue::as_bytes),
+        ..Received::new(conn.peer, admission::Body::Json(Bytes::new()))
+    };
+    let counted = state.limits.count(&about, state.since_start(Instant::now()));
+    counted.map_err(|refusal| Box::new(answer::refused(&refusal)))?;
     read(request.into_body(), state.options.max_body_bytes, conn).await
 }
 

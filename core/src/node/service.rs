@@ -8,7 +8,7 @@ use http::{HeaderMap, Method, Request, StatusCode};
 use hyper::body::Incoming;
 
 use super::answer::{self, json, preflight, refuse, text, wrong_method};
-use super::{State, event_stream, refusal, relaying, task};
+use super::{State, event_stream, refusal, relay_metrics, relaying, task};
 use crate::protocol::admission::{Body, Received};
 use crate::transport::conn::Conn;
 use crate::transport::http_server::{Answer, AnswerFuture, BodyFailure, Service, read_body};
@@ -40,7 +40,11 @@ async fn route(state: &Arc<State>, request: Request<Incoming>, conn: &Conn) -> A
         // hyper leaves the body out of the answer to a HEAD.
         ("/iicp/health", &Method::GET | &Method::HEAD) => json(StatusCode::OK, health(state)),
         ("/metrics", &Method::GET | &Method::HEAD) => {
-            text(state.metrics.render(state.gate.active(), state.replay.forgotten(), &state.table))
+            let mut page = state.metrics.render(state.gate.active(), state.replay.forgotten(), &state.table);
+            if let Some(relay) = &state.relay {
+                relay_metrics::render(&mut page, relay);
+            }
+            text(page)
         }
         ("/iicp/health" | "/metrics", _) => wrong_method("GET, HEAD, OPTIONS"),
         _ => refuse(StatusCode::NOT_FOUND, "not_found", "a node serves /v1/task, /iicp/health and /metrics", &[]),
@@ -104,7 +108,7 @@ fn health(state: &State) -> Bytes {
     }
     let models = state.offer.models();
     let intents: Vec<&str> = state.intents.iter().map(|intent| &**intent).collect();
-    let health = serde_json::json!({
+    let mut health = serde_json::json!({
         "status": "ok",
         "node_id": state.node_id,
         "region": options.region,
@@ -122,5 +126,8 @@ fn health(state: &State) -> Bytes {
         "backend_stability": stability,
         "implementation": { "name": "iicp-core", "version": env!("CARGO_PKG_VERSION") },
     });
+    if let Some(relay) = &state.relay {
+        health["relay"] = relay_metrics::health(relay);
+    }
     health.to_string().into()
 }

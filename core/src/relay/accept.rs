@@ -157,6 +157,7 @@ async fn welcome(stream: TcpStream, source: Source, relay: &Arc<Relay>) -> Optio
         let (stream, session) = greet(stream, source, relay).await?;
         relay.group.spawn_bare(drive(stream, session, relay.clone()));
     } else if relay.limits.tls_required {
+        relay.counts.refused(Refusal::TlsRequired);
         turn_away(stream).await;
     } else {
         let (stream, session) = greet(stream, source, relay).await?;

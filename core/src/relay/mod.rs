@@ -7,6 +7,7 @@
 //! The other side is the [`worker`], which holds its session over a [`link`].
 
 mod accept;
+mod counts;
 mod driver;
 mod link;
 mod parts;
@@ -41,6 +42,7 @@ use crate::runtime::TaskGroup;
 use crate::telemetry;
 use crate::wire::frame::Kind;
 use crate::wire::relay::{self as words, Beginning, Facts};
+use counts::{CallEnd, Counts};
 use session::{NotTaken, Outcome, Session, Way};
 use tickets::Doubt;
 
@@ -62,6 +64,7 @@ pub(crate) struct Relay {
     tickets: TicketJudge,
     tls: Arc<rustls::ServerConfig>,
     pin: Pin,
+    pub(crate) counts: Counts,
     started: Instant,
     group: TaskGroup,
 }
@@ -146,6 +149,7 @@ impl Relay {
             tickets,
             tls: crate::transport::pinned::server(key)?,
             pin: key.pin(),
+            counts: Counts::default(),
             started: Instant::now(),
             group,
         }))
@@ -214,6 +218,18 @@ impl Relay {
         self.desk().len()
     }
 
+    /// The same, by how they are connected.
+    pub(crate) fn workers_by_way(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let mut counts = [0; Way::ALL.len()];
+        self.desk().sessions().for_each(|session| counts[session.way() as usize] += 1);
+        Way::ALL.iter().map(|way| way.as_str()).zip(counts)
+    }
+
+    /// Calls that are under way.
+    pub(crate) fn calls(&self) -> usize {
+        self.budget().calls()
+    }
+
     /// How much of the relay is in use, 0 to 1.
     pub(crate) fn load(&self) -> f64 {
         self.budget().load()
@@ -234,18 +250,41 @@ impl Relay {
         facts: Facts,
         within: Option<Duration>,
     ) -> Result<Forwarded, Fault> {
+        let mut counted = Counted { counts: &self.counts, end: CallEnd::Cancelled };
+        let forwarded = self.exchange(worker_id, caller, body, facts, within).await;
+        counted.end = match &forwarded {
+            Ok(Forwarded::Whole { status: Some(_), .. }) => CallEnd::Failed,
+            Ok(_) => CallEnd::Answered,
+            Err(fault) => (*fault).into(),
+        };
+        forwarded
+    }
+
+    async fn exchange(
+        self: &Arc<Self>,
+        worker_id: &str,
+        caller: IpAddr,
+        body: Bytes,
+        facts: Facts,
+        within: Option<Duration>,
+    ) -> Result<Forwarded, Fault> {
         let deadline = Instant::now() + within.unwrap_or(self.limits.call_timeout).min(self.limits.call_timeout);
         let session = self.desk().get(worker_id).cloned().ok_or(Fault::Unbound)?;
         let room = self.room(Source::of(caller), body.len())?;
+        let bytes = body.len();
         let mut call = session.call(body, facts, self.limits.per_worker).map_err(|not_taken| match not_taken {
             NotTaken::Full => Fault::Busy,
             NotTaken::Gone => Fault::Unbound,
         })?;
+        self.counts.to_worker(bytes);
         match tokio::time::timeout_at(deadline, call.outcome()).await {
-            Ok(Outcome::Answered { body, status }) => Ok(Forwarded::Whole { body, status }),
+            Ok(Outcome::Answered { body, status }) => {
+                self.counts.to_caller(body.len());
+                Ok(Forwarded::Whole { body, status })
+            }
             Ok(Outcome::Begun { beginning, parts }) => {
                 let deadline = Box::pin(tokio::time::sleep_until(deadline + GRACE));
-                let parts = Parts { call, parts, deadline, _room: room, over: false };
+                let parts = Parts { call, parts, deadline, room, over: false };
                 Ok(Forwarded::Parts { beginning, parts })
             }
             Ok(Outcome::Lost { sent }) => Err(Fault::Lost { sent }),
@@ -273,6 +312,21 @@ impl Relay {
     /// Judges a worker and binds it. `greet` says what its session must be told first: it is queued before anybody can find
     /// the session.
     async fn admit(
+        &self,
+        arrival: Arrival<'_>,
+        models: Vec<String>,
+        way: Way,
+        greeting: Option<Bytes>,
+    ) -> Result<Arc<Session>, Refusal> {
+        let admitted = self.judge(arrival, models, way, greeting).await;
+        match &admitted {
+            Ok(_) => self.counts.bound(),
+            Err(refusal) => self.counts.refused(*refusal),
+        }
+        admitted
+    }
+
+    async fn judge(
         &self,
         arrival: Arrival<'_>,
         models: Vec<String>,
@@ -393,6 +447,18 @@ impl Relay {
 impl std::fmt::Debug for Relay {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Relay").field("workers", &self.workers()).finish_non_exhaustive()
+    }
+}
+
+/// Counts a call when it ends, however it does.
+struct Counted<'a> {
+    counts: &'a Counts,
+    end: CallEnd,
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.counts.call_ended(self.end);
     }
 }
 

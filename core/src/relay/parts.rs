@@ -18,7 +18,7 @@ pub(crate) struct Parts {
     pub(super) parts: mpsc::UnboundedReceiver<Part>,
     pub(super) deadline: Pin<Box<Sleep>>,
     /// What the call takes of the relay for as long as it lasts.
-    pub(super) _room: Room,
+    pub(super) room: Room,
     pub(super) over: bool,
 }
 
@@ -33,6 +33,7 @@ impl Stream for Parts {
             return Poll::Ready(match part {
                 Some(Part::Bytes(bytes)) => {
                     self.call.taken(bytes.len());
+                    self.room.relay.counts.to_caller(bytes.len());
                     Some(Ok(bytes))
                 }
                 Some(Part::End) => {

@@ -320,6 +320,14 @@ impl Session {
         self.poll
     }
 
+    pub(crate) fn way(&self) -> Way {
+        match (self.poll, self.ours) {
+            (true, _) => Way::Poll,
+            (false, true) => Way::Ours,
+            (false, false) => Way::Published,
+        }
+    }
+
     /// Notes whether an answer waits for room.
     pub(crate) fn pause(&self, paused: bool) {
         self.paused.store(paused, Ordering::Relaxed);

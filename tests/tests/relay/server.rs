@@ -447,3 +447,50 @@ async fn a_relay_that_stops_lets_calls_end() {
     assert_eq!(soon(worker.frame()).await, Some((7, Vec::new())));
     assert!(soon(stopping).await.unwrap(), "in time");
 }
+
+#[tokio::test]
+async fn what_passes_through_a_relay_is_counted_and_shown() {
+    let relay = relay(|_| ()).await;
+    let mut worker = Worker::bound(workers(&relay), "w-1", None, relay.addr().port()).await;
+    Worker::refused(workers(&relay), "w-1", None, "worker_id already bound to an alive session").await;
+    let (answer, ()) = tokio::join!(send(&relay, "w-1", task(1)), async {
+        let call = worker.call().await.unwrap();
+        worker.answer(&call, &json!({"result": 1})).await;
+    });
+    assert_eq!(answer.status, 200);
+    assert_refused(&send(&relay, "w-2", task(2)).await, 404, "IICP-E030");
+    let page = String::from_utf8(get(&relay, "/metrics").await.body).unwrap();
+    for line in [
+        "iicp_relay_workers{way=\"published\"} 1".to_owned(),
+        "iicp_relay_workers{way=\"ours\"} 0".to_owned(),
+        "iicp_relay_calls 0".to_owned(),
+        "iicp_relay_calls_total{outcome=\"answered\"} 1".to_owned(),
+        "iicp_relay_calls_total{outcome=\"unbound\"} 1".to_owned(),
+        format!("iicp_relay_bytes_total{{direction=\"to_worker\"}} {}", task(1).to_string().len()),
+        format!("iicp_relay_bytes_total{{direction=\"to_caller\"}} {}", json!({"result": 1}).to_string().len()),
+        "iicp_relay_binds_total{outcome=\"bound\"} 1".to_owned(),
+        "iicp_relay_binds_total{outcome=\"already_bound\"} 1".to_owned(),
+    ] {
+        assert!(page.lines().any(|shown| shown == line), "{line}\n{page}");
+    }
+    let health = get(&relay, "/iicp/health").await.json();
+    assert_eq!((&health["relay"]["workers"], &health["relay"]["calls"]), (&json!(1), &json!(0)));
+}
+
+#[tokio::test]
+async fn a_page_has_the_same_rate_through_a_relay_as_at_a_node() {
+    let relay = relay(|_| ()).await;
+    let post = async |origin: &str| {
+        let mut conn = Conn::open(relay.addr()).await.unwrap();
+        let headers = format!("origin: {origin}\r\n");
+        let body = task(1).to_string();
+        conn.write(&iicp_tests::http::post("/v1/relay-for/w-1/v1/task", &headers, body.as_bytes())).await.unwrap();
+        conn.answer().await.unwrap()
+    };
+    for _ in 0..120 {
+        assert_eq!(post("https://a.example").await.status, 404, "nobody is bound there");
+    }
+    let refused = post("https://a.example").await;
+    assert!(refused.status == 429 && refused.header("retry-after").is_some(), "{refused:?}");
+    assert_eq!(post("https://b.example").await.status, 404);
+}

@@ -32,6 +32,29 @@ pub(crate) enum Refusal {
 }
 
 impl Refusal {
+    pub(crate) const ALL: [Refusal; 7] = [
+        Refusal::TicketInvalid,
+        Refusal::TicketRequired,
+        Refusal::AlreadyBound,
+        Refusal::RateLimited,
+        Refusal::AtCapacity,
+        Refusal::TicketReplayed,
+        Refusal::TlsRequired,
+    ];
+
+    /// The name it is counted under.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Refusal::TicketInvalid => "ticket_invalid",
+            Refusal::TicketRequired => "ticket_required",
+            Refusal::AlreadyBound => "already_bound",
+            Refusal::RateLimited => "rate_limited",
+            Refusal::AtCapacity => "at_capacity",
+            Refusal::TicketReplayed => "ticket_replayed",
+            Refusal::TlsRequired => "tls_required",
+        }
+    }
+
     /// The reason as published relays and workers spell it; they know no TLS here.
     pub(crate) const fn reason(self) -> &'static str {
         match self {

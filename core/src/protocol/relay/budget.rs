@@ -86,6 +86,11 @@ impl Budget {
         }
     }
 
+    /// Calls that are under way.
+    pub(crate) fn calls(&self) -> usize {
+        self.total.calls
+    }
+
     /// Share of the calls that may be under way, 0 to 1.
     pub(crate) fn load(&self) -> f64 {
         // Both are small counts.
