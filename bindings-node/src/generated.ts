@@ -755,6 +755,8 @@ export interface NodeOptions {
   relayServer?: RelayServerOptions | undefined;
   /** Has the node reached through a relay, because nobody can reach it. By default it is called where it listens. */
   relayWorker?: RelayWorkerOptions | undefined;
+  /** How the node finds a way to be reached, if it listens on all addresses of its machine. */
+  nat?: NatOptions | undefined;
   /** Tasks that may run at the same time; one more waits if its class is `realtime` or `interactive`, and is answered with `capacity_exceeded` otherwise. Default: `4`. */
   maxConcurrent?: number | undefined;
   /** How long a task of these classes may wait for its turn, in milliseconds; 0: none waits. Default: `2000`. */
@@ -837,6 +839,7 @@ export const NODE_NAMES: ReadonlyMap<string, string> = new Map([
   ["endpoint", "endpoint"],
   ["relayServer", "relay_server"],
   ["relayWorker", "relay_worker"],
+  ["nat", "nat"],
   ["maxConcurrent", "max_concurrent"],
   ["queueWaitMs", "queue_wait_ms"],
   ["queueLength", "queue_length"],
@@ -1133,6 +1136,7 @@ export const NESTED: ReadonlyMap<string, ReadonlyMap<string, string>> = new Map(
   ["backend", BACKEND_NAMES],
   ["capabilities", NODECAPABILITY_NAMES],
   ["listing", PUBLICLISTING_NAMES],
+  ["nat", NAT_NAMES],
   ["policy", NODEPOLICY_NAMES],
   ["pricing", NODEPRICING_NAMES],
   ["profile_request", PROFILEREQUEST_NAMES],

@@ -17,6 +17,7 @@ mod state;
 mod transport;
 mod discovery;
 mod relay;
+mod nat;
 mod client;
 mod node;
 mod directory;

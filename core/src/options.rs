@@ -18,6 +18,7 @@ mod client;
 mod directory;
 mod inference;
 mod listing;
+mod nat;
 mod native;
 mod node;
 mod policy;
@@ -36,6 +37,7 @@ pub use listing::{
     AvailabilityWindow, Engine, ExposureMode, Modality, NatType, NodeCapability, NodePolicy, NodePricing, PricingModel,
     PublicListing, ReceiptProfile, TransportMethod,
 };
+pub use nat::{NatMode, NatOptions};
 pub use native::NativeTransport;
 pub use node::{NodeOptions, TaskAuth};
 pub use policy::{

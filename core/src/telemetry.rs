@@ -8,6 +8,8 @@ pub const NODE: &str = "iicp::node";
 pub const DIRECTORY: &str = "iicp::directory";
 /// Target of everything relays and their workers say.
 pub const RELAY: &str = "iicp::relay";
+/// Target of everything that is said of the way by which a node is reached.
+pub const NAT: &str = "iicp::nat";
 /// Target of everything the transport says.
 pub const TRANSPORT: &str = "iicp::transport";
 

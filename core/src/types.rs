@@ -15,10 +15,12 @@ use crate::error::{Code, Error, Result};
 
 mod base_url;
 mod chunk;
+mod nat;
 mod replies;
 
 pub(crate) use base_url::{base_url, without_trailing_dot};
 pub use chunk::Chunk;
+pub use nat::{Interface, NatReport, Rung, RungReport, RungState};
 pub use replies::{
     ChatReply, CompletionReply, EmbeddingReply, Judgement, ModerationReply, RoutingReceipt, SpeechReply, TaskResult,
     Timings, TranscriptionReply, Usage,

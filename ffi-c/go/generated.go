@@ -572,6 +572,8 @@ type NodeOptions struct {
 	RelayServer *RelayServerOptions `json:"relay_server,omitempty"`
 	// Has the node reached through a relay, because nobody can reach it. By default it is called where it listens.
 	RelayWorker *RelayWorkerOptions `json:"relay_worker,omitempty"`
+	// How the node finds a way to be reached, if it listens on all addresses of its machine.
+	Nat *NatOptions `json:"nat,omitempty"`
 	// Tasks that may run at the same time; one more waits if its class is `realtime` or `interactive`, and is answered with `capacity_exceeded` otherwise. Default 4.
 	MaxConcurrent int64 `json:"max_concurrent,omitempty"`
 	// How long a task of these classes may wait for its turn, in milliseconds; 0: none waits. Default 2000.

@@ -621,6 +621,8 @@ class NodeOptions(TypedDict, total=False):
     """Lends the node's address to workers that nobody can reach: the node is a relay. By default it is none."""
     relay_worker: RelayWorkerOptions | None
     """Has the node reached through a relay, because nobody can reach it. By default it is called where it listens."""
+    nat: NatOptions
+    """How the node finds a way to be reached, if it listens on all addresses of its machine."""
     max_concurrent: int
     """Tasks that may run at the same time; one more waits if its class is ``realtime`` or ``interactive``, and is answered with ``capacity_exceeded`` otherwise. Default: ``4``."""
     queue_wait: float

@@ -1,5 +1,6 @@
 //! Calls to a directory.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -20,7 +21,7 @@ use crate::transport::http_client::{Call, HttpClient, NoReply, Redirects, Reply}
 use crate::types::{Qos, Secret, Traceparent};
 use crate::wire::directory::{
     AwardRequest, ConsumerTokenReply, DirectoryKeyReply, HeartbeatReply, HeartbeatRequest, Listed, ListedRelay,
-    RegisterReply, RegisterRequest, RelayTicketReply, Ticketed, read, read_nodes, read_relays, read_ticket,
+    ProbeReply, RegisterReply, RegisterRequest, RelayTicketReply, Ticketed, read, read_nodes, read_relays, read_ticket,
 };
 use crate::wire::failure::Failure;
 
@@ -77,6 +78,11 @@ impl DirectoryClient {
     /// Where it is, in the one spelling that is compared.
     pub(crate) fn url(&self) -> &str {
         self.base.as_str()
+    }
+
+    /// Whether it is on this machine.
+    pub(crate) fn is_loopback(&self) -> bool {
+        self.base.is_loopback()
     }
 
     /// How far the nodes that it names may be: one on this machine may name others on it.
@@ -273,6 +279,15 @@ impl DirectoryClient {
             .append_pair("relay_capable", "true")
             .append_pair("limit", "50");
         read_relays(&self.send("discover", call(Method::GET, url, deadline)).await?.body)
+    }
+
+    /// Whether the directory can connect to a place: how it looks from outside.
+    pub(crate) async fn probe(&self, place: SocketAddr, deadline: Instant) -> Result<ProbeReply> {
+        let mut url = self.base.join("/v1/probe")?;
+        url.query_pairs_mut()
+            .append_pair("host", &place.ip().to_string())
+            .append_pair("port", &place.port().to_string());
+        read("probe", &self.send("probe", call(Method::GET, url, deadline)).await?.body)
     }
 
     /// Leaves the directory; one that has forgotten the node already is as good.

@@ -11,6 +11,7 @@ mod limits;
 mod metrics;
 mod native;
 mod offer;
+mod reaching;
 mod receipts;
 mod refusal;
 mod registration;
@@ -37,17 +38,19 @@ use crate::crypto::cx::NodeKey;
 use crate::crypto::pinned::PinnedKey;
 use crate::discovery::directory_client::DirectoryClient;
 use crate::error::{Code, Error, Result};
+use crate::nat::{Ladder, Standing};
 use crate::options::{NodeOptions, Validate as _};
 use crate::protocol::gate::Gate;
 use crate::protocol::nonces::Nonces;
 use crate::protocol::replay::ReplayMemory;
-use crate::relay::{Exchange, Listeners, Place, Relay};
+use crate::relay::{Exchange, Listeners, Relay};
 use crate::runtime::TaskGroup;
 use crate::state::{self, Identity};
 use crate::transport::conn::{ConnTable, Deadlines};
 use crate::transport::endpoint::Endpoint;
 use crate::transport::http_client::HttpClient;
 use crate::transport::http_server::{HttpServer, ServerLimits, affordable_connections};
+use crate::types::NatReport;
 use callers::Callers;
 use handler::DynHandler;
 use limits::Limits;
@@ -85,7 +88,9 @@ struct State {
     registered: AtomicBool,
     /// There if the node lends its address to workers.
     relay: Option<Arc<Relay>>,
-    /// There if the node is a worker itself.
+    /// There if the node looks for the way by which it is reached.
+    standing: Option<Arc<Standing>>,
+    /// There if the node is a worker itself, or may become one.
     exchange: Option<Arc<Exchange>>,
     table: Arc<ConnTable>,
     http: HttpClient,
@@ -107,11 +112,6 @@ impl State {
     /// Share of what is used most, 0 to 1: the slots, or what a relay may carry.
     fn load(&self) -> f64 {
         self.relay.as_ref().map_or(0.0, |relay| relay.load()).max(self.gate.load())
-    }
-
-    /// Where the node is reached, if that is at a relay.
-    fn place(&self) -> Option<Place> {
-        self.exchange.as_ref()?.place().borrow().clone()
     }
 
     /// Waits until no task runs.
@@ -149,7 +149,8 @@ impl Node {
     /// # Errors
     /// `CONFIG_INVALID` or `INTENT_INVALID` for the options, `CONFIG_INVALID` for a file in `state_dir` that the node cannot
     /// do without and that cannot be read, `NODE_LOCKED` if another node serves with the same id and `state_dir`, `BIND` for
-    /// the address. A node that listens on all addresses of its machine and shall be registered needs the option `endpoint`.
+    /// the address. A node that listens on all addresses of its machine and is registered with a directory on it needs the
+    /// option `endpoint`; elsewhere it looks for its way itself, see [`NatOptions`](crate::options::NatOptions).
     pub async fn bind(mut options: NodeOptions) -> Result<Self> {
         options.validate()?;
         let backend = options.backend.as_ref().map(|backend| Backend::new(backend, &options)).transpose()?;
@@ -180,7 +181,8 @@ impl Node {
         let server = HttpServer::bind(&options.host, options.port, limits).await?;
         let advertised = advertised.unwrap_or_else(|| format!("http://{}", server.addr));
         let endpoint = Endpoint::parse("the node's endpoint", &advertised)?;
-        if directory.is_some() && endpoint.is_unspecified() {
+        let climbs = reaching::has_to_climb(&options, directory.as_ref(), endpoint.is_unspecified());
+        if directory.is_some() && endpoint.is_unspecified() && !climbs {
             return Err(Error::new(
                 Code::ConfigInvalid,
                 format!("nobody can call a node at {advertised}; set endpoint to the URL that callers reach it under"),
@@ -218,6 +220,16 @@ impl Node {
     #[must_use]
     pub fn node_id(&self) -> &str {
         &self.identity.node_id
+    }
+
+    /// Tries every way by which the node might be reached, once, and gives back what gateways gave. Nothing is served or
+    /// registered.
+    ///
+    /// # Errors
+    /// `INTERNAL` if the system has no random numbers.
+    pub async fn nat_report(&self) -> Result<NatReport> {
+        let ladder: Ladder = reaching::ladder(&self.options, self.server.addr, self.directory.clone(), None)?;
+        Ok(ladder.try_out().await)
     }
 
     /// The backend, if the options have one: to be called by a handler that does more than that.
@@ -259,10 +271,21 @@ impl Node {
             }
             _ => None,
         };
-        let exchange = options.relay_worker.is_some().then(Arc::<Exchange>::default);
+        let climbs = reaching::has_to_climb(&options, directory.as_ref(), endpoint.is_unspecified());
+        let ladder = match (&directory, climbs) {
+            (Some(directory), true) => {
+                let table = server.table.clone();
+                let arrivals: crate::nat::Arrivals = Arc::new(move || table.arrived());
+                Some(reaching::ladder(&options, server.addr, Some(directory.clone()), Some(arrivals))?)
+            }
+            _ => None,
+        };
+        let standing = ladder.is_some().then(Arc::<Standing>::default);
+        let exchange = reaching::may_need_relay(&options, climbs).then(Arc::<Exchange>::default);
         let slots = usize::try_from(options.max_concurrent).unwrap_or(usize::MAX);
         let state = Arc::new(State {
             relay,
+            standing: standing.clone(),
             exchange,
             limits: Limits::new(&options),
             callers: Callers::new(&options, &identity.node_id, directory.as_ref()),
@@ -299,6 +322,9 @@ impl Node {
         }
         if let Some(directory) = directory {
             relaying::be_reached(&state, &directory);
+            if let (Some(ladder), Some(standing)) = (ladder, standing) {
+                reaching::keep(&state, ladder, standing, directory.clone());
+            }
             let (first, tried) = oneshot::channel();
             group.spawn("registration", registration::keep(state, directory, credentials, first));
             if let Ok(Err(error)) = tried.await
@@ -373,7 +399,14 @@ impl LiveNode {
     /// The URL under which callers reach the node: its own, or that of the relay where it is bound.
     #[must_use]
     pub fn url(&self) -> String {
-        self.state.place().map_or_else(|| self.state.advertised.clone(), |place| place.endpoint)
+        self.state.way().map_or_else(|| self.state.advertised.clone(), |way| way.endpoint().to_owned())
+    }
+
+    /// How the node can be reached from outside: what was tried, what came back, what to do about it. Empty but for what is
+    /// known of a relay if the node has no reason to look for a way, see [`NatOptions`](crate::options::NatOptions).
+    #[must_use]
+    pub fn nat_report(&self) -> NatReport {
+        self.state.nat_report()
     }
 
     /// Id of the node.

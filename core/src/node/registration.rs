@@ -6,15 +6,17 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use http::Method;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
+use super::reaching::{Moves, Way};
 use super::{State, receipts};
 use crate::crypto::digest::jitter;
 use crate::discovery::directory_client::DirectoryClient;
 use crate::error::{Code, Error, Result};
-use crate::options::{ExposureMode, NatType, NodeCapability, TransportMethod};
+use crate::nat;
+use crate::options::NodeCapability;
 use crate::protocol::declaration::declare;
 use crate::protocol::heartbeat::{Next, Registration};
 use crate::relay::Place;
@@ -60,19 +62,21 @@ async fn stay(
     let mut next = Next::Register(Duration::ZERO);
     let mut last = None;
     let leaving = state.leaving.clone();
-    let mut moves = state.exchange.as_ref().map(|exchange| exchange.place());
-    if let Some(place) = &mut moves {
-        tokio::select! {
-            () = leaving.cancelled() => return,
-            () = first_place(place, &mut first) => {}
-        }
+    let mut moves = Moves::of(state);
+    tokio::select! {
+        () = leaving.cancelled() => return,
+        () = first_way(state, &mut moves, &mut first) => {}
     }
+    let mut at = None;
     loop {
         tokio::select! {
             () = leaving.cancelled() => break,
             () = tokio::time::sleep(pause(&next)) => {}
-            () = moved(&mut moves) => {
-                next = Next::Register(Duration::ZERO);
+            () = moves.next() => {
+                // While there is no way, the directory knows the last one, and hears that the node is not available.
+                if state.way().is_some() && state.way() != at {
+                    next = Next::Register(Duration::ZERO);
+                }
                 continue;
             }
             () = state.offer.changed(), if registration.is_registered() => {
@@ -85,6 +89,7 @@ async fn stay(
             match next {
                 Next::Register(_) => {
                     last = Some(Instant::now());
+                    at = state.way();
                     register(state, directory, &mut registration).await
                 }
                 Next::Report(_) => (report(state, directory, &mut registration, true).await, Ok(())),
@@ -119,26 +124,19 @@ fn begin(state: &State, kept: Option<Credentials>) -> Registration {
     Registration::new(token, own.or(key))
 }
 
-/// Waits until it is known where the node will be reached. Who waits for the first registration is told if that takes long.
-async fn first_place(place: &mut watch::Receiver<Option<Place>>, first: &mut Option<oneshot::Sender<Result<()>>>) {
-    let known = tokio::time::timeout(PATIENCE, place.wait_for(Option::is_some)).await.is_ok();
+/// Waits until it is known how the node will be reached. Who waits for the first registration is told if that takes long.
+async fn first_way(state: &State, moves: &mut Moves, first: &mut Option<oneshot::Sender<Result<()>>>) {
+    let patience = if state.standing.is_some() { nat::LONGEST + PATIENCE } else { PATIENCE };
+    let known = tokio::time::timeout(patience, moves.known(state)).await.is_ok();
     if !known && let Some(first) = first.take() {
-        let why = "no relay is to be found; the node is not registered until there is one";
+        let why = if state.standing.is_some() {
+            "no way to this node was found, and no relay; it is not registered until there is one, see its NAT report"
+        } else {
+            "no relay is to be found; the node is not registered until there is one"
+        };
         let _ = first.send(Err(Error::new(Code::RelayUnreachable, why)));
     }
-    let _ = place.wait_for(Option::is_some).await;
-    place.mark_unchanged();
-}
-
-/// Resolves when the node is reached elsewhere, which one that listens for itself never is.
-async fn moved(moves: &mut Option<watch::Receiver<Option<Place>>>) {
-    let gone = match moves {
-        Some(place) => place.changed().await.is_err(),
-        None => true,
-    };
-    if gone {
-        std::future::pending().await
-    }
+    moves.known(state).await;
 }
 
 /// Nodes that began at the same moment do not report at the same moments for ever.
@@ -153,10 +151,14 @@ async fn register(state: &State, directory: &DirectoryClient, registration: &mut
     // What was changed until now goes along.
     let _ = state.offer.changed().now_or_never();
     let offered = state.offer.offered();
-    let place = state.place();
-    let result = match probe_self(state, place.as_ref()).await {
+    let way = state.way();
+    let result = match probe_self(state, way.as_ref()).await {
         Ok(()) => {
-            let request = request(state, registration, &offered, place.as_ref());
+            let native = match &way {
+                Some(way) => way.native(&state.options),
+                None => state.native_endpoint.clone(),
+            };
+            let request = request(state, registration, &offered, way.as_ref(), native.as_deref());
             directory.register(&request, deadline(PATIENCE)).await
         }
         Err(error) => Err(error),
@@ -175,6 +177,7 @@ async fn register(state: &State, directory: &DirectoryClient, registration: &mut
         }
         Err(error) => {
             let error = explained(state, error);
+            let error = if state.refuted(&error) { error.with_retryable(true) } else { error };
             let next = registration.register_failed(error.retry_after(), jitter());
             tracing::warn!(target: telemetry::NODE, node_id = %state.node_id, code = %error.code(), "not registered");
             (next, Err(error))
@@ -235,11 +238,13 @@ fn explained(state: &State, error: Error) -> Error {
 
 /// A directory lists what it is told; a node that cannot be reached under its own URL must not be listed. From behind a
 /// NAT, that it does not reach itself proves nothing.
-async fn probe_self(state: &State, place: Option<&Place>) -> Result<()> {
-    let url = match place {
+async fn probe_self(state: &State, way: Option<&Way>) -> Result<()> {
+    let url = match way {
+        // Seen from outside; not every gateway leads those inside back in.
+        Some(Way::Own(_)) => return Ok(()),
         // Nobody answers there yet: the registration comes first, and brings the ticket for the relay.
-        Some(Place { bound: false, .. }) => return Ok(()),
-        Some(place) => Endpoint::parse("the relay", &place.endpoint)?.join("/iicp/health")?,
+        Some(Way::Relay(Place { bound: false, .. })) => return Ok(()),
+        Some(Way::Relay(place)) => Endpoint::parse("the relay", &place.endpoint)?.join("/iicp/health")?,
         None if state.options.is_behind_nat() => return Ok(()),
         None => state.endpoint.join("/iicp/health")?,
     };
@@ -263,7 +268,8 @@ fn request<'a>(
     state: &'a State,
     registration: &'a Registration,
     offered: &'a [NodeCapability],
-    place: Option<&'a Place>,
+    way: Option<&'a Way>,
+    native: Option<&'a str>,
 ) -> RegisterRequest<'a> {
     let options = &state.options;
     let capability = |capability: &'a NodeCapability| Capability {
@@ -277,9 +283,8 @@ fn request<'a>(
     RegisterRequest {
         node_id: &state.node_id,
         // As the operator spelled it: other peers judge the text, not what it means.
-        endpoint: place.map_or(&state.advertised, |place| &place.endpoint),
-        // Behind a relay nobody comes to it directly.
-        transport_endpoint: state.native_endpoint.as_deref().filter(|_| place.is_none()),
+        endpoint: way.map_or(&state.advertised, |way| way.endpoint()),
+        transport_endpoint: native,
         region: &options.region,
         capabilities: offered.iter().map(capability).collect(),
         limits: Limits { max_concurrent: options.max_concurrent, tokens_per_min: options.tokens_per_min },
@@ -287,15 +292,14 @@ fn request<'a>(
         node_hmac_key: registration.hmac_key(),
         relay_capable: state.relay.is_some(),
         relay_accept_port: state.relay.as_ref().map(|relay| relay.accept_port()),
-        transport_metadata: transport_metadata(state, place),
+        transport_metadata: transport_metadata(state, way),
         cx_public_key: state.key.public_json(),
         backend: options.engine.or(state.offer.engine()),
         policy: options.policy.as_ref().map(Into::into),
         pricing: options.pricing.as_ref().map(|pricing| declare(pricing, registration.hmac_key())),
-        transport_method: place.map(|_| TransportMethod::TurnRelay).or(options.transport_method),
-        // Not unknown: a directory would ask the node itself whether it answers.
-        nat_type: options.nat_type.or(place.map(|_| NatType::Symmetric)),
-        exposure_mode: options.exposure_mode.or(place.map(|_| ExposureMode::RelayRequired)),
+        transport_method: way.map(Way::method).or(options.transport_method),
+        nat_type: options.nat_type.or(way.map(Way::nat_type)),
+        exposure_mode: options.exposure_mode.or(way.map(Way::exposure)),
         policy_manifest: options.policy_manifest.as_ref(),
         listing: options.listing.as_ref().map(Into::into),
         operator_delegation: options.operator_delegation.as_ref(),
@@ -309,16 +313,17 @@ fn request<'a>(
     }
 }
 
-fn transport_metadata<'a>(state: &'a State, place: Option<&'a Place>) -> Option<TransportMetadata<'a>> {
-    let worker = place.map(|place| TransportMetadata::Worker {
-        relay_for: &state.node_id,
-        relay_host: &place.relay_host,
-        relay_port: place.relay_port,
-    });
-    worker.or_else(|| {
-        let relay = state.relay.as_ref()?;
-        Some(TransportMetadata::Relay { relay_tls_spki_sha256: relay.pin().to_string() })
-    })
+fn transport_metadata<'a>(state: &'a State, way: Option<&'a Way>) -> Option<TransportMetadata<'a>> {
+    let relay = || state.relay.as_ref().map(|relay| relay.pin().to_string());
+    match way {
+        Some(Way::Relay(place)) => Some(TransportMetadata::Worker {
+            relay_for: &state.node_id,
+            relay_host: &place.relay_host,
+            relay_port: place.relay_port,
+        }),
+        Some(Way::Own(path)) => Some(TransportMetadata::Own { tier: Some(path.tier()), relay_tls_spki_sha256: relay() }),
+        None => relay().map(|pin| TransportMetadata::Own { tier: None, relay_tls_spki_sha256: Some(pin) }),
+    }
 }
 
 /// Tells the directory how the node is. `staying` is false for the last time.
@@ -331,7 +336,11 @@ async fn report(state: &State, directory: &DirectoryClient, registration: &mut R
     let report = HeartbeatRequest {
         node_id: &state.node_id,
         status: "available",
-        available: staying && active < limit && !state.gate.is_draining() && !state.offer.is_draining(),
+        available: staying
+            && state.is_reachable()
+            && active < limit
+            && !state.gate.is_draining()
+            && !state.offer.is_draining(),
         load: state.load(),
         active_jobs: active,
         max_concurrent: limit,

@@ -16,7 +16,7 @@ use crate::crypto::digest::unhex;
 use crate::crypto::pinned::PinnedKey;
 use crate::discovery::directory_client::DirectoryClient;
 use crate::error::{Code, Error, Result};
-use crate::options::{MAX_TIMEOUT_MS, NodeOptions};
+use crate::options::{MAX_TIMEOUT_MS, NodeOptions, RelayWorkerOptions};
 use crate::protocol::admission::{self, Received};
 use crate::protocol::relay::bind::Refusal;
 use crate::protocol::relay::source::Source;
@@ -66,7 +66,18 @@ pub(super) fn serve(
 
 /// Binds the node at a relay, if that is how it is to be reached.
 pub(super) fn be_reached(state: &Arc<State>, directory: &DirectoryClient) {
-    let (Some(options), Some(exchange)) = (&state.options.relay_worker, &state.exchange) else { return };
+    if let Some(options) = &state.options.relay_worker {
+        work_at(state, directory, options, &state.group);
+    }
+}
+
+/// Binds the node at relays while it has no other way, until the group closes: a second one stands by.
+pub(super) fn bind_elsewhere(state: &Arc<State>, directory: &DirectoryClient, group: &TaskGroup) {
+    work_at(state, directory, &RelayWorkerOptions { relays: 2, ..RelayWorkerOptions::default() }, group);
+}
+
+fn work_at(state: &Arc<State>, directory: &DirectoryClient, options: &RelayWorkerOptions, group: &TaskGroup) {
+    let Some(exchange) = &state.exchange else { return };
     let worker = Worker {
         node_id: state.node_id.clone(),
         intents: state.intents.clone(),
@@ -80,7 +91,7 @@ pub(super) fn be_reached(state: &Arc<State>, directory: &DirectoryClient) {
         held: Mutex::default(),
         at: Mutex::default(),
     };
-    state.group.spawn("relay worker", worker.stay(state.group.clone()));
+    group.spawn("relay worker", worker.stay(group.clone()));
 }
 
 /// Whether a path is one of these.

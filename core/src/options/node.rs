@@ -10,8 +10,8 @@ use super::listing::{
 };
 use super::statements::{check_operator_delegation, check_policy_manifest};
 use super::{
-    BackendOptions, NativeTransport, RelayServerOptions, RelayWorkerOptions, Validate, check_names, check_node_id,
-    check_region, check_timeout, in_range,
+    BackendOptions, NatOptions, NativeTransport, RelayServerOptions, RelayWorkerOptions, Validate, check_names,
+    check_node_id, check_region, check_timeout, in_range,
 };
 use crate::error::{Code, Error, Result};
 use crate::types::{Intent, Secret, base_url};
@@ -47,6 +47,8 @@ pub struct NodeOptions {
     pub relay_server: Option<RelayServerOptions>,
     /// Has the node reached through a relay, because nobody can reach it. By default it is called where it listens.
     pub relay_worker: Option<RelayWorkerOptions>,
+    /// How the node finds a way to be reached, if it listens on all addresses of its machine.
+    pub nat: NatOptions,
     /// Tasks that may run at the same time; one more waits if its class is `realtime` or `interactive`, and is answered
     /// with `capacity_exceeded` otherwise.
     pub max_concurrent: u32,
@@ -169,6 +171,7 @@ impl Default for NodeOptions {
             endpoint: None,
             relay_server: None,
             relay_worker: None,
+            nat: NatOptions::default(),
             max_concurrent: 4,
             queue_wait_ms: 2_000,
             queue_length: 64,
@@ -232,6 +235,7 @@ impl Validate for NodeOptions {
         check_region(Self::WHAT, &self.region)?;
         self.check_urls()?;
         self.check_relay()?;
+        self.nat.validate()?;
         self.check_capabilities()?;
         self.check_listing()?;
         check_timeout(self.default_timeout_ms)?;

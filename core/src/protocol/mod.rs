@@ -13,6 +13,7 @@ pub(crate) mod gate;
 pub(crate) mod declaration;
 pub(crate) mod heartbeat;
 pub(crate) mod identity;
+pub(crate) mod lease;
 pub(crate) mod lifecycle;
 pub(crate) mod nonces;
 pub(crate) mod policy;

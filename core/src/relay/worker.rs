@@ -58,6 +58,11 @@ impl Exchange {
         self.token.send_replace(Some(Secret::from(token)));
     }
 
+    /// The node is reached by another way now, and by this one no more.
+    pub(crate) fn clear(&self) {
+        self.place.send_if_modified(|place| place.take().is_some());
+    }
+
     /// Where the node is reached, as soon as that is known.
     pub(crate) fn place(&self) -> watch::Receiver<Option<Place>> {
         self.place.subscribe()

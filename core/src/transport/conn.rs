@@ -202,6 +202,8 @@ pub(crate) struct ConnTable {
     clock: Arc<CoarseClock>,
     deadlines: Deadlines,
     slots: Mutex<Slots>,
+    /// Connections that have come in until now.
+    arrived: AtomicU64,
     cut_by_phase: [AtomicU64; Phase::ALL.len()],
 }
 
@@ -239,7 +241,13 @@ impl Entry {
 impl ConnTable {
     pub(crate) fn new(deadlines: Deadlines) -> Arc<Self> {
         let clock = Arc::new(CoarseClock { start: Instant::now(), now_ms: AtomicU64::new(0) });
-        Arc::new(ConnTable { clock, deadlines, slots: Mutex::default(), cut_by_phase: Default::default() })
+        Arc::new(ConnTable {
+            clock,
+            deadlines,
+            slots: Mutex::default(),
+            arrived: AtomicU64::new(0),
+            cut_by_phase: Default::default(),
+        })
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Slots> {
@@ -260,6 +268,7 @@ impl ConnTable {
             polite: AtomicBool::new(false),
             overdue: Notify::new(),
         });
+        self.arrived.fetch_add(1, Relaxed);
         let mut slots = self.lock();
         let slot = slots.free.pop().unwrap_or_else(|| {
             slots.conns.push(None);
@@ -267,6 +276,11 @@ impl ConnTable {
         });
         slots.conns[slot] = Some(conn.clone());
         Entry { table: self.clone(), slot, conn }
+    }
+
+    /// Connections that have come in until now.
+    pub(crate) fn arrived(&self) -> u64 {
+        self.arrived.load(Relaxed)
     }
 
     /// Connections that are open now.

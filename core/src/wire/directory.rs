@@ -35,7 +35,7 @@ pub(crate) struct RegisterRequest<'a> {
     /// Where it accepts them; published nodes say so too.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) relay_accept_port: Option<u16>,
-    /// Through which relay it is reached, or what it is as one.
+    /// More on how it is reached, and what it is as a relay.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) transport_metadata: Option<TransportMetadata<'a>>,
     /// What tasks for the node are sealed to.
@@ -70,7 +70,7 @@ pub(crate) struct RegisterRequest<'a> {
     pub(crate) implementation_version: &'a str,
 }
 
-/// What a node says of relays.
+/// What a node says of the way by which it is reached.
 #[derive(Serialize)]
 #[serde(untagged)]
 pub(crate) enum TransportMetadata<'a> {
@@ -82,8 +82,15 @@ pub(crate) enum TransportMetadata<'a> {
         /// Of the relay's HTTP side.
         relay_port: u16,
     },
-    /// Of itself: the hash of the key that its TLS is proven with.
-    Relay { relay_tls_spki_sha256: String },
+    /// Of itself.
+    Own {
+        /// How far down the ladder it had to go for its way.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        tier: Option<u8>,
+        /// The hash of the key that its TLS as a relay is proven with.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        relay_tls_spki_sha256: Option<String>,
+    },
 }
 
 #[derive(Serialize)]
@@ -404,6 +411,14 @@ pub(crate) fn read_relays(body: &[u8]) -> Result<Vec<ListedRelay>> {
 #[derive(Deserialize)]
 pub(crate) struct ConsumerTokenReply {
     pub(crate) token: String,
+}
+
+/// Whether a directory could connect to a place.
+#[derive(Deserialize)]
+pub(crate) struct ProbeReply {
+    pub(crate) reachable: bool,
+    #[serde(default)]
+    pub(crate) error: Option<String>,
 }
 
 /// The key that a directory signs with.

@@ -13,11 +13,14 @@ pub(crate) mod frame;
 pub(crate) mod gzip;
 pub(crate) mod inbound;
 pub(crate) mod message;
+pub(crate) mod port_control;
 pub(crate) mod relay;
 pub(crate) mod relayed;
 pub(crate) mod sealed;
 pub(crate) mod task;
 pub(crate) mod transcode;
+pub(crate) mod upnp;
+pub(crate) mod xml;
 
 use serde::de::{Deserialize, Deserializer, Error as _};
 

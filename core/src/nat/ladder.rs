@@ -1,0 +1,441 @@
+//! One climb: all ways are tried at the same time, and the best one that was seen from outside is taken.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::pin::pin;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
+
+use super::asking;
+use super::igd::{self, Igd};
+use super::mapping::{Mapping, Order, Tool};
+use super::proof::{Sight, Witness};
+use super::surroundings::{Gateway, Surroundings, is_public};
+use crate::options::{ExposureMode, NatOptions, TransportMethod};
+use crate::types::{NatReport, Rung, RungReport, RungState};
+use crate::wire::port_control::{self as wire, Nonce};
+
+/// Longest climb.
+pub(crate) const LONGEST: Duration = Duration::from_secs(8);
+/// Longest wait for a gateway to show that it is there.
+const SEARCH: Duration = Duration::from_millis(3_500);
+/// What PCP is waited for where NAT-PMP has answered.
+const GRACE: Duration = Duration::from_millis(300);
+/// Addresses of IPv6 that are tried.
+const MOST_ADDRESSES: usize = 2;
+
+const NO_GATEWAY: &str = "connect this machine to a network that leads outside, or set option endpoint";
+const OPEN_FIREWALL: &str =
+    "let connections to the node's port through the firewall of this machine and of its network";
+const NOT_SEEN: &str =
+    "ask the provider for an address of your own; a firewall or another NAT stands before the gateway";
+const OUTER_NAT: &str =
+    "ask the provider for a public address, or put the gateway into bridge mode; until then a relay is used";
+const CONTAINER: &str = "publish the port from the container and set option endpoint, or use the network of the host";
+
+/// A way to the node that holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Path {
+    pub(crate) rung: Rung,
+    /// What is advertised.
+    pub(crate) endpoint: String,
+    pub(crate) place: SocketAddr,
+}
+
+impl Path {
+    fn new(rung: Rung, place: SocketAddr) -> Self {
+        Path { rung, endpoint: format!("http://{place}"), place }
+    }
+
+    pub(crate) fn method(&self) -> TransportMethod {
+        match self.rung {
+            Rung::Pcp | Rung::NatPmp | Rung::Upnp => TransportMethod::UpnpMapped,
+            _ => TransportMethod::Direct,
+        }
+    }
+
+    pub(crate) fn exposure(&self) -> ExposureMode {
+        match self.rung {
+            Rung::Ipv6Pinhole | Rung::DirectIpv6 => ExposureMode::Ipv6DirectPinholeAvailable,
+            _ => ExposureMode::Ipv4PublicDirect,
+        }
+    }
+
+    /// The tier that published nodes name in what they register.
+    pub(crate) fn tier(&self) -> u8 {
+        match self.rung {
+            Rung::DirectIpv4 | Rung::DirectIpv6 => 0,
+            _ => 1,
+        }
+    }
+}
+
+/// What a climb brought.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    pub(crate) path: Option<Path>,
+    pub(crate) mapping: Option<Mapping>,
+    pub(crate) report: NatReport,
+}
+
+/// What is climbed.
+pub(crate) struct Ladder {
+    pub(crate) options: NatOptions,
+    /// Where the node listens.
+    pub(crate) listening: SocketAddr,
+    pub(crate) witness: Witness,
+    /// For all mappings of this node: a gateway takes a change from nobody else.
+    pub(crate) nonce: Nonce,
+}
+
+/// The ways by IPv4, or those by IPv6.
+#[derive(Default)]
+struct Side {
+    rungs: Vec<RungReport>,
+    path: Option<Path>,
+    mapping: Option<Mapping>,
+    wan: Option<IpAddr>,
+    double_nat: bool,
+}
+
+impl Side {
+    fn take(&mut self, mut report: RungReport, place: SocketAddr, mapping: Option<Mapping>) {
+        report.state = RungState::Reached;
+        report.fix = None;
+        self.path = Some(Path::new(report.rung, place));
+        self.mapping = mapping;
+        self.rungs.push(report);
+    }
+}
+
+impl Ladder {
+    /// Climbs. `refuted` is a place that nobody need try: the directory did not find the node there.
+    pub(crate) async fn climb(&self, around: &Surroundings, refuted: Option<SocketAddr>) -> Found {
+        let begun = Instant::now();
+        let deadline = begun + LONGEST;
+        let (tell, told) = watch::channel(None);
+        let by4 = async {
+            let side = self.by_ipv4(around, refuted, deadline).await;
+            tell.send_replace(Some(side.path.is_some()));
+            side
+        };
+        let (mut four, mut six) = tokio::join!(by4, self.by_ipv6(around, refuted, told, deadline));
+        let mut report = NatReport {
+            interfaces: around.interfaces.clone(),
+            gateways: [&around.gateway4, &around.gateway6].into_iter().flatten().map(named).collect(),
+            container: around.container.map(str::to_owned),
+            wan_address: four.wan.map(|ip| ip.to_string()),
+            double_nat: four.double_nat,
+            ..NatReport::default()
+        };
+        report.rungs.append(&mut four.rungs);
+        report.rungs.append(&mut six.rungs);
+        report.rungs.sort_by_key(|rung| rung.rung);
+        let chosen = if four.path.is_some() { four } else { six };
+        report.reached_by = chosen.path.as_ref().map(|path| path.rung);
+        report.endpoint = chosen.path.as_ref().map(|path| path.endpoint.clone());
+        report.took_ms = crate::options::millis(begun.elapsed());
+        Found { path: chosen.path, mapping: chosen.mapping, report }
+    }
+
+    async fn by_ipv4(&self, around: &Surroundings, refuted: Option<SocketAddr>, deadline: Instant) -> Side {
+        let mut side = Side::default();
+        let mut direct = RungReport::new(Rung::DirectIpv4);
+        match around.public4 {
+            Some(ip) => {
+                let place = SocketAddr::new(ip.into(), self.listening.port());
+                if self.is_seen(place, refuted, deadline, &mut direct, OPEN_FIREWALL).await {
+                    side.take(direct, place, None);
+                    return side;
+                }
+            }
+            None => direct.say("no address of this machine is one of the open network"),
+        }
+        side.rungs.push(direct);
+        let [mut pcp, mut nat_pmp, mut upnp] = [Rung::Pcp, Rung::NatPmp, Rung::Upnp].map(RungReport::new);
+        let all = [&mut pcp, &mut nat_pmp, &mut upnp];
+        let (gateway, order) = match (&around.gateway4, self.mapping_is_off(around)) {
+            (_, Some((why, fix))) => {
+                all.into_iter().for_each(|report| {
+                    report.say(why);
+                    report.fix = fix.map(str::to_owned);
+                });
+                side.rungs.extend([pcp, nat_pmp, upnp]);
+                return side;
+            }
+            (None, None) => {
+                all.into_iter().for_each(|report| report.fail("there is no gateway for IPv4", NO_GATEWAY));
+                side.rungs.extend([pcp, nat_pmp, upnp]);
+                return side;
+            }
+            (Some(gateway), None) => (gateway, self.order(gateway, gateway.ours)),
+        };
+        let (mut pcp, mut nat_pmp, mut upnp) = (Some(pcp), Some(nat_pmp), Some(upnp));
+        {
+            let search = deadline.min(Instant::now() + SEARCH);
+            let mut small = pin!(self.port_control(&order, search));
+            let mut large = pin!(async {
+                let mut report = RungReport::new(Rung::Upnp);
+                let igd = igd::find(gateway, gateway.ours, search, &mut report).await;
+                (report, igd)
+            });
+            // Whoever answers first is tried first; what the other says meanwhile waits in its socket.
+            while side.path.is_none() && !side.double_nat && (pcp.is_some() || upnp.is_some()) {
+                tokio::select! {
+                    ((asked, also_asked), opened) = &mut small, if pcp.is_some() => {
+                        (pcp, nat_pmp) = (None, None);
+                        let mut reports = [asked, also_asked];
+                        if let Some((rung, mapping)) = opened {
+                            let at = usize::from(rung == Rung::NatPmp);
+                            self.judge(&mut side, &mut reports[at], mapping, refuted, deadline).await;
+                        }
+                        side.rungs.extend(reports);
+                    }
+                    (mut report, igd) = &mut large, if upnp.is_some() => {
+                        upnp = None;
+                        if let Some(mapping) = self.by_upnp(igd, &order, deadline, &mut report).await {
+                            self.judge(&mut side, &mut report, mapping, refuted, deadline).await;
+                        }
+                        side.rungs.push(report);
+                    }
+                }
+            }
+        }
+        side.rungs.extend([pcp, nat_pmp, upnp].into_iter().flatten());
+        side
+    }
+
+    /// Asks by PCP and by NAT-PMP at the same time; the first is better, because it says what it gave.
+    async fn port_control(
+        &self,
+        order: &Order,
+        search: Instant,
+    ) -> ((RungReport, RungReport), Option<(Rung, Mapping)>) {
+        let (mut pcp, mut nat_pmp) = (RungReport::new(Rung::Pcp), RungReport::new(Rung::NatPmp));
+        let answers = {
+            let (gateway, ours) = (&order.gateway, order.internal.ip());
+            let mut better = pin!(Tool::Pcp(self.nonce).open(order, search, &mut pcp));
+            let read = wire::read_address;
+            let mut other = pin!(asking::ask(gateway, ours, &wire::ASK_ADDRESS, search, &mut nat_pmp, read));
+            tokio::select! {
+                opened = &mut better => match opened {
+                    Some(mapping) => Ok(mapping),
+                    None => Err(other.await.is_ok()),
+                },
+                answered = &mut other => match timeout(GRACE, &mut better).await {
+                    Ok(Some(mapping)) => Ok(mapping),
+                    Ok(None) => Err(answered.is_ok()),
+                    Err(_) if answered.is_ok() => Err(true),
+                    Err(_) => better.await.ok_or(false),
+                },
+            }
+        };
+        let opened = match answers {
+            Ok(mapping) => Some((Rung::Pcp, mapping)),
+            Err(true) => {
+                let until = search + Duration::from_secs(1);
+                Tool::NatPmp.open(order, until, &mut nat_pmp).await.map(|mapping| (Rung::NatPmp, mapping))
+            }
+            Err(false) => None,
+        };
+        if opened.is_none() {
+            for report in [&mut pcp, &mut nat_pmp] {
+                if report.state == RungState::NotTried {
+                    report.fail("the gateway does not answer", "switch it on in the gateway's settings, if it has it");
+                }
+            }
+        }
+        ((pcp, nat_pmp), opened)
+    }
+
+    async fn by_upnp(
+        &self,
+        igd: Option<Igd>,
+        order: &Order,
+        deadline: Instant,
+        report: &mut RungReport,
+    ) -> Option<Mapping> {
+        let Some(igd) = igd else {
+            report.fail("no gateway answers the search", "switch UPnP on in the gateway's settings, if it has it");
+            return None;
+        };
+        if igd.can.mapper.is_none() {
+            report
+                .fail("the gateway has UPnP, and maps no ports by it", "map the port by hand, and set option endpoint");
+            return None;
+        }
+        Tool::Upnp(igd).open(order, deadline, report).await
+    }
+
+    /// Whether what a gateway opened leads here.
+    async fn judge(
+        &self,
+        side: &mut Side,
+        report: &mut RungReport,
+        mapping: Mapping,
+        refuted: Option<SocketAddr>,
+        deadline: Instant,
+    ) {
+        let external = mapping.external;
+        side.wan = Some(external.ip());
+        if !is_public(external.ip()) {
+            side.double_nat = true;
+            report.fail(format!("the gateway's own address {} is none of the open network", external.ip()), OUTER_NAT);
+            mapping.close(report).await;
+            return;
+        }
+        if self.is_seen(external, refuted, deadline, report, NOT_SEEN).await {
+            report.state = RungState::Reached;
+            report.fix = None;
+            side.path = Some(Path::new(report.rung, external));
+            side.mapping = Some(mapping);
+        } else {
+            mapping.close(report).await;
+        }
+    }
+
+    async fn by_ipv6(
+        &self,
+        around: &Surroundings,
+        refuted: Option<SocketAddr>,
+        mut told: watch::Receiver<Option<bool>>,
+        deadline: Instant,
+    ) -> Side {
+        let mut side = Side::default();
+        let (mut direct, mut hole) = (RungReport::new(Rung::DirectIpv6), RungReport::new(Rung::Ipv6Pinhole));
+        let why_not = match (self.options.ipv6, self.listening.is_ipv6(), around.public6.is_empty()) {
+            (false, ..) => Some("switched off by option nat.ipv6"),
+            (_, false, _) => Some("the node listens on IPv4 only; set option host to :: for both"),
+            (.., true) => Some("no address of this machine is one of the open network"),
+            _ => None,
+        };
+        if let Some(why) = why_not {
+            direct.say(why);
+            side.rungs.push(direct);
+            return side;
+        }
+        for ip in around.public6.iter().take(MOST_ADDRESSES) {
+            let place = SocketAddr::new((*ip).into(), self.listening.port());
+            if self.is_seen(place, refuted, deadline, &mut direct, OPEN_FIREWALL).await {
+                side.take(direct, place, None);
+                return side;
+            }
+        }
+        side.rungs.push(direct);
+        let found = match &around.gateway6 {
+            Some(gateway) if self.options.mapping => self.firewalls(gateway, around, deadline, &mut hole).await,
+            Some(_) => {
+                hole.say("switched off by option nat.mapping");
+                side.rungs.push(hole);
+                return side;
+            }
+            None => {
+                hole.fail("there is no gateway for IPv6", NO_GATEWAY);
+                side.rungs.push(hole);
+                return side;
+            }
+        };
+        // No hole is made that is not needed.
+        let settled = told.wait_for(Option::is_some).await.is_ok_and(|four| *four == Some(true));
+        if settled {
+            hole.say("not needed: the node is reached by IPv4");
+            side.rungs.push(hole);
+            return side;
+        }
+        for (tool, order) in found {
+            let Some(mapping) = tool.open(&order, deadline, &mut hole).await else { continue };
+            if self.is_seen(mapping.external, refuted, deadline, &mut hole, NOT_SEEN).await {
+                let external = mapping.external;
+                side.take(hole, external, Some(mapping));
+                return side;
+            }
+            mapping.close(&mut hole).await;
+        }
+        if hole.state == RungState::NotTried {
+            hole.fail("no gateway opens its firewall when it is asked", OPEN_FIREWALL);
+        }
+        side.rungs.push(hole);
+        side
+    }
+
+    /// Who may open the firewall of IPv6, for which address. A gateway lets an address ask for itself only.
+    async fn firewalls(
+        &self,
+        gateway: &Gateway,
+        around: &Surroundings,
+        deadline: Instant,
+        report: &mut RungReport,
+    ) -> Vec<(Tool, Order)> {
+        let search = deadline.min(Instant::now() + SEARCH);
+        let addresses: Vec<Ipv6Addr> = around.public6.iter().take(MOST_ADDRESSES).copied().collect();
+        let mut tools = Vec::new();
+        // The search is the same from every address of ours, the answers are not.
+        let mut searches = addresses.iter().map(|ip| async {
+            let mut report = RungReport::new(Rung::Ipv6Pinhole);
+            (igd::find(gateway, (*ip).into(), search, &mut report).await, report, *ip)
+        });
+        let (first, second) = (searches.next(), searches.next());
+        let first = async { futures_util::future::OptionFuture::from(first).await };
+        let second = async { futures_util::future::OptionFuture::from(second).await };
+        let (first, second) = tokio::join!(first, second);
+        for (igd, said, ip) in [first, second].into_iter().flatten() {
+            said.lines.into_iter().for_each(|line| report.say(line));
+            if let Some(igd) = igd.filter(|igd| igd.can.firewall.is_some()) {
+                tools.push((Tool::Pinhole(igd, None), self.order(gateway, ip.into())));
+            }
+        }
+        tools.extend(addresses.iter().map(|ip| (Tool::Pcp(self.nonce), self.order(gateway, (*ip).into()))));
+        tools
+    }
+
+    /// Whether a place is this node's for somebody outside.
+    async fn is_seen(
+        &self,
+        place: SocketAddr,
+        refuted: Option<SocketAddr>,
+        deadline: Instant,
+        report: &mut RungReport,
+        fix: &str,
+    ) -> bool {
+        if refuted == Some(place) {
+            report.fail(format!("the directory did not find the node at {place}"), fix);
+            return false;
+        }
+        match self.witness.look(place, deadline).await {
+            Sight::Seen => {
+                report.say(format!("seen from outside at {place}"));
+                true
+            }
+            Sight::NotSeen(why) => {
+                report.fail(format!("{place}: {why}"), fix);
+                false
+            }
+            Sight::Nobody(why) => {
+                // The directory looks when the node registers, and refuses it if it is not there.
+                report.say(format!("{place}: {why}; the registration will tell"));
+                self.witness.directory.is_some()
+            }
+        }
+    }
+
+    fn order(&self, gateway: &Gateway, ours: IpAddr) -> Order {
+        let port = self.listening.port();
+        let internal = SocketAddr::new(ours, port);
+        Order { gateway: gateway.clone(), internal, external: port, lease_s: self.options.lease_s }
+    }
+
+    fn mapping_is_off(&self, around: &Surroundings) -> Option<(&'static str, Option<&'static str>)> {
+        if !self.options.mapping {
+            return Some(("switched off by option nat.mapping", None));
+        }
+        if around.container.is_some() {
+            return Some(("this is a container, and its gateway is not the one that leads outside", Some(CONTAINER)));
+        }
+        None
+    }
+}
+
+fn named(gateway: &Gateway) -> String {
+    format!("{} on {}", gateway.ip, gateway.interface)
+}

@@ -1,0 +1,204 @@
+//! The ladder: how a node finds a way to be reached, proves it, and keeps it.
+//!
+//! [`surroundings`] looks around, [`ladder`] climbs: what a gateway opens ([`mapping`], asked by [`asking`] and [`igd`]) is
+//! advertised only if [`proof`] saw it from outside. Here the way that was found is looked after until the node stops.
+
+mod asking;
+mod igd;
+mod ladder;
+mod mapping;
+mod proof;
+mod surroundings;
+
+use std::net::SocketAddr;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep};
+
+pub(crate) use ladder::{LONGEST, Ladder, Path};
+pub(crate) use proof::{Arrivals, Witness};
+
+use crate::discovery::directory_client::DirectoryClient;
+use crate::options::NatOptions;
+use crate::telemetry;
+use crate::types::{NatReport, Rung, RungReport};
+use ladder::Found;
+use mapping::Mapping;
+use proof::Sight;
+use surroundings::Surroundings;
+
+/// First pause before a climb that brought nothing is tried again; then twice as long each time.
+const FIRST_PAUSE: Duration = Duration::from_secs(5);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// Longest wait for gateways to take back what they gave.
+const FAREWELL: Duration = Duration::from_secs(3);
+
+/// How a node stands now, for those who have to know.
+#[derive(Debug, Default)]
+pub(crate) struct Standing {
+    /// None until the first climb is over; then the way, if there is one.
+    path: watch::Sender<Option<Option<Path>>>,
+    report: Mutex<NatReport>,
+    refuted: Mutex<Option<SocketAddr>>,
+    doubt: Notify,
+}
+
+impl Standing {
+    /// The way to the node, if there is one.
+    pub(crate) fn path(&self) -> Option<Path> {
+        self.path.borrow().clone().flatten()
+    }
+
+    /// Tells of every change.
+    pub(crate) fn changes(&self) -> watch::Receiver<Option<Option<Path>>> {
+        self.path.subscribe()
+    }
+
+    pub(crate) fn report(&self) -> NatReport {
+        self.report.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The directory did not find the node at the way that it was told.
+    pub(crate) fn refute(&self) {
+        let place = self.path().map(|path| path.place);
+        *self.refuted.lock().unwrap_or_else(PoisonError::into_inner) = place;
+        self.doubt.notify_one();
+    }
+
+    fn refuted(&self) -> Option<SocketAddr> {
+        *self.refuted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn publish(&self, path: Option<&Path>, mut report: NatReport) {
+        {
+            let mut held = self.report.lock().unwrap_or_else(PoisonError::into_inner);
+            report.climbs = held.climbs + 1;
+            *held = report;
+        }
+        let path = Some(path.cloned());
+        self.path.send_if_modified(|held| {
+            let is_new = *held != path;
+            *held = path;
+            is_new
+        });
+    }
+}
+
+impl Ladder {
+    /// # Errors
+    /// `INTERNAL` if the system has no random numbers.
+    pub(crate) fn new(
+        options: NatOptions,
+        listening: SocketAddr,
+        directory: Option<DirectoryClient>,
+        arrivals: Option<Arrivals>,
+    ) -> crate::error::Result<Self> {
+        let nonce = crate::crypto::digest::random()?;
+        Ok(Ladder { options, listening, witness: Witness { directory, arrivals }, nonce })
+    }
+
+    /// Climbs once, and gives back what it took.
+    pub(crate) async fn try_out(&self) -> NatReport {
+        let Found { mapping, mut report, .. } = self.climb(&Surroundings::look(), None).await;
+        report.climbs = 1;
+        give_back(mapping).await;
+        report
+    }
+
+    /// Finds a way and keeps it, until `closing`; then gives back what gateways gave.
+    pub(crate) async fn stay(&self, standing: &Standing, closing: impl Future<Output = ()>) {
+        let mut held = None;
+        tokio::select! {
+            () = closing => {}
+            () = self.keep(standing, &mut held) => {}
+        }
+        give_back(held).await;
+    }
+
+    async fn keep(&self, standing: &Standing, held: &mut Option<Mapping>) {
+        let interval = Duration::from_millis(self.options.check_interval_ms);
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let around = Surroundings::look();
+            let Found { path, mapping, report } = self.climb(&around, standing.refuted()).await;
+            if let Some(before) = std::mem::replace(held, mapping)
+                && held.as_ref().is_none_or(|now| now.external != before.external)
+            {
+                give_back(Some(before)).await;
+            }
+            match &path {
+                Some(path) => tracing::info!(target: telemetry::NAT, endpoint = %path.endpoint, "reached from outside"),
+                None => tracing::warn!(target: telemetry::NAT, "no way from outside was found"),
+            }
+            standing.publish(path.as_ref(), report);
+            match path {
+                Some(path) => {
+                    pause = FIRST_PAUSE;
+                    self.watch(&around, &path, held, standing, interval).await;
+                }
+                None => {
+                    self.wait(&around, pause, standing, interval).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+            }
+        }
+    }
+
+    /// Returns when the way is no longer what it was.
+    async fn watch(
+        &self,
+        around: &Surroundings,
+        path: &Path,
+        held: &mut Option<Mapping>,
+        standing: &Standing,
+        interval: Duration,
+    ) {
+        loop {
+            tokio::select! {
+                () = sleep(interval) => {}
+                () = standing.doubt.notified() => return,
+            }
+            let mut said = RungReport::new(path.rung);
+            let is_kept = match held {
+                Some(mapping) => mapping.is_kept(self.options.lease_s, &mut said).await,
+                None => true,
+            };
+            let why = if Surroundings::look() != *around {
+                "the network of this machine has changed"
+            } else if !is_kept {
+                "the gateway no longer has what it opened"
+            } else {
+                match self.witness.look(path.place, Instant::now() + interval).await {
+                    Sight::Seen | Sight::Nobody(_) => continue,
+                    Sight::NotSeen(_) => "it is no longer seen from outside",
+                }
+            };
+            tracing::warn!(target: telemetry::NAT, endpoint = %path.endpoint, why, "the way is tried anew");
+            return;
+        }
+    }
+
+    /// Waits until another climb may bring more: after a while, or when the network has changed.
+    async fn wait(&self, around: &Surroundings, pause: Duration, standing: &Standing, interval: Duration) {
+        let until = Instant::now() + pause;
+        while Instant::now() < until {
+            let left = until.saturating_duration_since(Instant::now());
+            tokio::select! {
+                () = sleep(left.min(interval)) => {}
+                () = standing.doubt.notified() => {}
+            }
+            if Surroundings::look() != *around {
+                return;
+            }
+        }
+    }
+}
+
+async fn give_back(mapping: Option<Mapping>) {
+    if let Some(mapping) = mapping {
+        let mut said = RungReport::new(Rung::Upnp);
+        let _ = tokio::time::timeout(FAREWELL, mapping.close(&mut said)).await;
+    }
+}
