@@ -315,13 +315,7 @@ fn mapping(order: &Order, port: u16, lifetime: u32) -> [(&'static str, String); 
 }
 
 /// Whether the gateway still maps the port to us, under the same address; renews it if that is due.
-async fn upnp_kept(
-    igd: &Igd,
-    order: &Order,
-    external: SocketAddr,
-    is_due: bool,
-    deadline: Instant,
-) -> bool {
+async fn upnp_kept(igd: &Igd, order: &Order, external: SocketAddr, is_due: bool, deadline: Instant) -> bool {
     let Some(mapper) = &igd.can.mapper else { return false };
     if outer(igd, mapper, deadline).await != Ok(external.ip()) {
         return false;

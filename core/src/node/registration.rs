@@ -321,7 +321,9 @@ fn transport_metadata<'a>(state: &'a State, way: Option<&'a Way>) -> Option<Tran
             relay_host: &place.relay_host,
             relay_port: place.relay_port,
         }),
-        Some(Way::Own(path)) => Some(TransportMetadata::Own { tier: Some(path.tier()), relay_tls_spki_sha256: relay() }),
+        Some(Way::Own(path)) => {
+            Some(TransportMetadata::Own { tier: Some(path.tier()), relay_tls_spki_sha256: relay() })
+        }
         None => relay().map(|pin| TransportMetadata::Own { tier: None, relay_tls_spki_sha256: Some(pin) }),
     }
 }
