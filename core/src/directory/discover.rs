@@ -43,11 +43,12 @@ pub(super) async fn discover(State(desk): Desk, caller: Caller, uri: Uri) -> Out
             "this directory does not know the required profile in this version; ask without profile_required",
         ));
     }
-    let nodes = desk.store().select(&wish, desk.now());
+    let now = desk.now();
+    let nodes = desk.store().select(&wish, now);
     let view = if public { NodeView::public } else { NodeView::route };
     ok(&Found {
         count: nodes.len(),
-        nodes: nodes.iter().map(|(score, node)| view(node, *score, Some(&wish.intent))).collect(),
+        nodes: nodes.iter().map(|(score, node)| view(node, *score, Some(&wish.intent), now.unix_s)).collect(),
         query_ms: 0,
         relay_available: nodes.iter().any(|(_, node)| node.record.relay_capable),
         view: if public { "public" } else { "dispatch" },

@@ -75,10 +75,6 @@ struct KeptState {
     gained_since_unix_s: u64,
 }
 
-fn to_calendar(ms: u64, now: Now) -> u64 {
-    now.unix_s.saturating_sub(now.ms.saturating_sub(ms) / 1000)
-}
-
 /// A moment that the calendar puts into the future is now: the clock was set back.
 fn from_calendar(unix_s: u64, now: Now) -> u64 {
     now.ms.saturating_sub(now.unix_s.saturating_sub(unix_s).saturating_mul(1000))
@@ -89,7 +85,7 @@ impl<R: AsRef<Record>> Kept<R> {
     pub(super) fn row(self, now: Now) -> Option<Row> {
         let Kept { id, token, hmac_key, from, record, state, last_batch, gained } = self;
         let kept = KeptState {
-            seen_unix_s: to_calendar(state.seen_ms, now),
+            seen_unix_s: now.calendar_s(state.seen_ms),
             from,
             available: state.available,
             draining: state.draining,
@@ -105,7 +101,7 @@ impl<R: AsRef<Record>> Kept<R> {
             attested: state.pricing.attested,
             last_batch,
             gained: gained.0,
-            gained_since_unix_s: to_calendar(gained.1, now),
+            gained_since_unix_s: now.calendar_s(gained.1),
         };
         let record = serde_json::to_string(record.as_ref()).ok()?;
         Some(Row { id, token, hmac_key, record, state: serde_json::to_string(&kept).ok()? })

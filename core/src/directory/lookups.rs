@@ -17,6 +17,7 @@ use super::node::Node;
 use super::score::{self, Wish};
 use super::view::{NodeView, prefix};
 use crate::telemetry;
+use crate::types::rfc3339;
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Most entries of a listing.
@@ -33,7 +34,7 @@ pub(super) async fn node(State(desk): Desk, caller: Caller, id: Name) -> Outcome
     let known = id.ok().and_then(|Path(id)| desk.store().get(&id));
     let node = known.ok_or_else(|| Refusal::not_found("not_found", "no such node"))?;
     let score = score::score(&node, &Wish::default(), desk.now());
-    ok(&NodeView::route(&node, score, None))
+    ok(&NodeView::route(&node, score, None, desk.now().unix_s))
 }
 
 /// `GET registry/nodes/{prefix}`: nodes look for themselves here, and take a 404 for the order to register again.
@@ -90,10 +91,14 @@ pub(super) async fn bootstrap(State(desk): Desk, caller: Caller, uri: Uri) -> Ou
     let mut form = Form::query(uri.query().unwrap_or_default());
     let limit = form.count("limit", 0..=u32::MAX).map_or(5, |limit| limit.clamp(1, 20) as usize);
     form.finish()?;
-    let (nodes, _) = desk.store().active(limit, desk.now());
+    let now = desk.now();
+    let (nodes, _) = desk.store().active(limit, now);
     let peer = |node: &Node| {
         json!({
-            "node_id": &*node.id, "endpoint": node.record.endpoint, "region": node.record.region, "last_seen": null,
+            "node_id": &*node.id,
+            "endpoint": node.record.endpoint,
+            "region": node.record.region,
+            "last_seen": rfc3339(now.calendar_s(node.state.seen_ms)),
         })
     };
     ok(&json!({ "peers": nodes.iter().map(peer).collect::<Vec<Value>>(), "count": nodes.len() }))

@@ -11,6 +11,13 @@ pub(super) struct Now {
     pub(super) unix_s: u64,
 }
 
+impl Now {
+    /// When a moment since the start was, on the calendar.
+    pub(super) fn calendar_s(self, ms: u64) -> u64 {
+        self.unix_s.saturating_sub(self.ms.saturating_sub(ms) / 1000)
+    }
+}
+
 /// SHA-256 of a token.
 pub(super) type TokenHash = [u8; 32];
 

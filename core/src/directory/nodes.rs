@@ -12,7 +12,7 @@ use super::form::Form;
 use super::limits::{MOST_NODES_PER_ADDRESS, Route};
 use super::node::{Outcomes, Report};
 use super::probe::{Health, not_alive};
-use super::record::{Declaration, MOST_BYTES, Pricing, Registration};
+use super::record::{Declaration, MOST_BYTES, Pricing, Record, Registration};
 use super::store::{Candidate, NotTaken};
 use super::view::{REPUTATION_EPOCH, REPUTATION_MODEL};
 use super::{Shared, telemetry};
@@ -28,8 +28,9 @@ pub(super) async fn register(State(desk): Desk, caller: Caller, body: Bytes) -> 
             format!("a registration must be at most {MOST_BYTES} bytes"),
         ));
     }
-    let Registration { node_id, proof, hmac_key, declaration, record } = Registration::read(&body)?;
+    let Registration { node_id, proof, hmac_key, declaration, mut record } = Registration::read(&body)?;
     let node_id = node_id.unwrap_or_else(|| Uuid::new_v4().to_string());
+    check_statements(&mut record, &node_id, desk.now().unix_s)?;
     let proof = proof.as_deref().map(token_hash);
     let probed = match &desk.probe {
         Some(probe) => {
@@ -49,7 +50,7 @@ pub(super) async fn register(State(desk): Desk, caller: Caller, body: Bytes) -> 
     let node_token = hex(&random::<32>()?);
     // Published nodes keep the first key they are given, so a node must get the same one each time.
     let hmac_key = hmac_key.unwrap_or_else(|| hmac_hex(&desk.hmac_secret, &node_id));
-    let pricing = declaration.map_or(Ok(Pricing::default()), |declared| declared.judge(&hmac_key))?;
+    let pricing = declaration.map_or(Ok(Pricing::default()), |declared| declared.judge(&hmac_key, &record))?;
     let token = token_hash(&node_token);
     let candidate = Candidate { record, proof, token, hmac_key: hmac_key.clone(), probed, pricing, from: caller.ip };
     let now = desk.now();
@@ -72,6 +73,19 @@ pub(super) async fn register(State(desk): Desk, caller: Caller, body: Bytes) -> 
         "lifetime_jobs": taken.completed,
     });
     json(StatusCode::CREATED, &answer)
+}
+
+/// What the operator says counts while it lasts.
+fn check_statements(record: &mut Record, node_id: &str, now_unix_s: u64) -> Result<(), Refusal> {
+    record.operator = record.operator.take().filter(|operator| operator.vouches_for(node_id, now_unix_s));
+    if record.manifest.as_ref().is_some_and(|manifest| manifest.is_over(now_unix_s)) {
+        return Err(manifest_fault("is over; sign the manifest again"));
+    }
+    Ok(())
+}
+
+fn manifest_fault(what: &str) -> Refusal {
+    Refusal::invalid([("policy_manifest.signature".into(), vec![what.into()])].into())
 }
 
 /// Whoever moves a node elsewhere must be its owner, unless nobody answers at its old place any more.
@@ -97,6 +111,16 @@ fn not_taken(why: NotTaken) -> Refusal {
             StatusCode::FORBIDDEN,
             "IICP-E049",
             "cx_public_key differs from the registered one; send the current_node_token to change it",
+        ),
+        NotTaken::Superseded => {
+            manifest_fault("was superseded: the node has shown a manifest of a later rotation_epoch")
+        }
+        NotTaken::NameTaken => Refusal::invalid(
+            [(
+                "operator_display_name".into(),
+                vec!["IICP-E051: another operator has this name, or one that reads like it; choose another".into()],
+            )]
+            .into(),
         ),
         NotTaken::Full => Refusal::full(),
         NotTaken::Crowded => Refusal::new(
@@ -159,7 +183,7 @@ pub(super) async fn heartbeat(State(desk): Desk, caller: Caller, body: Bytes) ->
     if let Some(declared) = declaration {
         // It may have left in the meantime.
         let hmac_key = desk.store().hmac_key(&own.id).ok_or_else(Refusal::unauthorized)?;
-        report.pricing = Some(declared.judge(&hmac_key)?);
+        report.pricing = Some(declared.judge(&hmac_key, &own.record)?);
     }
     let batch_id = report.batch_id.clone();
     let challenge = hex(&random::<16>()?);

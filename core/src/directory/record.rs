@@ -6,6 +6,8 @@ use serde_json::{Map, Value};
 
 use super::answer::Refusal;
 use super::form::Form;
+use super::manifest::Manifest;
+use super::operator::Operator;
 use crate::crypto::digest::{hmac_hex, same};
 use crate::crypto::pinned::Pin;
 use crate::options::is_node_id;
@@ -74,6 +76,11 @@ pub(super) struct Record {
     pub(super) windows: Vec<Window>,
     /// As it was sent, byte for byte: clients seal to it.
     pub(super) cx_public_key: Option<Box<RawValue>>,
+    #[serde(rename = "policy_manifest", serialize_with = "as_sent", skip_serializing_if = "Option::is_none")]
+    pub(super) manifest: Option<Manifest>,
+    /// Whose node it is, once that was judged.
+    #[serde(flatten)]
+    pub(super) operator: Option<Operator>,
     #[serde(flatten)]
     pub(super) software: Software,
 }
@@ -126,12 +133,19 @@ impl Declaration {
         Some(declaration)
     }
 
-    /// The price, attested if it is signed with the node's key.
+    /// The price, attested if it is signed with the node's key, and not above what its models are worth.
     ///
     /// # Errors
     /// A refusal if it is signed with anything else.
-    pub(super) fn judge(self, hmac_key: &str) -> Result<Pricing, Refusal> {
-        let Some(signature) = self.signature else { return Ok(self.pricing) };
+    pub(super) fn judge(self, hmac_key: &str, record: &Record) -> Result<Pricing, Refusal> {
+        let attested = self.is_attested(hmac_key)?;
+        let declared = self.pricing.credit_cost_multiplier;
+        let credit_cost_multiplier = record.most_multiplier().map_or(declared, |most| declared.min(most));
+        Ok(Pricing { credit_cost_multiplier, attested, ..self.pricing })
+    }
+
+    fn is_attested(&self, hmac_key: &str) -> Result<bool, Refusal> {
+        let Some(signature) = &self.signature else { return Ok(false) };
         let Pricing { credit_cost_multiplier, pricing_model, .. } = self.pricing;
         // Whole numbers are signed without a fraction, as most languages write them; `{}` does so.
         let signed =
@@ -143,7 +157,7 @@ impl Declaration {
                 "pricing.declaration_signature is not made with the node's node_hmac_key; sign again, or leave it out",
             ));
         }
-        Ok(Pricing { attested: true, ..self.pricing })
+        Ok(true)
     }
 }
 
@@ -177,6 +191,10 @@ fn as_limits<S: Serializer>(max_concurrent: &u32, s: S) -> Result<S::Ok, S::Erro
 #[allow(clippy::trivially_copy_pass_by_ref)] // serde asks for it
 fn as_time<S: Serializer>(minute: &u32, s: S) -> Result<S::Ok, S::Error> {
     s.collect_str(&format_args!("{:02}:{:02}", minute / 60, minute % 60))
+}
+
+fn as_sent<S: Serializer>(manifest: &Option<Manifest>, s: S) -> Result<S::Ok, S::Error> {
+    manifest.as_ref().map(|manifest| &manifest.sent).serialize(s)
 }
 
 /// The known way of pricing with this name.
@@ -240,6 +258,7 @@ impl Record {
         let policy = read_policy(form);
         let windows = read_windows(form);
         let cx_public_key = read_cx_key(form);
+        let (manifest, operator) = (Manifest::read(form), Operator::read(form));
         let software = read_software(form);
         Some(Record {
             endpoint: endpoint?,
@@ -257,6 +276,8 @@ impl Record {
             policy,
             windows,
             cx_public_key,
+            manifest,
+            operator,
             software,
         })
     }
@@ -271,6 +292,15 @@ impl Record {
     /// The capabilities for an intent, or all of them.
     pub(super) fn serving<'a>(&'a self, intent: Option<&'a str>) -> impl Iterator<Item = &'a Capability> {
         self.capabilities.iter().filter(move |capability| intent.is_none_or(|intent| capability.intent == intent))
+    }
+
+    /// The dearest multiplier that its models are worth: three times what a model of the size of its largest weighs. None if
+    /// no model tells its size.
+    pub(super) fn most_multiplier(&self) -> Option<f64> {
+        let models = self.serving(None).flat_map(|capability| &capability.models);
+        let largest = models.filter_map(|model| billions(model)).max_by(f64::total_cmp)?;
+        let weights = [(1.0, 0.05), (7.0, 1.0), (13.0, 2.0), (30.0, 6.5), (70.0, 32.0)];
+        Some(3.0 * weights.into_iter().find(|(most, _)| largest <= *most).map_or(75.0, |(_, weight)| weight))
     }
 
     /// Whether the node says that it cannot be reached directly, so that asking its health would prove nothing.
@@ -295,10 +325,28 @@ impl Record {
                 .into_iter()
                 .map(|raw| raw.as_ref().map_or(0, |raw| raw.get().len() + TEXT_BYTES))
                 .sum::<usize>()
+            + self.manifest.as_ref().map_or(0, |manifest| 2 * manifest.sent.get().len())
+            + self.operator.as_ref().map_or(0, Operator::weight)
             + self.windows.len() * size_of::<Window>()
             + [&software.sdk_language, &software.sdk_version].into_iter().map(optional).sum::<usize>()
             + [&software.implementation_name, &software.implementation_version].into_iter().map(optional).sum::<usize>()
     }
+}
+
+/// The size that stands in the name of a model, such as `llama-3.1-8b` or `gemma:270m`, in thousand millions.
+fn billions(model: &str) -> Option<f64> {
+    let parts = model.split(|c: char| !c.is_ascii_alphanumeric() && c != '.');
+    let size = |part: &str| {
+        let (number, unit) = part.split_at_checked(part.len().checked_sub(1)?)?;
+        let unit = match unit {
+            "b" | "B" => 1.0,
+            "m" | "M" => 0.001,
+            _ => return None,
+        };
+        let digits = number.starts_with(|c: char| c.is_ascii_digit());
+        number.parse::<f64>().ok().filter(|_| digits).map(|number| number * unit)
+    };
+    parts.filter_map(size).max_by(f64::total_cmp)
 }
 
 fn read_endpoint(form: &mut Form<'_>) -> Option<String> {

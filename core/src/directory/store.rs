@@ -10,6 +10,7 @@ use serde_json::value::RawValue;
 
 use super::kept::{Changed, Kept};
 use super::node::{Node, Now, Report, State, TokenHash};
+use super::operator::Operator;
 use super::record::{Pricing, Record};
 use super::score::{self, Wish};
 use crate::crypto::digest::{hmac_hex, same};
@@ -73,6 +74,10 @@ pub(super) struct Taken {
 pub(super) enum NotTaken {
     /// It replaces the key that clients seal to, without proof of ownership.
     KeyChanged,
+    /// Its manifest is signed with a key that a later one has replaced.
+    Superseded,
+    /// Another operator is shown under this name.
+    NameTaken,
     /// Every place is held by an active node.
     Full,
     /// The address has as many active nodes as one may have.
@@ -189,6 +194,12 @@ impl Store {
         })
     }
 
+    fn is_named_like_another(&self, operator: &Operator) -> bool {
+        let Some(name) = operator.folded_name() else { return false };
+        let operators = self.entries.values().filter_map(|entry| entry.node.record.operator.as_ref());
+        operators.filter(|other| other.key != operator.key).any(|other| other.folded_name().as_ref() == Some(&name))
+    }
+
     /// Takes a registration, new or again; an earlier token of the node is worth nothing from now on.
     pub(super) fn register(&mut self, id: &str, candidate: Candidate, now: Now) -> Result<Taken, NotTaken> {
         let Candidate { mut record, proof, token, hmac_key, probed, pricing, from } = candidate;
@@ -202,6 +213,13 @@ impl Store {
                 // Whoever is not the owner cannot take the key away either.
                 None => record.cx_public_key.clone_from(old),
             }
+        }
+        let older = before.and_then(|before| before.node.record.manifest.as_ref());
+        if older.zip(record.manifest.as_ref()).is_some_and(|(older, new)| new.is_superseded_by(older)) {
+            return Err(NotTaken::Superseded);
+        }
+        if record.operator.as_ref().is_some_and(|operator| self.is_named_like_another(operator)) {
+            return Err(NotTaken::NameTaken);
         }
         if before.is_none() && self.is_crowded(from, now) {
             return Err(NotTaken::Crowded);
@@ -568,6 +586,19 @@ pub(super) mod tests {
         assert_eq!(wrong.proven, Some(false), "an answer counts for its own challenge only");
         assert_eq!(store.heartbeat("n", beat(), "c4".into(), START).unwrap().proven, Some(false));
         assert!(store.heartbeat("m", beat(), "c".into(), START).is_none());
+    }
+
+    #[test]
+    fn one_name_belongs_to_one_operator() {
+        let mut store = store(9);
+        let run_by = |seed, id: &str, name: &str| {
+            let delegation = crate::directory::operator::tests::delegation(seed, id, 1 << 40);
+            candidate(id, None, json!({ "operator_delegation": delegation, "operator_display_name": name }))
+        };
+        assert!(store.register("n1", run_by(1, "n1", "Ann B"), START).is_ok());
+        assert!(store.register("n2", run_by(1, "n2", "Ann B"), START).is_ok(), "his second node");
+        assert_eq!(store.register("n3", run_by(2, "n3", "ann  b"), START), Err(NotTaken::NameTaken));
+        assert!(store.register("n3", run_by(2, "n3", "Ann C"), START).is_ok());
     }
 
     #[test]

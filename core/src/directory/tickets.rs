@@ -36,6 +36,9 @@ struct TicketClaims<'a> {
     intent: &'a str,
     iat: u64,
     exp: u64,
+    /// So that the route cannot come with the promises of another.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    policy_manifest_sha256: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -96,6 +99,7 @@ pub(super) async fn dispatch_ticket(State(desk): Desk, caller: Caller, body: Byt
         intent: &wish.intent,
         iat: now,
         exp: now + TICKET_S,
+        policy_manifest_sha256: node.record.manifest.as_ref().map(|manifest| &*manifest.sha256),
     };
     json(
         StatusCode::CREATED,
@@ -106,7 +110,7 @@ pub(super) async fn dispatch_ticket(State(desk): Desk, caller: Caller, body: Byt
             intent: &wish.intent,
             node_id: &node.id,
             node_id_prefix: node.id.get(..8).unwrap_or(&node.id),
-            route: NodeView::route(&node, score, Some(&wish.intent)),
+            route: NodeView::route(&node, score, Some(&wish.intent), now),
             algorithm: "ed25519",
             data_class: "ticketed_route_dispatch",
             route_fields_present: true,

@@ -3,10 +3,12 @@
 use std::collections::BTreeSet;
 
 use serde::Serialize;
+use serde_json::Value;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use super::node::Node;
+use super::operator::Operator;
 use super::record::{Capability, Policy, Pricing, Software};
 
 /// How reputation is reckoned, and since when.
@@ -58,6 +60,14 @@ pub(super) struct NodeView<'a> {
     cip_policy: &'a Policy,
     cip_conformance_level: &'static str,
     pricing: &'a Pricing,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    node_policy_manifest: Option<Value>,
+    operator_verified: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    operator_display_name: Option<&'a str>,
+    /// Tells apart operators whose names look alike; only beside a name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    operator_fingerprint: Option<String>,
 }
 
 /// What it takes to call a node; left out where nodes are only shown.
@@ -81,7 +91,7 @@ struct Summary {
 
 impl<'a> NodeView<'a> {
     /// Everything, as seen by somebody who asks for `intent`.
-    pub(super) fn route(node: &'a Node, score: f64, intent: Option<&'a str>) -> Self {
+    pub(super) fn route(node: &'a Node, score: f64, intent: Option<&'a str>, now_unix_s: u64) -> Self {
         let record = &*node.record;
         let route = RouteView {
             node_id: &node.id,
@@ -90,11 +100,11 @@ impl<'a> NodeView<'a> {
             transport_metadata: record.transport_metadata.as_deref(),
             cx_public_key: record.cx_public_key.as_deref(),
         };
-        NodeView { route: Some(route), ..NodeView::public(node, score, intent) }
+        NodeView { route: Some(route), ..NodeView::public(node, score, intent, now_unix_s) }
     }
 
     /// What may be shown without disclosing a route.
-    pub(super) fn public(node: &'a Node, score: f64, intent: Option<&'a str>) -> Self {
+    pub(super) fn public(node: &'a Node, score: f64, intent: Option<&'a str>, now_unix_s: u64) -> Self {
         let (record, state) = (&*node.record, &node.state);
         let capabilities: Vec<&Capability> = record.serving(intent).collect();
         let registered: BTreeSet<&str> =
@@ -104,6 +114,7 @@ impl<'a> NodeView<'a> {
             None => true,
         };
         let models: Vec<&str> = registered.iter().copied().filter(is_live).collect();
+        let operator = record.operator.as_ref();
         let https = record.endpoint.starts_with("https:");
         let relayed = record.transport_method == Some("turn_relay");
         let mut transport = vec![if https { "https" } else { "http" }];
@@ -146,6 +157,12 @@ impl<'a> NodeView<'a> {
             cip_policy: &record.policy,
             cip_conformance_level: if record.policy.allow_remote_inference { "CIP-Provider" } else { "CIP-None" },
             pricing: &state.pricing,
+            node_policy_manifest: record.manifest.as_ref().map(|manifest| manifest.shown(operator, now_unix_s)),
+            operator_verified: operator.is_some(),
+            operator_display_name: operator.and_then(|operator| operator.display_name.as_deref()),
+            operator_fingerprint: operator
+                .filter(|operator| operator.display_name.is_some())
+                .map(Operator::fingerprint),
         }
     }
 }
@@ -175,7 +192,7 @@ mod tests {
         let key = r#"{"key_id":"cx-1","algorithm":"X25519","encoding":"base64url","key":"k","zzz":1.50}"#;
         let store = with(json!({ "cx_public_key": serde_json::from_str::<Value>(key).unwrap() }));
         let node = store.with_prefix("aaaa").unwrap();
-        let text = serde_json::to_string(&NodeView::route(&node, 0.5, Some(crate::types::CHAT))).unwrap();
+        let text = serde_json::to_string(&NodeView::route(&node, 0.5, Some(crate::types::CHAT), 0)).unwrap();
         let sent = node.record.cx_public_key.as_ref().unwrap().get();
         assert!(text.contains(&format!(r#""cx_public_key":{sent}"#)), "{text}");
         let view: Value = serde_json::from_str(&text).unwrap();
@@ -190,7 +207,7 @@ mod tests {
     fn the_public_view_discloses_no_route() {
         let store = with(json!({ "transport_endpoint": "iicp://127.0.0.1:1" }));
         let node = store.with_prefix("aaaa").unwrap();
-        let text = serde_json::to_string(&NodeView::public(&node, 0.5, None)).unwrap();
+        let text = serde_json::to_string(&NodeView::public(&node, 0.5, None, 0)).unwrap();
         assert!(!text.contains("127.0.0.1") && !text.contains("8000") && text.contains("aaaaaaaa"), "{text}");
     }
 
@@ -202,7 +219,7 @@ mod tests {
             Report { available: true, live_models: Some(vec!["m-2".into(), "other".into()]), ..Report::default() };
         store.heartbeat(&node.id, report, "c".into(), START).unwrap();
         let node = store.with_prefix("a").unwrap();
-        let view = serde_json::to_value(NodeView::route(&node, 0.5, None)).unwrap();
+        let view = serde_json::to_value(NodeView::route(&node, 0.5, None, 0)).unwrap();
         assert_eq!(view["models"], json!(["m-2"]));
         assert_eq!(view["capability_summary"], json!({ "registered_model_count": 2, "live_model_count": 1 }));
     }

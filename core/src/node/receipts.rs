@@ -17,7 +17,7 @@ use crate::options::is_node_id;
 use crate::protocol::receipt::{Receipt, VALIDITY};
 use crate::state::Credentials;
 use crate::telemetry;
-use crate::types::Payload;
+use crate::types::{Payload, rfc3339};
 use crate::wire::directory::AwardRequest;
 
 /// Tasks that may wait, and bytes of their results.
@@ -218,15 +218,13 @@ async fn award(state: &State, directory: &DirectoryClient, receipt: &Receipt, wi
     let multiplier = state.options.pricing.as_ref().map_or(1.0, |pricing| pricing.credit_cost_multiplier);
     // The directory judges it by its own clock.
     let until = directory.now_unix_s().saturating_add(VALIDITY.as_secs());
-    let until = jiff::Timestamp::from_second(i64::try_from(until).unwrap_or(i64::MAX))
-        .map_err(|_| Error::new(Code::Internal, "the clock shows no time"))?;
     let request = AwardRequest {
         node_id: &state.node_id,
         task_id: &receipt.task_id,
         tokens_used: receipt.tokens,
         amount: receipt.amount(multiplier),
         nonce: &receipt.nonce,
-        expires_at: until.to_string(),
+        expires_at: rfc3339(until),
         signature: receipt.signature(key),
         response_hash: &receipt.response_hash,
         reason: "task_completion",

@@ -5,6 +5,7 @@
 mod hostile;
 mod peer;
 mod reports;
+mod statements;
 mod switches;
 
 use base64::Engine as _;
@@ -297,7 +298,9 @@ async fn the_smaller_look_ups_have_their_shapes() {
     let hex: String = x.iter().map(|byte| format!("{byte:02x}")).collect();
     assert_eq!(get("/v1/directory-key").await["public_key"], hex);
     assert_eq!(get("/v1/node/n-1").await["endpoint"], "http://127.0.0.1:9600");
-    assert_eq!(get("/v1/bootstrap?limit=5").await["peers"][0]["node_id"], "n-1");
+    let peer = get("/v1/bootstrap?limit=5").await["peers"][0].clone();
+    assert_eq!(peer["node_id"], "n-1");
+    assert!(peer["last_seen"].as_str().is_some_and(|time| time.starts_with("20") && time.ends_with('Z')), "{peer}");
     assert_eq!(get("/v1/stats").await["server"]["active_nodes"], 1);
     assert_eq!(get("/v1/registry/nodes").await["count"], 1);
     assert_eq!(get("/v1/registry/intents").await["intents"], json!([{ "intent": CHAT, "nodes": 1 }]));

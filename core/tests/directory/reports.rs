@@ -78,6 +78,11 @@ async fn a_receipt_is_judged_and_pays_nothing() {
         let reply = award(&directory, token, &bad).await;
         assert_eq!((reply.status, reply.code().as_str()), (422, "IICP-E027"), "{what}: {}", reply.text);
     }
+    for (nonce, status) in [("1", 200), ("2", 422)] {
+        let dear = json!({ "nonce": nonce.repeat(32), "tokens_used": 900_000, "amount": 900.0 });
+        let reply = award(&directory, token, &receipt(key, dear)).await;
+        assert_eq!(reply.status, status, "an hour has a limit: {}", reply.text);
+    }
     for (field, value) in [
         ("nonce", json!("short")),
         ("signature", json!("zz")),

@@ -153,45 +153,9 @@ fn unix_seconds(time: &Value) -> Option<u64> {
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
         Value::Number(number) => number.as_f64().filter(|s| (0.0..9.0e15).contains(s)).map(|s| s as u64),
         Value::String(text) if text.bytes().all(|b| b.is_ascii_digit()) => text.parse().ok(),
-        Value::String(text) => rfc3339(text),
+        Value::String(text) => crate::types::unix_seconds(text).and_then(|s| u64::try_from(s).ok()),
         _ => None,
     }
-}
-
-fn rfc3339(text: &str) -> Option<u64> {
-    let bytes = text.as_bytes();
-    let marks = [(4, b'-'), (7, b'-'), (13, b':'), (16, b':')];
-    if !text.is_ascii() || bytes.len() < 20 || marks.iter().any(|(at, mark)| bytes[*at] != *mark) {
-        return None;
-    }
-    let number = |from: usize, to: usize, range: std::ops::RangeInclusive<i64>| {
-        let digits = text.get(from..to).filter(|digits| digits.bytes().all(|b| b.is_ascii_digit()))?;
-        digits.parse().ok().filter(|number| range.contains(number))
-    };
-    let (year, month, day) = (number(0, 4, 1970..=9999)?, number(5, 7, 1..=12)?, number(8, 10, 1..=31)?);
-    let (hour, minute, second) = (number(11, 13, 0..=24)?, number(14, 16, 0..=59)?, number(17, 19, 0..=60)?);
-    if !matches!(bytes[10], b'T' | b't' | b' ') {
-        return None;
-    }
-    let fraction =
-        text[19..].strip_prefix('.').map_or(0, |rest| 1 + rest.bytes().take_while(u8::is_ascii_digit).count());
-    let zone = 19 + fraction;
-    let ahead_s = match (bytes.get(zone)?, bytes.len() - zone) {
-        (b'Z' | b'z', 1) => 0,
-        (sign @ (b'+' | b'-'), 6) if bytes[zone + 3] == b':' => {
-            let seconds = (number(zone + 1, zone + 3, 0..=23)? * 60 + number(zone + 4, zone + 6, 0..=59)?) * 60;
-            if *sign == b'+' { seconds } else { -seconds }
-        }
-        _ => return None,
-    };
-    u64::try_from(((days(year, month, day) * 24 + hour) * 60 + minute) * 60 + second - ahead_s).ok()
-}
-
-/// Days from 1970-01-01 to a date of the Gregorian calendar. Years are counted from March, so that the leap day comes last.
-fn days(year: i64, month: i64, day: i64) -> i64 {
-    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
-    let in_year = (153 * month + 2) / 5 + day - 1;
-    year * 365 + year / 4 - year / 100 + year / 400 + in_year - 719_468
 }
 
 #[cfg(test)]
