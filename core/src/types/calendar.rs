@@ -8,10 +8,7 @@ pub(crate) fn unix_seconds(text: &str) -> Option<i64> {
     // jiff reads more spellings than RFC 3339 has.
     let is = |(at, any): (usize, &[u8])| text.as_bytes().get(at).is_some_and(|b| any.contains(b));
     let marks = [(4, &b"-"[..]), (7, b"-"), (10, b"Tt "), (13, b":"), (16, b":")];
-    let zoned = match text.as_bytes() {
-        [.., b'Z' | b'z'] | [.., b'+' | b'-', _, _, b':', _, _] => true,
-        _ => false,
-    };
+    let zoned = matches!(text.as_bytes(), [.., b'Z' | b'z'] | [.., b'+' | b'-', _, _, b':', _, _]);
     if !zoned || !marks.into_iter().all(is) {
         return None;
     }
