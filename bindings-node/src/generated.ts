@@ -887,6 +887,8 @@ export interface BackendOptions {
   model?: string | undefined;
   /** Longest time for one task in milliseconds, whatever the task allows; at most 120,000. Default: `120000`. */
   timeoutMs?: number | undefined;
+  /** Longest silence between two parts of an answer that comes in parts, in milliseconds. Default: `30000`. */
+  idleTimeoutMs?: number | undefined;
   /** The largest answer that is read from it, in bytes. Default: `33554432`. */
   maxResponseBytes?: number | undefined;
   /** How often it is asked for its models and its health, in milliseconds. Default: `30000`. */
@@ -904,6 +906,7 @@ export const BACKEND_NAMES: ReadonlyMap<string, string> = new Map([
   ["apiKey", "api_key"],
   ["model", "model"],
   ["timeoutMs", "timeout_ms"],
+  ["idleTimeoutMs", "idle_timeout_ms"],
   ["maxResponseBytes", "max_response_bytes"],
   ["probeIntervalMs", "probe_interval_ms"],
   ["breakerFailures", "breaker_failures"],

@@ -654,6 +654,8 @@ type BackendOptions struct {
 	Model string `json:"model,omitempty"`
 	// Longest time for one task in milliseconds, whatever the task allows; at most 120,000. Default 120000.
 	TimeoutMs int64 `json:"timeout_ms,omitempty"`
+	// Longest silence between two parts of an answer that comes in parts, in milliseconds. Default 30000.
+	IdleTimeoutMs int64 `json:"idle_timeout_ms,omitempty"`
 	// The largest answer that is read from it, in bytes. Default 33554432.
 	MaxResponseBytes int64 `json:"max_response_bytes,omitempty"`
 	// How often it is asked for its models and its health, in milliseconds. Default 30000.

@@ -72,6 +72,9 @@ struct Shared {
 /// The last text of a task (its last message, `prompt` or `input`) tells what becomes of it: `hang`, `reset`, `html`,
 /// `sse`, `drip`, `endless`, `big` (100 MB), `cut`, `tools`, `status 503` (or another, with `retry-after: 7`),
 /// `status 404 html`. Anything else is echoed.
+///
+/// With `stream` in a task, the answer comes as events, word by word; `stall`, `dots` (comments alone), `cut`, `garbage` and
+/// `error` come after the first word then, and `endless` is as many words as are taken.
 pub struct StubBackend {
     addr: SocketAddr,
     shared: Arc<Shared>,
@@ -203,6 +206,9 @@ async fn answer(out: &mut OwnedWriteHalf, request: &Request, face: &Face) -> io:
             whole(out, 200, "application/json", &listed(loaded, "models", "name").to_string().into_bytes(), face).await
         }
         ("GET", "/health") if face.health != 0 => whole(out, face.health, "application/json", b"{}", face).await,
+        ("POST", path) if body["stream"] == true && streams(path) && !is_trick_at_once(&said) => {
+            parts(out, path, &body, &said).await
+        }
         ("POST", path) => match reply(path, &body, &said) {
             Some((content_type, reply)) if !is_trick(&said) => whole(out, 200, content_type, &reply, face).await,
             Some(_) => misbehave(out, &said, face).await,
@@ -225,6 +231,76 @@ fn told(raw: &[u8], body: &Value) -> String {
 fn is_trick(said: &str) -> bool {
     let word = said.split(' ').next().unwrap_or_default();
     ["hang", "reset", "html", "sse", "drip", "endless", "big", "cut", "tools", "status"].contains(&word)
+}
+
+/// Whether an interface can stream.
+fn streams(path: &str) -> bool {
+    ["/v1/chat/completions", "/v1/completions", "/v1/messages"].contains(&path)
+}
+
+/// Tricks that come instead of a stream.
+fn is_trick_at_once(said: &str) -> bool {
+    ["hang", "reset", "html", "status", "once"].contains(&said.split(' ').next().unwrap_or_default())
+}
+
+/// The right answer in parts, or one that breaks off.
+async fn parts(out: &mut OwnedWriteHalf, path: &str, body: &Value, said: &str) -> io::Result<Keep> {
+    let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n";
+    out.write_all(head.as_bytes()).await?;
+    let is_message = path == "/v1/messages";
+    if is_message {
+        let message =
+            json!({ "id": "msg_1", "model": body["model"], "usage": { "input_tokens": 3, "output_tokens": 1 } });
+        event(out, is_message, json!({ "type": "message_start", "message": message })).await?;
+        event(out, is_message, json!({ "type": "ping" })).await?;
+    }
+    let delta = |word: &str| match path {
+        "/v1/messages" => {
+            json!({ "type": "content_block_delta", "index": 0, "delta": { "type": "text_delta", "text": word } })
+        }
+        "/v1/completions" => json!({ "choices": [{ "index": 0, "text": word }] }),
+        _ => {
+            json!({ "id": "c-1", "object": "chat.completion.chunk", "choices": [{ "index": 0, "delta": { "content": word } }] })
+        }
+    };
+    let mut words = said.split_inclusive(' ');
+    let first = words.next().unwrap_or_default();
+    event(out, is_message, delta(first)).await?;
+    match first.trim() {
+        "stall" => std::future::pending().await,
+        "dots" => loop {
+            out.write_all(b": still there\n\n").await?;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        },
+        "endless" => loop {
+            event(out, is_message, delta(&"x".repeat(1000))).await?;
+        },
+        "cut" => return Ok(Keep::Closed),
+        "garbage" => out.write_all(b"data: {nope\n\n").await?,
+        "error" => event(out, is_message, json!({ "type": "error", "error": { "message": "a canary" } })).await?,
+        _ => {}
+    }
+    for word in words {
+        event(out, is_message, delta(word)).await?;
+    }
+    if is_message {
+        let delta = json!({ "stop_reason": "end_turn" });
+        event(out, is_message, json!({ "type": "message_delta", "delta": delta, "usage": { "output_tokens": 4 } }))
+            .await?;
+        event(out, is_message, json!({ "type": "message_stop" })).await?;
+    } else {
+        let usage = json!({ "prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7 });
+        let finish = json!([{ "index": 0, "delta": {}, "finish_reason": "stop" }]);
+        event(out, is_message, json!({ "choices": finish, "model": body["model"] })).await?;
+        event(out, is_message, json!({ "choices": [], "usage": usage, "model": body["model"] })).await?;
+        out.write_all(b"data: [DONE]\n\n").await?;
+    }
+    Ok(Keep::Closed)
+}
+
+async fn event(out: &mut OwnedWriteHalf, is_named: bool, data: Value) -> io::Result<()> {
+    let name = if is_named { format!("event: {}\n", data["type"].as_str().unwrap_or_default()) } else { String::new() };
+    out.write_all(format!("{name}data: {data}\n\n").as_bytes()).await
 }
 
 /// The right answer.

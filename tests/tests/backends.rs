@@ -254,6 +254,121 @@ async fn the_servers_work_ends_with_the_task() {
 
 // The circuit, and a server that is away.
 
+/// A client of a node over a server, to take parts.
+async fn mesh(stub: &StubBackend, change: impl FnOnce(&mut BackendOptions)) -> (Directory, LiveNode, Client) {
+    let directory = Directory::bind(DirectoryOptions::loopback()).await.unwrap();
+    let node = serve(stub, |options, backend| {
+        options.directory = directory.url();
+        options.max_concurrent = 1;
+        options.intents = vec![CHAT.into()];
+        if backend.kind != BackendKind::Anthropic {
+            options.intents.push(COMPLETION.into());
+        }
+        change(backend);
+        if backend.kind == BackendKind::Anthropic {
+            options.intents = vec![CHAT.into()];
+        }
+    })
+    .await;
+    let mut options = ClientOptions::default();
+    (options.directory, options.max_attempts) = (directory.url(), 1);
+    let client = Client::new(options).unwrap();
+    (directory, node, client)
+}
+
+/// The texts of a stream, and how it ended.
+async fn texts(client: &Client, ask: impl Into<iicp_core::Streamed>) -> (Vec<String>, Option<u64>, Option<Code>) {
+    let mut parts = match client.stream(ask).await {
+        Ok(parts) => parts,
+        Err(error) => return (Vec::new(), None, Some(error.code())),
+    };
+    let mut texts = Vec::new();
+    while let Some(part) = parts.next().await {
+        match part {
+            Ok(part) => texts.push(part.text()),
+            Err(error) => {
+                assert!(!error.message().contains("canary"), "{error}");
+                return (texts, parts.tokens_used(), Some(error.code()));
+            }
+        }
+    }
+    (texts, parts.tokens_used(), None)
+}
+
+#[tokio::test]
+async fn a_caller_who_takes_parts_gets_them_as_the_server_makes_them() {
+    let stub = StubBackend::start(models(&["llama3"])).await.unwrap();
+    let (_directory, node, client) = mesh(&stub, |_| ()).await;
+    let (said, tokens, failed) = texts(&client, "one two three").await;
+    assert_eq!((said.concat().as_str(), tokens, failed), ("one two three", Some(7), None));
+    assert_eq!(said[..3], ["one ", "two ", "three"], "word by word");
+    let asked = stub.log().last_json();
+    assert_eq!((&asked["stream"], &asked["stream_options"]["include_usage"]), (&json!(true), &json!(true)));
+    let completion = iicp_core::Task::new(COMPLETION, json!({ "prompt": "four five", "stream": false }));
+    assert_eq!(texts(&client, completion).await.0.concat(), "four five");
+    // Who takes no parts makes no stream, whatever the payload says.
+    let whole =
+        ask(&node, CHAT, json!({ "messages": [{ "role": "user", "content": "six" }], "stream": true }), json!({}));
+    assert_eq!(whole.await.json()["result"]["choices"][0]["message"]["content"], "six");
+    assert_eq!(stub.log().last_json()["stream"], false);
+    // A server that answers once gives one part.
+    assert_eq!(texts(&client, "once only").await.0, ["once only"]);
+    let log = stub.log();
+    assert_eq!((log.started, log.finished, log.aborted), (4, 4, 0));
+}
+
+#[tokio::test]
+async fn a_message_of_anthropics_interface_streams_as_a_chat() {
+    let stub = StubBackend::start(models(&["claude"])).await.unwrap();
+    let (_directory, _node, client) = mesh(&stub, |backend| backend.kind = BackendKind::Anthropic).await;
+    let (said, tokens, failed) = texts(&client, "one two").await;
+    assert_eq!((said.concat().as_str(), tokens, failed), ("one two", Some(7), None));
+    assert_eq!(stub.log().last_json()["stream"], true);
+    let whole = client.stream("one two").await.unwrap().whole().await.unwrap();
+    let whole: Value = whole.result.json().unwrap();
+    assert_eq!(whole["choices"][0]["message"], json!({ "role": "assistant", "content": "one two" }));
+    assert_eq!((&whole["usage"]["total_tokens"], &whole["choices"][0]["finish_reason"]), (&json!(7), &json!("stop")));
+    assert_eq!(texts(&client, "error").await.2, Some(Code::Backend));
+    assert_eq!(texts(&client, "cut").await.2, Some(Code::Backend));
+}
+
+#[tokio::test]
+async fn a_stream_that_the_server_breaks_has_one_clear_end() {
+    let stub = StubBackend::start(models(&["llama3"])).await.unwrap();
+    let (_directory, node, client) = mesh(&stub, |backend| {
+        (backend.idle_timeout_ms, backend.breaker_failures) = (300, 100);
+    })
+    .await;
+    for (said, code) in [
+        ("cut", Code::Backend),
+        ("garbage", Code::Backend),
+        ("error", Code::Backend),
+        ("stall", Code::TaskTimeout),
+        ("dots", Code::TaskTimeout),
+    ] {
+        assert_eq!(texts(&client, said).await, (vec![said.to_owned()], None, Some(code)), "{said}");
+        until("the slot is free", async || node.active_jobs() == 0).await;
+    }
+    for (said, code) in [("status 503", Code::Capacity), ("status 400", Code::TaskRejected), ("html", Code::Backend)] {
+        assert_eq!(texts(&client, said).await, (vec![], None, Some(code)), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn who_leaves_a_stream_ends_the_servers_work() {
+    let stub = StubBackend::start(models(&["llama3"])).await.unwrap();
+    let (_directory, node, client) = mesh(&stub, |backend| backend.max_response_bytes = 1 << 30).await;
+    let mut parts = client.stream("endless").await.unwrap();
+    for _ in 0..100 {
+        parts.next().await.unwrap().unwrap();
+    }
+    assert_eq!((stub.log().aborted, node.active_jobs()), (0, 1));
+    drop(parts);
+    until("the server's task is broken off", async || stub.log().aborted == 1).await;
+    until("the slot is free", async || node.active_jobs() == 0).await;
+    assert_eq!(texts(&client, "well again").await.0.concat(), "well again");
+}
+
 #[tokio::test]
 async fn a_server_that_keeps_failing_is_left_alone_and_tried_again() {
     let stub = StubBackend::start(models(&["llama3"])).await.unwrap();

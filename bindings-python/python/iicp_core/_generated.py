@@ -718,6 +718,8 @@ class BackendOptions(TypedDict, total=False):
     """Model of the tasks that name none. If it is given, and the node's ``models`` are not, it is also the only one that is offered; without both, what the backend lists is offered, and the first of that is the default."""
     timeout: float
     """Longest time for one task in seconds, whatever the task allows; at most 120. Default: 120.0."""
+    idle_timeout: float
+    """Longest silence between two parts of an answer that comes in parts, in seconds. Default: 30.0."""
     max_response_bytes: int
     """The largest answer that is read from it, in bytes. Default: ``33554432``."""
     probe_interval: float

@@ -42,6 +42,8 @@ pub struct BackendOptions {
     pub model: Option<String>,
     /// Longest time for one task in milliseconds, whatever the task allows; at most 120,000.
     pub timeout_ms: u64,
+    /// Longest silence between two parts of an answer that comes in parts, in milliseconds.
+    pub idle_timeout_ms: u64,
     /// The largest answer that is read from it, in bytes.
     pub max_response_bytes: usize,
     /// How often it is asked for its models and its health, in milliseconds.
@@ -60,6 +62,7 @@ impl Default for BackendOptions {
             api_key: None,
             model: None,
             timeout_ms: MAX_TIMEOUT_MS,
+            idle_timeout_ms: 30_000,
             max_response_bytes: 32 << 20,
             probe_interval_ms: 30_000,
             breaker_failures: 5,
@@ -105,6 +108,7 @@ impl Validate for BackendOptions {
             check_names(Self::WHAT, "model", std::slice::from_ref(model), 255)?;
         }
         in_range(Self::WHAT, "timeout_ms", self.timeout_ms, 1, MAX_TIMEOUT_MS)?;
+        in_range(Self::WHAT, "idle_timeout_ms", self.idle_timeout_ms, 1, MAX_TIMEOUT_MS)?;
         in_range(Self::WHAT, "max_response_bytes", self.max_response_bytes, 1 << 10, 1 << 30)?;
         in_range(Self::WHAT, "probe_interval_ms", self.probe_interval_ms, 50, 3_600_000)?;
         in_range(Self::WHAT, "breaker_failures", self.breaker_failures, 1, 1000)?;

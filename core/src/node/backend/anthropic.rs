@@ -1,7 +1,6 @@
 //! Anthropic's interface: a chat in OpenAI's form to its messages, and the answer back.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -14,7 +13,7 @@ use super::openai::{Job, Wanted, model, no_model_yet, unserved};
 use super::upstream::{Content, Failure};
 use crate::error::{Code, Error, Result};
 use crate::node::handler::{Inbound, Reply};
-use crate::types::{CHAT, Payload, check_depth, position};
+use crate::types::{CHAT, Chunk, Payload, Usage, check_depth, position};
 use crate::wire::count;
 
 /// Intents that this interface has.
@@ -22,6 +21,9 @@ pub(super) const INTENTS: [&str; 1] = [CHAT];
 
 /// The interface wants a bound; this is what published nodes say when the task does not.
 const MAX_TOKENS: u64 = 4096;
+
+/// Most tools that one message calls.
+const MOST_TOOLS: usize = 1024;
 
 /// A message as a chat has it.
 #[derive(Deserialize)]
@@ -136,8 +138,11 @@ pub(super) fn job(task: &Inbound, models: &Models) -> Result<Job> {
             request["tool_choice"] = tool_choice(&read::<Value>("tool_choice", choice)?)?;
         }
     }
+    if task.takes_events {
+        request["stream"] = true.into();
+    }
     let content = Content::Json(request.to_string().into());
-    Ok(Job { path: "/messages", content, wanted: Wanted::Message })
+    Ok(Job { path: "/messages", content, wanted: Wanted::Message, in_parts: task.takes_events })
 }
 
 fn read<'a, T: Deserialize<'a>>(name: &str, raw: &'a RawValue) -> Result<T> {
@@ -306,6 +311,24 @@ struct Used {
     output_tokens: Option<u64>,
 }
 
+impl Used {
+    /// Takes what another count says; what it does not say stays.
+    fn learn(&mut self, more: &Used) {
+        self.input_tokens = more.input_tokens.or(self.input_tokens);
+        self.cache_creation_input_tokens = more.cache_creation_input_tokens.or(self.cache_creation_input_tokens);
+        self.cache_read_input_tokens = more.cache_read_input_tokens.or(self.cache_read_input_tokens);
+        self.output_tokens = more.output_tokens.or(self.output_tokens);
+    }
+
+    fn counted(&self) -> Usage {
+        let read = [self.input_tokens, self.cache_creation_input_tokens, self.cache_read_input_tokens];
+        let prompt_tokens: u64 = read.into_iter().flatten().fold(0, u64::saturating_add);
+        let completion_tokens = self.output_tokens.unwrap_or_default();
+        let total_tokens = prompt_tokens.saturating_add(completion_tokens);
+        Usage { prompt_tokens, completion_tokens, total_tokens }
+    }
+}
+
 /// The answer as a chat has it.
 pub(super) fn reply(body: &Bytes) -> Result<Reply, Failure> {
     let bad = Failure::Garbage("no message");
@@ -314,25 +337,13 @@ pub(super) fn reply(body: &Bytes) -> Result<Reply, Failure> {
     let text: String =
         answer.content.iter().filter(|block| block.kind == "text").filter_map(|b| b.text.as_deref()).collect();
     let calls: Vec<Value> = answer.content.iter().filter(|block| block.kind == "tool_use").map(tool_call).collect();
-    let finish_reason = match answer.stop_reason.as_deref() {
-        Some("max_tokens" | "model_context_window_exceeded") => "length",
-        Some("tool_use") => "tool_calls",
-        Some("refusal") => "content_filter",
-        _ => "stop",
-    };
-    let used = &answer.usage;
-    let read = [used.input_tokens, used.cache_creation_input_tokens, used.cache_read_input_tokens];
-    let prompt_tokens: u64 = read.into_iter().flatten().fold(0, u64::saturating_add);
-    let completion_tokens = used.output_tokens.unwrap_or_default();
-    let total_tokens = prompt_tokens.saturating_add(completion_tokens);
+    let finish_reason = finish_reason(answer.stop_reason.as_deref());
+    let usage = answer.usage.counted();
     let mut message = json!({ "role": "assistant", "content": text });
     if !calls.is_empty() {
         message["tool_calls"] = calls.into();
     }
     let created = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let usage: BTreeMap<&str, u64> =
-        [("prompt_tokens", prompt_tokens), ("completion_tokens", completion_tokens), ("total_tokens", total_tokens)]
-            .into();
     let chat = json!({
         "id": answer.id,
         "object": "chat.completion",
@@ -341,12 +352,153 @@ pub(super) fn reply(body: &Bytes) -> Result<Reply, Failure> {
         "choices": [{ "index": 0, "message": message, "finish_reason": finish_reason }],
         "usage": usage,
     });
-    Ok(Reply::from(Payload::from(chat)).tokens_used(total_tokens))
+    Ok(Reply::from(Payload::from(chat)).tokens_used(usage.total_tokens))
+}
+
+fn finish_reason(stop_reason: Option<&str>) -> &'static str {
+    match stop_reason {
+        Some("max_tokens" | "model_context_window_exceeded") => "length",
+        Some("tool_use") => "tool_calls",
+        Some("refusal") => "content_filter",
+        _ => "stop",
+    }
 }
 
 fn tool_call(block: &Block<'_>) -> Value {
     let arguments = block.input.map_or("{}", RawValue::get);
     json!({ "id": block.id, "type": "function", "function": { "name": block.name, "arguments": arguments } })
+}
+
+/// One event of a message that comes in parts.
+#[derive(Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum Event<'a> {
+    MessageStart {
+        #[serde(borrow)]
+        message: Start<'a>,
+    },
+    ContentBlockStart {
+        index: u64,
+        #[serde(borrow)]
+        content_block: Block<'a>,
+    },
+    ContentBlockDelta {
+        index: u64,
+        #[serde(borrow)]
+        delta: Delta<'a>,
+    },
+    MessageDelta {
+        #[serde(borrow)]
+        delta: Stop<'a>,
+        #[serde(default)]
+        usage: Used,
+    },
+    MessageStop,
+    Error,
+    /// Pings, ends of blocks, and what is not known yet.
+    #[serde(other)]
+    Other,
+}
+
+#[derive(Deserialize)]
+struct Start<'a> {
+    #[serde(borrow, default)]
+    id: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    model: Option<Cow<'a, str>>,
+    #[serde(default)]
+    usage: Used,
+}
+
+#[derive(Deserialize)]
+#[serde(tag = "type")]
+enum Delta<'a> {
+    #[serde(rename = "text_delta")]
+    Text {
+        #[serde(borrow)]
+        text: Cow<'a, str>,
+    },
+    #[serde(rename = "input_json_delta")]
+    InputJson {
+        #[serde(borrow)]
+        partial_json: Cow<'a, str>,
+    },
+    #[serde(other)]
+    Other,
+}
+
+#[derive(Deserialize)]
+struct Stop<'a> {
+    #[serde(borrow, default)]
+    stop_reason: Option<Cow<'a, str>>,
+}
+
+/// A message that comes in parts, as the deltas of a chat.
+#[derive(Default)]
+pub(super) struct Following {
+    id: Option<String>,
+    model: Option<String>,
+    used: Used,
+    /// Blocks that call tools, in their order.
+    tools: Vec<u64>,
+}
+
+/// What an event becomes.
+pub(super) enum Followed {
+    Nothing,
+    Delta(Chunk),
+    End,
+}
+
+impl Following {
+    pub(super) fn take(&mut self, data: &[u8]) -> Result<Followed, Failure> {
+        let event: Event<'_> = crate::wire::object(data).map_err(|_| Failure::Garbage("no event of a message"))?;
+        let delta = match event {
+            Event::MessageStart { message } => {
+                self.id = message.id.map(Cow::into_owned);
+                self.model = message.model.map(Cow::into_owned);
+                self.used.learn(&message.usage);
+                json!({ "role": "assistant", "content": "" })
+            }
+            Event::ContentBlockStart { index, content_block } if content_block.kind == "tool_use" => {
+                if self.tools.len() >= MOST_TOOLS {
+                    return Err(Failure::TooLarge);
+                }
+                self.tools.push(index);
+                let function = json!({ "name": content_block.name, "arguments": "" });
+                let (at, id) = (self.tools.len() - 1, content_block.id);
+                json!({ "tool_calls": [{ "index": at, "id": id, "type": "function", "function": function }] })
+            }
+            Event::ContentBlockDelta { delta: Delta::Text { text }, .. } => json!({ "content": text }),
+            Event::ContentBlockDelta { index, delta: Delta::InputJson { partial_json } } => {
+                let Some(at) = self.tools.iter().position(|tool| *tool == index) else { return Ok(Followed::Nothing) };
+                json!({ "tool_calls": [{ "index": at, "function": { "arguments": partial_json } }] })
+            }
+            Event::MessageDelta { delta, usage } => {
+                self.used.learn(&usage);
+                return Ok(Followed::Delta(self.last(delta.stop_reason.as_deref())));
+            }
+            Event::MessageStop => return Ok(Followed::End),
+            Event::Error => return Err(Failure::Garbage("an error in the middle")),
+            _ => return Ok(Followed::Nothing),
+        };
+        Ok(Followed::Delta(self.chunk(&delta, None).into()))
+    }
+
+    /// The last part: why the message ends, and what it took.
+    fn last(&self, stop_reason: Option<&str>) -> Chunk {
+        let usage = self.used.counted();
+        let mut last = self.chunk(&json!({}), Some(finish_reason(stop_reason)));
+        last["usage"] = json!(usage);
+        Chunk::from(last).tokens_used(usage.total_tokens)
+    }
+
+    fn chunk(&self, delta: &Value, finish_reason: Option<&str>) -> Value {
+        json!({
+            "id": self.id, "object": "chat.completion.chunk", "model": self.model,
+            "choices": [{ "index": 0, "delta": delta, "finish_reason": finish_reason }],
+        })
+    }
 }
 
 #[cfg(test)]

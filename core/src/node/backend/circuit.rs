@@ -1,6 +1,6 @@
 //! Leaving the backend alone while it fails.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -26,11 +26,11 @@ impl Circuit {
     }
 
     /// Lets a task through, or says how long none is.
-    pub(super) fn enter(&self) -> Result<Pass<'_>, Duration> {
+    pub(super) fn enter(self: &Arc<Self>) -> Result<Pass, Duration> {
         let now = self.begun.elapsed();
         match self.with(|breaker| breaker.admit(BACKEND, now)) {
-            Admission::Closed => Ok(Pass { circuit: self, probes: false }),
-            Admission::Probe => Ok(Pass { circuit: self, probes: true }),
+            Admission::Closed => Ok(Pass { circuit: self.clone(), probes: false }),
+            Admission::Probe => Ok(Pass { circuit: self.clone(), probes: true }),
             Admission::Open { until } => Err(until.saturating_sub(now)),
         }
     }
@@ -56,12 +56,12 @@ impl Circuit {
 }
 
 /// A task that was let through. Dropped without a word, it has said nothing about the backend.
-pub(super) struct Pass<'a> {
-    circuit: &'a Circuit,
+pub(super) struct Pass {
+    circuit: Arc<Circuit>,
     probes: bool,
 }
 
-impl Pass<'_> {
+impl Pass {
     /// How the task ended.
     pub(super) fn ended(mut self, failure: Option<Failure>) {
         if let Some(works) = failure.map_or(Some(true), Failure::works) {
@@ -72,7 +72,7 @@ impl Pass<'_> {
     }
 }
 
-impl Drop for Pass<'_> {
+impl Drop for Pass {
     fn drop(&mut self) {
         if self.probes {
             self.circuit.with(|breaker| breaker.release(BACKEND));
@@ -84,8 +84,9 @@ impl Drop for Pass<'_> {
 mod tests {
     use super::*;
 
-    fn circuit() -> Circuit {
-        Circuit::new(&BackendOptions { breaker_failures: 2, breaker_open_ms: 1_000, ..BackendOptions::default() })
+    fn circuit() -> Arc<Circuit> {
+        let options = BackendOptions { breaker_failures: 2, breaker_open_ms: 1_000, ..BackendOptions::default() };
+        Arc::new(Circuit::new(&options))
     }
 
     #[tokio::test(start_paused = true)]

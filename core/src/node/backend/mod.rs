@@ -1,7 +1,7 @@
 //! Backends: a handler that hands every task to an inference server.
 //!
 //! The payload goes up as bytes and the result comes down as bytes; `openai` and `anthropic` know what has to change on
-//! the way. `upstream` carries it and says what a failure means, `circuit` leaves a failing server alone, `probe` looks
+//! the way, `parts` follows answers that come in parts. `upstream` carries it all and says what a failure means, `circuit` leaves a failing server alone, `probe` looks
 //! what the server is and has. Dropping a call drops its connection, and so stops the server's work.
 
 mod anthropic;
@@ -10,6 +10,7 @@ mod fields;
 mod form;
 mod models;
 mod openai;
+mod parts;
 mod probe;
 mod upstream;
 
@@ -22,6 +23,7 @@ use super::handler::{Handler, Inbound, Reply};
 use crate::error::{Code, Error, Result};
 use crate::options::{BackendKind, BackendOptions, Engine, NodeOptions};
 use crate::telemetry;
+use crate::transport::http_client::Incoming;
 use crate::types::{CHAT, EMBEDDING, Traceparent};
 use crate::wire::directory::{BackendStability, BackendState, ReasonClass};
 use circuit::Circuit;
@@ -41,7 +43,7 @@ pub struct Backend(Arc<Inner>);
 struct Inner {
     kind: BackendKind,
     upstream: Upstream,
-    circuit: Circuit,
+    circuit: Arc<Circuit>,
     probe_interval: Duration,
     /// Whether the names of models say which intents are served, because the operator does not.
     by_names: bool,
@@ -67,7 +69,7 @@ impl Backend {
         Ok(Backend(Arc::new(Inner {
             kind: options.kind,
             upstream: Upstream::new(options)?,
-            circuit: Circuit::new(options),
+            circuit: Arc::new(Circuit::new(options)),
             probe_interval: Duration::from_millis(options.probe_interval_ms),
             by_names: node.intents.is_empty(),
             seen: Mutex::new(Arc::new(seen)),
@@ -177,13 +179,20 @@ impl Handler for Backend {
         let trace = task.traceparent.as_deref().and_then(Traceparent::parse);
         let done = async {
             let answer = self.0.upstream.open(job.path, &job.content, trace.as_ref(), task.deadline).await?;
+            if job.in_parts && parts::are_in(&answer) {
+                return Ok(Done::Begun(answer));
+            }
+            // A server that does not stream answers once, whatever it was asked for.
             let answer = self.0.upstream.whole(answer, task.deadline).await?;
-            openai::reply(&job.wanted, &answer)
+            openai::reply(&job.wanted, &answer).map(Done::Whole)
         };
         match done.await {
-            Ok(reply) => {
+            Ok(Done::Whole(reply)) => {
                 pass.ended(None);
                 Ok(reply)
+            }
+            Ok(Done::Begun(answer)) => {
+                Ok(parts::reply(answer, &job.wanted, self.0.upstream.patience(task.deadline), pass, task.task_id))
             }
             Err(failure) => {
                 tracing::warn!(target: telemetry::NODE, task_id = %task.task_id, ?failure, "the backend gave no result");
@@ -192,6 +201,13 @@ impl Handler for Backend {
             }
         }
     }
+}
+
+/// What the server has answered.
+enum Done {
+    Whole(Reply),
+    /// The parts of it are still to come.
+    Begun(Incoming),
 }
 
 impl fmt::Debug for Backend {

@@ -26,6 +26,8 @@ pub(super) struct Job {
     pub(super) path: &'static str,
     pub(super) content: Content,
     pub(super) wanted: Wanted,
+    /// Whether the answer may come in parts.
+    pub(super) in_parts: bool,
 }
 
 /// The form of an answer.
@@ -64,8 +66,9 @@ pub(super) fn job(task: &Inbound, models: &Models) -> Result<Job> {
         TRANSCRIPTION => return transcription(task, &fields, models),
         other => return Err(unserved(other)),
     };
+    let in_parts = task.takes_events && matches!(&*task.intent, CHAT | COMPLETION);
     let content = Content::Json(json(task, fields, models)?);
-    Ok(Job { path, content, wanted })
+    Ok(Job { path, content, wanted, in_parts })
 }
 
 /// The backend cannot do this.
@@ -91,7 +94,7 @@ pub(super) fn model<'a>(task: &'a Inbound, fields: &Fields<'a>, models: &'a Mode
     }
 }
 
-/// The payload with what it lacks, and without what would make a stream of the answer.
+/// The payload with what it lacks. Whether a stream is made of the answer is the node's to say.
 fn json(task: &Inbound, mut fields: Fields<'_>, models: &Models) -> Result<Bytes> {
     let generates = matches!(&*task.intent, CHAT | COMPLETION);
     let model = model(task, &fields, models)?;
@@ -113,7 +116,10 @@ fn json(task: &Inbound, mut fields: Fields<'_>, models: &Models) -> Result<Bytes
         more.push(("max_tokens", most.as_bytes()));
     }
     if generates {
-        more.push(("stream", b"false"));
+        more.push(("stream", if task.takes_events { b"true" } else { b"false" }));
+    }
+    if generates && task.takes_events {
+        more.push(("stream_options", br#"{"include_usage":true}"#));
     }
     if *task.intent == *SPEECH && fields.get("voice").is_none() {
         fields.remove(&["voice"]);
@@ -146,7 +152,7 @@ fn transcription(task: &Inbound, fields: &Fields<'_>, models: &Models) -> Result
     }
     let name = fields.text("filename")?.unwrap_or(Cow::Borrowed("audio.wav"));
     let content = Content::Form(Form::new(&name, file, &texts)?);
-    Ok(Job { path: "/audio/transcriptions", content, wanted: Wanted::Transcript })
+    Ok(Job { path: "/audio/transcriptions", content, wanted: Wanted::Transcript, in_parts: false })
 }
 
 fn missing(what: &str) -> Error {
@@ -213,7 +219,7 @@ impl<'a, C: Deserialize<'a>> Looked<'a, C> {
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Usage {
+pub(super) struct Usage {
     #[serde(deserialize_with = "count")]
     total_tokens: Option<u64>,
     #[serde(deserialize_with = "count")]
@@ -223,7 +229,7 @@ struct Usage {
 }
 
 impl Usage {
-    fn tokens(&self) -> u64 {
+    pub(super) fn tokens(&self) -> u64 {
         let sum = || self.prompt_tokens.unwrap_or(0).saturating_add(self.completion_tokens.unwrap_or(0));
         self.total_tokens.unwrap_or_else(sum)
     }

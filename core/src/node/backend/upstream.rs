@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use url::Url;
 
 use super::form::Form;
+use super::parts::Patience;
 use crate::error::{Code, Error, Result};
 use crate::options::{BackendKind, BackendOptions};
 use crate::telemetry;
@@ -108,6 +109,7 @@ pub(super) struct Upstream {
     root: Endpoint,
     headers: Vec<(HeaderName, HeaderValue)>,
     timeout: Duration,
+    idle: Duration,
     most_bytes: usize,
 }
 
@@ -143,6 +145,7 @@ impl Upstream {
             root,
             headers,
             timeout: Duration::from_millis(options.timeout_ms),
+            idle: Duration::from_millis(options.idle_timeout_ms),
             most_bytes: options.max_response_bytes,
         })
     }
@@ -173,6 +176,11 @@ impl Upstream {
             200..=299 => Ok(answer),
             _ => Err(failed(answer).await),
         }
+    }
+
+    /// How long the parts of an answer may take.
+    pub(super) fn patience(&self, task_deadline: Instant) -> Patience {
+        Patience { idle: self.idle, most_bytes: self.most_bytes, task_deadline }
     }
 
     /// The rest of an answer.
@@ -212,7 +220,7 @@ impl Upstream {
     }
 }
 
-fn lost(why: NoReply, tasks_own: bool) -> Failure {
+pub(super) fn lost(why: NoReply, tasks_own: bool) -> Failure {
     match why {
         NoReply::Deadline => Failure::Late { tasks_own },
         NoReply::TooLarge => Failure::TooLarge,
