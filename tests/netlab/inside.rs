@@ -84,11 +84,11 @@ async fn node(options: NodeOptions, mut lines: Lines<BufReader<Stdin>>) -> Resul
 }
 
 fn status(node: &LiveNode) -> Value {
-    let url = node.url();
-    let rung = if url.contains("/relay-for/") { "relay" } else { "direct" };
+    let report = node.nat_report();
     json!({
-        "url": url, "registered": node.is_registered(), "relay_workers": node.relay_workers(), "rung": rung,
-        "active": node.active_jobs(),
+        "url": node.url(), "registered": node.is_registered(), "relay_workers": node.relay_workers(),
+        "rung": report.reached_by.map(|rung| rung.as_str()), "active": node.active_jobs(),
+        "report": report.to_string(), "climb_ms": report.took_ms,
     })
 }
 

@@ -1,31 +1,53 @@
 //! A small Internet in network namespaces, in which the ways to a node are proven.
 //!
 //! ```sh
-//! tests/netlab/run            # what `tests/run netlab` does: some minutes
-//! tests/netlab/run full       # all of it
-//! tests/netlab/run prove home-igd2    # one thing, in one topology
+//! tests/netlab/run                    # what `tests/run netlab` does: some minutes
+//! tests/netlab/run full               # all of it
+//! tests/netlab/run prove home-igd2    # one thing, in one topology; also reach, hostile, event
 //! ```
 
+mod events;
 mod front;
+mod hostile;
 mod inside;
 mod mesh;
 mod ports;
 mod program;
 mod proof;
 mod rules;
+mod scripted;
 mod space;
 mod world;
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use world::{PLANS, Plan, World};
+use mesh::{Mesh, Row};
+use world::{PLANS, World};
 
 type Outcome<T = ()> = Result<T, String>;
 
+/// What the short run has of topologies and of gateways that mean harm.
+const QUICK: &[&str] = &["public", "home", "home-igd2", "home-pcp", "cgnat-igd", "ipv6-pinhole"];
+const QUICK_HOSTILE: &[&str] = &["718 conflict", "lying", "XML bomb", "LOCATION elsewhere", "SSDP spoof"];
+
+/// Something to be shown.
+struct Trial {
+    what: &'static str,
+    name: &'static str,
+    quick: bool,
+    work: Box<dyn Fn() -> Outcome<Option<Row>>>,
+}
+
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    match run(&arguments) {
+    let outcome = match &arguments[..] {
+        [inside, gateway, script] if inside == "inside" && gateway == "gateway" => scripted::run(script),
+        [inside, role, options] if inside == "inside" => inside::run(role, options),
+        [] => run("quick", &[]),
+        [what, names @ ..] => run(what, names),
+    };
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
             say(&format!("netlab: {why}"));
@@ -39,50 +61,86 @@ fn say(line: &str) {
     println!("{line}");
 }
 
-fn run(arguments: &[String]) -> Outcome {
-    if let [role, name, options] = arguments
-        && role == "inside"
-    {
-        return inside::run(name, options);
+fn trials() -> Vec<Trial> {
+    let mut all = Vec::new();
+    for plan in PLANS {
+        let quick = QUICK.contains(&plan.name);
+        let work = Box::new(|| proof::prove(&World::build(*plan)?).map(|()| None));
+        all.push(Trial { what: "prove", name: plan.name, quick, work });
     }
-    let (what, names) = arguments.split_first().map_or(("quick", arguments), |(what, names)| (what.as_str(), names));
+    for plan in PLANS {
+        let quick = QUICK.contains(&plan.name);
+        let work = Box::new(|| mesh::reach(Mesh::build(*plan, 1)?).map(Some));
+        all.push(Trial { what: "reach", name: plan.name, quick, work });
+    }
+    for gateway in hostile::ALL {
+        let quick = QUICK_HOSTILE.contains(&gateway.name);
+        all.push(Trial { what: "hostile", name: gateway.name, quick, work: Box::new(|| gateway.run().map(Some)) });
+    }
+    for (name, quick, work) in events::ALL {
+        all.push(Trial { what: "event", name, quick: *quick, work: Box::new(|| work().map(Some)) });
+    }
+    all
+}
+
+fn run(what: &str, names: &[String]) -> Outcome {
     if !rustix::process::geteuid().is_root() {
         return Err("makes network namespaces, which needs root; run it as root, or leave it out".into());
     }
     space::sweep();
-    let unknown = names.iter().find(|name| PLANS.iter().all(|plan| plan.name != **name));
-    if let Some(name) = unknown {
-        let known: Vec<_> = PLANS.iter().map(|plan| plan.name).collect();
-        return Err(format!("there is no topology {name}; there are: {}", known.join(", ")));
+    let mut all = trials();
+    if !matches!(what, "quick" | "full") {
+        all.retain(|trial| trial.what == what);
     }
-    let chosen = PLANS.iter().filter(|plan| names.is_empty() || names.iter().any(|name| name == plan.name));
-    match what {
-        "prove" => each(chosen, |plan| proof::prove(&World::build(plan)?).map(|()| "is what it is said to be".into())),
-        "reach" | "quick" | "full" => each(chosen, |plan| {
-            let row = mesh::reach(plan)?;
-            let seconds = |time: Duration| format!("{:.1} s", time.as_secs_f32());
-            let answered = row.answered.map_or("-".into(), seconds);
-            let (up, left) = (seconds(row.up), seconds(row.left));
-            Ok(format!("| {} | {} | {} | {up} | {answered} | {left} |", plan.name, row.rung, row.url))
-        }),
-        _ => Err(format!("there is nothing called {what}; there are: prove, reach, quick, full")),
+    if let Some(name) = names.iter().find(|name| all.iter().all(|trial| trial.name != **name)) {
+        let known: Vec<_> = all.iter().map(|trial| trial.name).collect();
+        return Err(format!("there is no {what} of {name:?}; there are: {}", known.join(", ")));
     }
+    all.retain(|trial| {
+        (what != "quick" || trial.quick) && (names.is_empty() || names.iter().any(|name| name == trial.name))
+    });
+    if all.is_empty() {
+        return Err(format!("there is nothing called {what}; there are: quick, full, prove, reach, hostile, event"));
+    }
+    // Nothing else means anything if the lab is not what it is said to be.
+    if what == "full" || what == "quick" {
+        let (proofs, others) = all.into_iter().partition(|trial| trial.what == "prove");
+        try_all(proofs)?;
+        all = others;
+    }
+    try_all(all)
 }
 
-/// Does the same in several topologies; one that fails does not keep the others from being tried.
-fn each<'a>(plans: impl Iterator<Item = &'a Plan>, work: impl Fn(Plan) -> Outcome<String>) -> Outcome {
-    let mut failed = Vec::new();
-    for plan in plans {
+/// Tries all; one that fails does not keep the others from being tried. Prints a table of what nodes were reached by.
+fn try_all(trials: Vec<Trial>) -> Outcome {
+    let (mut failed, mut rows) = (Vec::new(), Vec::new());
+    for trial in trials {
         let begun = Instant::now();
-        let outcome = work(*plan);
+        let outcome = (trial.work)();
         let took = begun.elapsed().as_secs_f32();
+        let label = format!("{:<8} {:<19} {took:5.1} s ", trial.what, trial.name);
         match outcome {
-            Ok(what) => say(&format!("{:<16} {took:5.1} s  {what}", plan.name)),
+            Ok(row) => {
+                say(&format!("{label} {}", row.as_ref().map_or("is what it is said to be", |row| &row.rung)));
+                if std::env::var_os("NETLAB_REPORT").is_some() {
+                    say(row.as_ref().map_or("", |row| &row.report));
+                }
+                rows.extend(row.map(|row| (trial.name, row)));
+            }
             Err(why) => {
-                say(&format!("{:<16} {took:5.1} s  FAILED: {why}", plan.name));
-                failed.push(plan.name);
+                say(&format!("{label} FAILED: {why}"));
+                failed.push(trial.name);
             }
         }
+    }
+    if !rows.is_empty() {
+        say("\n| Network | Reached by | Registered | As | Served after | Answer after |");
+        say("|---|---|---|---|---|---|");
+    }
+    let seconds = |time: Duration| format!("{:.1} s", time.as_secs_f32());
+    for (name, row) in rows {
+        let (up, answered) = (seconds(row.up), row.answered.map_or("none".into(), seconds));
+        say(&format!("| {name} | {} | {} | {} | {up} | {answered} |", row.rung, row.endpoint, row.method));
     }
     if failed.is_empty() { Ok(()) } else { Err(format!("not as they should be: {}", failed.join(", "))) }
 }

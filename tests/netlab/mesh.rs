@@ -4,16 +4,19 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::Outcome;
 use crate::inside::{DIRECTORY_PORT, INTENT};
 use crate::program::Program;
 use crate::space::Space;
-use crate::world::{DIRECTORY, DIRECTORY6, NODE_PUBLIC, Plan, RELAYS, RELAYS6, World};
-use crate::{Outcome, say};
+use crate::world::{DIRECTORY, DIRECTORY6, Plan, RELAYS, RELAYS6, World};
 
 /// Longest wait for a program to come up, for a node that climbs too.
 const START: Duration = Duration::from_secs(30);
 /// Longest wait until a consumer has its answer.
-const ANSWER: Duration = Duration::from_secs(20);
+const ANSWER: Duration = Duration::from_secs(40);
+/// The same on a gateway that does what it is asked, and where nothing leads anywhere but a relay.
+const QUICK: Duration = Duration::from_secs(6);
+const LADDER: Duration = Duration::from_secs(15);
 const STOP: Duration = Duration::from_secs(15);
 
 /// Everything but the node, up.
@@ -21,18 +24,23 @@ const STOP: Duration = Duration::from_secs(15);
 pub(crate) struct Mesh {
     pub(crate) relays: Vec<Program>,
     pub(crate) consumer: Program,
-    _directory: Program,
+    directory: Program,
     pub(crate) world: World,
 }
 
 /// What was seen of one node.
 #[derive(Debug)]
 pub(crate) struct Row {
+    /// By which rung it was reached, in the node's words.
     pub(crate) rung: String,
-    pub(crate) url: String,
+    /// What the directory took last.
+    pub(crate) endpoint: String,
+    pub(crate) method: String,
+    /// Until the node served.
     pub(crate) up: Duration,
+    /// From its start until a consumer outside had an answer, or from what happened to it until there was one again.
     pub(crate) answered: Option<Duration>,
-    pub(crate) left: Duration,
+    pub(crate) report: String,
 }
 
 impl Mesh {
@@ -42,7 +50,7 @@ impl Mesh {
         let directory = Program::start(&world.directory, "directory", &directory)?.ready(START)?;
         let place = url(plan, DIRECTORY, DIRECTORY6, DIRECTORY_PORT);
         let consumer = Program::start(&world.consumer, "consumer", &consumer_options(&place))?.ready(START)?;
-        let mut mesh = Mesh { relays: Vec::new(), consumer, _directory: directory, world };
+        let mut mesh = Mesh { relays: Vec::new(), consumer, directory, world };
         for n in 0..relays {
             let relay = mesh.relay(n)?;
             mesh.relays.push(relay);
@@ -64,21 +72,75 @@ impl Mesh {
     /// Options of the node inside.
     pub(crate) fn node_options(&self) -> Value {
         let plan = self.world.plan;
-        let mut options = json!({
+        json!({
             "node_id": "node-1", "intents": [INTENT], "host": if plan.ipv6_only { "::" } else { "0.0.0.0" }, "port": 9484,
             "directory": url(plan, DIRECTORY, DIRECTORY6, DIRECTORY_PORT),
-        });
-        if plan.nat.is_none() {
-            options["endpoint"] = format!("http://{NODE_PUBLIC}:9484").into();
-        } else {
-            options["relay_worker"] = json!({});
-            options["host"] = "127.0.0.1".into();
-        }
-        options
+        })
     }
 
-    pub(crate) fn node(&self) -> Outcome<Program> {
-        Program::start(&self.world.node, "node", &self.node_options())?.ready(START)
+    pub(crate) fn node(&self, options: &Value) -> Outcome<Program> {
+        Program::start(&self.world.node, "node", options)?.ready(START)
+    }
+
+    /// Workers at all relays.
+    pub(crate) fn bound(&mut self) -> Outcome<u64> {
+        let mut count = 0;
+        for relay in &mut self.relays {
+            count += relay.ask(&json!({}), START)?["relay_workers"].as_u64().unwrap_or(0);
+        }
+        Ok(count)
+    }
+
+    /// What the directory took last from the node inside.
+    pub(crate) fn registered(&mut self) -> Outcome<Value> {
+        let all = self.directory.ask(&json!({}), START)?;
+        let of_node = all["registered"].as_array().into_iter().flatten().rfind(|one| one["node_id"] == "node-1");
+        Ok(of_node.cloned().unwrap_or_default())
+    }
+
+    /// What is known of a node that runs.
+    pub(crate) fn row(&mut self, node: &mut Program, up: Duration, answered: Option<Duration>) -> Outcome<Row> {
+        let (status, registered) = (node.ask(&json!({}), START)?, self.registered()?);
+        let text = |value: &Value| value.as_str().unwrap_or("none").to_owned();
+        Ok(Row {
+            rung: text(&status["rung"]),
+            endpoint: text(&registered["endpoint"]),
+            method: text(&registered["transport_method"]),
+            up,
+            answered,
+            report: text(&status["report"]),
+        })
+    }
+
+    /// Waits until the node says that it is reached by one of these rungs.
+    pub(crate) fn rung(&self, node: &mut Program, wanted: &[&str], within: Duration) -> Outcome<Duration> {
+        let begun = Instant::now();
+        loop {
+            let status = node.ask(&json!({}), START)?;
+            if status["rung"].as_str().is_some_and(|rung| wanted.contains(&rung)) {
+                return Ok(begun.elapsed());
+            }
+            if begun.elapsed() > within {
+                let report = status["report"].as_str().unwrap_or_default();
+                return Err(format!("not reached by {wanted:?} in {within:?}:\n{report}"));
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+
+    /// Stops the node; its gateway must be as it was.
+    pub(crate) fn stop(&self, node: Program, before: Option<&String>) -> Outcome {
+        node.end(STOP)?;
+        let after = self.rules()?;
+        if before == after.as_ref() {
+            return Ok(());
+        }
+        Err(format!("the node left something in its gateway: before\n{before:?}\nafter\n{after:?}"))
+    }
+
+    /// What the gateway lets through, and where it leads it.
+    pub(crate) fn rules(&self) -> Outcome<Option<String>> {
+        self.world.gateway(0).map(Space::rules).transpose()
     }
 
     /// Submits until there is an answer; returns how long that took. Each try is that of a consumer who comes anew.
@@ -112,35 +174,30 @@ fn url(plan: Plan, four: &str, six: &str, port: u16) -> String {
 }
 
 /// A node comes up inside, is called from outside, and goes without leaving anything in its gateway.
-pub(crate) fn reach(plan: Plan) -> Outcome<Row> {
-    let mut mesh = Mesh::build(plan, 1)?;
-    let rules = |mesh: &Mesh| mesh.world.gateway(0).map(Space::rules).transpose();
-    let before = rules(&mesh)?;
+pub(crate) fn reach(mut mesh: Mesh) -> Outcome<Row> {
+    let plan = mesh.world.plan;
+    let before = mesh.rules()?;
     let begun = Instant::now();
-    let mut node = match mesh.node() {
-        // Where there is no way out, there is none to the directory.
-        Err(_) if plan.gateways == 0 => {
-            let up = begun.elapsed();
-            return Ok(Row { rung: "none".into(), url: String::new(), up, answered: None, left: Duration::ZERO });
-        }
-        node => node?,
-    };
+    let mut node = mesh.node(&mesh.node_options())?;
     let up = begun.elapsed();
-    if plan.gateways > 0 {
-        mesh.answer(ANSWER)?;
+    let answered = match mesh.answer(if plan.rungs.is_empty() { Duration::ZERO } else { ANSWER }) {
+        Ok(_) => Some(begun.elapsed()),
+        Err(_) if plan.rungs.is_empty() => None,
+        Err(why) => {
+            let row = mesh.row(&mut node, up, None)?;
+            return Err(format!("{why}\n{}", row.report));
+        }
+    };
+    if let Some(rung) = plan.rungs.first() {
+        // A relay is found before it is bound.
+        mesh.rung(&mut node, plan.rungs, ANSWER).map_err(|e| format!("expected {rung}: {e}"))?;
     }
-    let answered = (plan.gateways > 0).then(|| begun.elapsed());
-    let status = node.ask(&json!({}), START)?;
-    if std::env::var_os("NETLAB_REPORT").is_some() {
-        say(&format!("{:#}", status));
+    let row = mesh.row(&mut node, up, answered)?;
+    mesh.stop(node, before.as_ref()).map_err(|e| format!("{e}\n{}", row.report))?;
+    let limit = if row.rung == "relay" { LADDER } else { QUICK };
+    match (answered, plan.rungs.is_empty()) {
+        (Some(_), true) => Err("an answer, where there is no way".into()),
+        (Some(time), false) if time > limit => Err(format!("an answer after {time:?} only:\n{}", row.report)),
+        _ => Ok(row),
     }
-    let begun = Instant::now();
-    node.end(STOP)?;
-    let left = begun.elapsed();
-    let after = rules(&mesh)?;
-    if before != after {
-        return Err(format!("the node left something in its gateway: before\n{before:?}\nafter\n{after:?}"));
-    }
-    let text = |name: &str| status[name].as_str().unwrap_or("none").to_owned();
-    Ok(Row { rung: text("rung"), url: text("url"), up, answered, left })
 }

@@ -44,7 +44,12 @@ impl Space {
     /// All rules, without what they count and hold.
     pub(crate) fn rules(&self) -> Outcome<String> {
         let output = self.command("nft").args(["-s", "list", "ruleset"]).output();
-        done(output).map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
+        let all = done(output).map(|output| String::from_utf8_lossy(&output.stdout).into_owned())?;
+        // What a map holds goes from "elements = {" to the next bracket.
+        let mut parts = all.split("elements = {");
+        let first = parts.next().unwrap_or_default().to_owned();
+        let all = parts.fold(first, |rules, part| rules + part.split_once('}').map_or("", |(_, rest)| rest));
+        Ok(all.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("\n"))
     }
 
     /// Sets kernel parameters below `net`, as `ipv4.ip_forward`.

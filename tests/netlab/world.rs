@@ -9,6 +9,7 @@
 //!
 //! The addresses are outside of all reserved ranges, because gateways open nothing where theirs is not a public one.
 
+use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -54,23 +55,41 @@ pub(crate) struct Plan {
     pub(crate) gateways: u8,
     /// The node also has an address in a VPN.
     pub(crate) vpn: bool,
+    /// The best rungs that there are for the node; none: nobody can reach it.
+    pub(crate) rungs: &'static [&'static str],
+    /// How long a packet takes from the provider to the rest, and as long back.
+    pub(crate) delay_ms: u16,
 }
 
 impl Plan {
-    const fn home(name: &'static str) -> Plan {
+    pub(crate) const fn home(name: &'static str) -> Plan {
         let nat = Some(Nat::PortRestricted);
-        Plan { name, nat, igd: None, shared: false, ipv6_only: false, gateways: 1, vpn: false }
+        Plan {
+            name,
+            nat,
+            igd: None,
+            shared: false,
+            ipv6_only: false,
+            gateways: 1,
+            vpn: false,
+            rungs: RELAY,
+            delay_ms: 0,
+        }
     }
 }
 
+const RELAY: &[&str] = &["relay"];
+/// Where a gateway has all protocols, whichever answers first.
+pub(crate) const MAPPED: &[&str] = &["pcp", "nat_pmp", "upnp"];
+
 /// All topologies.
 pub(crate) const PLANS: &[Plan] = &[
-    Plan { nat: None, ..Plan::home("public") },
+    Plan { nat: None, rungs: &["direct_ipv4"], ..Plan::home("public") },
     Plan::home("home"),
-    Plan { igd: Some(Igd::Upnp1), ..Plan::home("home-igd1") },
-    Plan { igd: Some(Igd::Upnp2), ..Plan::home("home-igd2") },
-    Plan { igd: Some(Igd::NatPmp), ..Plan::home("home-nat-pmp") },
-    Plan { igd: Some(Igd::Pcp), ..Plan::home("home-pcp") },
+    Plan { igd: Some(Igd::Upnp1), rungs: &["upnp"], ..Plan::home("home-igd1") },
+    Plan { igd: Some(Igd::Upnp2), rungs: &["upnp"], ..Plan::home("home-igd2") },
+    Plan { igd: Some(Igd::NatPmp), rungs: &["nat_pmp"], ..Plan::home("home-nat-pmp") },
+    Plan { igd: Some(Igd::Pcp), rungs: &["pcp"], ..Plan::home("home-pcp") },
     Plan { nat: Some(Nat::FullCone), ..Plan::home("full-cone") },
     Plan { nat: Some(Nat::Restricted), ..Plan::home("restricted") },
     Plan { nat: Some(Nat::PortRestricted), ..Plan::home("port-restricted") },
@@ -78,10 +97,16 @@ pub(crate) const PLANS: &[Plan] = &[
     Plan { shared: true, ..Plan::home("cgnat") },
     Plan { shared: true, igd: Some(Igd::Any), ..Plan::home("cgnat-igd") },
     Plan { ipv6_only: true, nat: Some(Nat::Routed), ..Plan::home("ipv6-firewall") },
-    Plan { ipv6_only: true, nat: Some(Nat::Routed), igd: Some(Igd::Any), ..Plan::home("ipv6-pinhole") },
-    Plan { gateways: 0, ..Plan::home("no-gateway") },
-    Plan { gateways: 2, igd: Some(Igd::Any), ..Plan::home("two-gateways") },
-    Plan { vpn: true, igd: Some(Igd::Any), ..Plan::home("vpn") },
+    Plan {
+        ipv6_only: true,
+        nat: Some(Nat::Routed),
+        igd: Some(Igd::Any),
+        rungs: &["ipv6_pinhole"],
+        ..Plan::home("ipv6-pinhole")
+    },
+    Plan { gateways: 0, rungs: &[], ..Plan::home("no-gateway") },
+    Plan { gateways: 2, igd: Some(Igd::Any), rungs: MAPPED, ..Plan::home("two-gateways") },
+    Plan { vpn: true, igd: Some(Igd::Any), rungs: MAPPED, ..Plan::home("vpn") },
 ];
 
 /// A process that ends with its owner.
@@ -118,6 +143,7 @@ pub(crate) struct World {
     /// The gateway's address outside, which may change.
     pub(crate) wan: String,
     files: std::path::PathBuf,
+    line: Option<Running>,
 }
 
 impl World {
@@ -140,7 +166,9 @@ impl World {
         for (n, host) in outside.iter().enumerate() {
             link(&internet, &format!("h{}", n + 1), host, "eth0");
         }
-        link(&internet, "isp", &provider, "uplink");
+        if plan.delay_ms == 0 {
+            link(&internet, "isp", &provider, "uplink");
+        }
         if plan.nat.is_none() {
             link(&internet, "h5", &node, "eth0");
         } else {
@@ -162,8 +190,10 @@ impl World {
             provider,
             _others: vec![internet, home, vpn],
             wan: String::new(),
+            line: None,
         };
         std::fs::create_dir_all(&world.files).map_err(|e| e.to_string())?;
+        world.slow_line()?;
         world.connect()?;
         for n in 0..usize::from(plan.gateways) {
             if plan.nat.is_some() {
@@ -171,6 +201,25 @@ impl World {
             }
         }
         Ok(world)
+    }
+
+    /// What is between the provider and the rest, if that is not simply a wire.
+    fn slow_line(&mut self) -> Outcome {
+        if self.plan.delay_ms == 0 {
+            return Ok(());
+        }
+        let mut command = self._others[0].command("python3");
+        command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/netlab/delay.py"));
+        command.args(["isp", "uplink", self.provider.name(), &self.plan.delay_ms.to_string()]);
+        let mut line = command.stdout(Stdio::piped()).spawn().map_err(|e| format!("delay.py: {e}"))?;
+        let output = line.stdout.take();
+        self.line = Some(Running(line));
+        let mut ready = String::new();
+        let read = output.map(|output| BufReader::new(output).read_line(&mut ready));
+        match read {
+            Some(Ok(_)) if ready == "ready\n" => Ok(()),
+            _ => Err("delay.py makes no line; it needs /dev/net/tun".into()),
+        }
     }
 
     /// Gives addresses and routes to all but the gateways.

@@ -6,7 +6,6 @@ pub mod between;
 pub mod generated;
 pub mod http;
 pub mod native;
-pub mod netlab;
 pub mod process;
 pub mod stage;
 pub mod stage_process;

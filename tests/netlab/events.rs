@@ -1,0 +1,219 @@
+//! What happens to a node that is reached, and how long it takes until it is reached again.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::Outcome;
+use crate::mesh::{Mesh, Row};
+use crate::program::Program;
+use crate::world::{Igd, MAPPED, Plan, RELAYS};
+
+/// How long a consumer is heard before something happens.
+const BEFORE: Duration = Duration::from_secs(20);
+const RELAY: &[&str] = &["relay"];
+/// Options of nodes have their defaults here, so these are the times that users have.
+const AFTER_REBOOT: Duration = Duration::from_secs(30);
+const WITH_STANDBY: Duration = Duration::from_secs(5);
+const WITHOUT_STANDBY: Duration = Duration::from_secs(40);
+const DOWN: Duration = Duration::from_secs(60);
+const UP_AGAIN: Duration = Duration::from_secs(300);
+/// Until the callers of a worker whose packets are lost have their error, and until it is bound again. The first is 20 s, and a
+/// second for a machine that is busy.
+const TOLD: Duration = Duration::from_secs(21);
+const BOUND_AGAIN: Duration = Duration::from_secs(25);
+
+/// An event: its name, whether it is part of the short run, and what happens.
+pub(crate) type Event = (&'static str, bool, fn() -> Outcome<Row>);
+
+pub(crate) const ALL: &[Event] = &[
+    ("gateway reboot", true, reboot),
+    ("mapping lost", false, lost_mapping),
+    ("WAN address", false, new_address),
+    ("CGNAT and back", false, flip),
+    ("relay death", false, relay_death),
+    ("with standby", true, relay_death_with_standby),
+    ("black hole", true, black_hole),
+    ("5 % loss", false, loss),
+    ("300 ms round trip", false, far_away),
+    ("300 ms, relayed", false, far_away_relayed),
+];
+
+struct Reached {
+    mesh: Mesh,
+    node: Program,
+    before: Option<String>,
+    up: Duration,
+}
+
+/// A node that is reached.
+fn reached(plan: Plan, relays: usize, change: impl FnOnce(&mut Value)) -> Outcome<Reached> {
+    let mut mesh = Mesh::build(plan, relays)?;
+    let before = mesh.rules()?;
+    let mut options = mesh.node_options();
+    change(&mut options);
+    let begun = Instant::now();
+    let mut node = mesh.node(&options)?;
+    let up = begun.elapsed();
+    mesh.answer(BEFORE)?;
+    if options["relay_worker"].is_null() {
+        mesh.rung(&mut node, plan.rungs, BEFORE)?;
+    }
+    Ok(Reached { mesh, node, before, up })
+}
+
+/// At home, with a gateway that opens ports.
+fn mapped() -> Outcome<Reached> {
+    reached(Plan { igd: Some(Igd::Any), rungs: MAPPED, ..Plan::home("home") }, 1, |_| ())
+}
+
+impl Reached {
+    /// An answer comes from outside again, in time.
+    fn back(&mut self, within: Duration, since: Instant) -> Outcome<Duration> {
+        let left = (2 * within).saturating_sub(since.elapsed());
+        let outcome = self.mesh.answer(left);
+        let took = since.elapsed();
+        if outcome.is_ok() && took <= within {
+            return Ok(took);
+        }
+        let row = self.mesh.row(&mut self.node, self.up, None)?;
+        let why = outcome.err().unwrap_or_else(|| format!("again after {took:?} only, and should in {within:?}"));
+        Err(format!("{why}\n{}", row.report))
+    }
+
+    fn end(mut self, took: Duration) -> Outcome<Row> {
+        let row = self.mesh.row(&mut self.node, self.up, Some(took))?;
+        self.mesh.stop(self.node, self.before.as_ref()).map_err(|e| format!("{e}\n{}", row.report))?;
+        Ok(row)
+    }
+}
+
+fn reboot() -> Outcome<Row> {
+    let mut home = mapped()?;
+    home.mesh.world.gateway_down(0);
+    std::thread::sleep(Duration::from_secs(2));
+    home.mesh.world.gateway_up(0)?;
+    let since = Instant::now();
+    let took = home.back(AFTER_REBOOT, since)?;
+    home.mesh.rung(&mut home.node, MAPPED, UP_AGAIN)?;
+    home.end(took)
+}
+
+fn lost_mapping() -> Outcome<Row> {
+    let mut home = mapped()?;
+    let gateway = home.mesh.world.gateway(0).ok_or("no gateway")?;
+    for chain in ["miniupnpd", "prerouting_miniupnpd", "postrouting_miniupnpd"] {
+        gateway.nft(&format!("flush chain inet filter {chain}"))?;
+    }
+    let since = Instant::now();
+    let took = home.back(AFTER_REBOOT, since)?;
+    home.mesh.rung(&mut home.node, MAPPED, UP_AGAIN)?;
+    home.end(took)
+}
+
+fn new_address() -> Outcome<Row> {
+    let mut home = mapped()?;
+    home.mesh.world.address(0, "5.5.10.77", "5.5.10.1")?;
+    let since = Instant::now();
+    let took = home.back(DOWN, since)?;
+    home.mesh.rung(&mut home.node, MAPPED, UP_AGAIN)?;
+    let registered = home.mesh.registered()?;
+    if !registered["endpoint"].as_str().is_some_and(|endpoint| endpoint.starts_with("http://5.5.10.77:")) {
+        return Err(format!("registered as {registered}"));
+    }
+    home.end(took)
+}
+
+/// The provider takes the public address away and gives one that it shares, then gives a public one again.
+fn flip() -> Outcome<Row> {
+    let mut home = mapped()?;
+    home.mesh.world.address(0, "100.64.0.2", "100.64.0.1")?;
+    let since = Instant::now();
+    let took = home.back(DOWN, since)?;
+    home.mesh.rung(&mut home.node, RELAY, DOWN)?;
+    home.mesh.world.address(0, "5.5.10.2", "5.5.10.1")?;
+    let since = Instant::now();
+    home.mesh.rung(&mut home.node, MAPPED, UP_AGAIN)?;
+    home.back(UP_AGAIN, since)?;
+    home.end(took)
+}
+
+/// The relay at which a node is bound dies as by a power cut.
+fn kill_relay(home: &mut Reached) -> Outcome<Instant> {
+    let registered = home.mesh.registered()?;
+    let endpoint = registered["endpoint"].as_str().unwrap_or_default().to_owned();
+    let at = RELAYS.iter().position(|relay| endpoint.contains(relay)).ok_or(format!("registered as {registered}"))?;
+    drop(home.mesh.relays.remove(at));
+    Ok(Instant::now())
+}
+
+fn relay_death() -> Outcome<Row> {
+    let mut home = reached(Plan::home("home"), 2, |_| ())?;
+    let since = kill_relay(&mut home)?;
+    let took = home.back(WITHOUT_STANDBY, since)?;
+    home.end(took)
+}
+
+fn relay_death_with_standby() -> Outcome<Row> {
+    let mut home = reached(Plan::home("home"), 2, |options| {
+        options["host"] = "127.0.0.1".into();
+        options["relay_worker"] = json!({ "relays": 2 });
+    })?;
+    // Both are bound before one dies.
+    let until = Instant::now() + BEFORE;
+    while home.mesh.bound()? < 2 && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let since = kill_relay(&mut home)?;
+    let took = home.back(WITH_STANDBY, since)?;
+    home.end(took)
+}
+
+/// The packets of a worker's connection are lost, both ways, without a word: the caller is told, and the worker binds anew.
+fn black_hole() -> Outcome<Row> {
+    let mut home = reached(Plan::home("home"), 1, |options| {
+        options["host"] = "127.0.0.1".into();
+        options["relay_worker"] = json!({});
+    })?;
+    let output = home.mesh.world.node.command("ss").args(["-Htn", "dport", "=", "9485"]).output();
+    let output = String::from_utf8_lossy(&output.map_err(|e| format!("ss: {e}"))?.stdout).into_owned();
+    let ours = output.split_whitespace().nth(3).and_then(|place| place.rsplit(':').next());
+    let ours: u16 = ours.and_then(|port| port.parse().ok()).ok_or(format!("no connection to the relay: {output}"))?;
+    home.mesh.consumer.tell(&json!({ "payload": { "take_ms": 90_000 }, "timeout_ms": 100_000 }))?;
+    std::thread::sleep(Duration::from_millis(500));
+    let gateway = home.mesh.world.gateway(0).ok_or("no gateway")?;
+    gateway.nft(&format!(
+        "table ip hole {{ chain forward {{ type filter hook forward priority -10; tcp sport {ours} drop; tcp dport {ours} drop; }}; }}"
+    ))?;
+    let since = Instant::now();
+    let answer = home.mesh.consumer.line(2 * TOLD)?;
+    let told = since.elapsed();
+    if answer["error"].is_null() || told > TOLD {
+        return Err(format!("the caller was told after {told:?}: {answer}"));
+    }
+    let took = home.back(BOUND_AGAIN, since)?;
+    let gateway = home.mesh.world.gateway(0).ok_or("no gateway")?;
+    gateway.nft("delete table ip hole")?;
+    home.end(took)
+}
+
+/// One packet of twenty is lost in each direction.
+fn loss() -> Outcome<Row> {
+    let mesh = Mesh::build(Plan { igd: Some(Igd::Any), rungs: MAPPED, ..Plan::home("home") }, 1)?;
+    let gateway = mesh.world.gateway(0).ok_or("no gateway")?;
+    gateway.nft(
+        "table inet loss { chain prerouting { type filter hook prerouting priority -300; numgen random mod 100 < 5 drop; }; }",
+    )?;
+    crate::mesh::reach(mesh)
+}
+
+/// The other side of the world, for a node with a gateway that opens ports.
+fn far_away() -> Outcome<Row> {
+    let plan = Plan { igd: Some(Igd::Any), rungs: MAPPED, delay_ms: 150, ..Plan::home("home") };
+    crate::mesh::reach(Mesh::build(plan, 1)?)
+}
+
+/// The same for one that has no way but a relay.
+fn far_away_relayed() -> Outcome<Row> {
+    crate::mesh::reach(Mesh::build(Plan { delay_ms: 150, ..Plan::home("home") }, 1)?)
+}

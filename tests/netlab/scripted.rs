@@ -1,0 +1,415 @@
+//! A gateway that does what it is told, for what no honest one does: errors of every kind, lies, and attacks on who asks.
+//!
+//! It speaks SSDP, UPnP, NAT-PMP and PCP, and opens ports as real ones do: by rules of nft, if it opens any.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::{BufRead as _, Read as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream, UdpSocket};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::{Outcome, say};
+
+const HTTP: u16 = 5_000;
+const ANY_GROUP: Ipv4Addr = Ipv4Addr::new(239, 255, 255, 250);
+/// Connections that are answered at the same time; none of them is worth more.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What it does. By default it is honest, and has UPnP only.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Script {
+    /// Its address inside.
+    ours: Ipv4Addr,
+    /// The address outside that it tells.
+    wan: Ipv4Addr,
+    ssdp: bool,
+    /// Where SSDP says that the description is.
+    location: Option<String>,
+    description: Description,
+    version: u8,
+    /// Whether it opens what it says that it opens.
+    opens: bool,
+    /// External ports that somebody else has (718).
+    taken: Vec<u16>,
+    /// Leases only without an end (725).
+    permanent_only: bool,
+    /// External ports only as internal ones (724).
+    same_port_only: bool,
+    /// Refuses every mapping with this.
+    refuses: Option<u16>,
+    pcp: Option<PortControl>,
+    nat_pmp: Option<PortControl>,
+}
+
+/// What of its description is wrong.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Description {
+    #[default]
+    Good,
+    /// Entities that grow to gigabytes.
+    Bomb,
+    /// No end.
+    Endless,
+    /// Elements in elements without an end.
+    Deep,
+    /// A byte now and then.
+    Slow,
+    /// Its control is at another host.
+    Elsewhere,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct PortControl {
+    result: u8,
+    wrong_nonce: bool,
+    no_lifetime: bool,
+}
+
+impl Default for Script {
+    fn default() -> Self {
+        Script {
+            ours: Ipv4Addr::new(192, 168, 77, 1),
+            wan: Ipv4Addr::new(5, 5, 10, 2),
+            ssdp: true,
+            location: None,
+            description: Description::Good,
+            version: 2,
+            opens: true,
+            taken: Vec::new(),
+            permanent_only: false,
+            same_port_only: false,
+            refuses: None,
+            pcp: None,
+            nat_pmp: None,
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Book {
+    /// By external port: whom it leads to, and for how long.
+    mappings: BTreeMap<u16, (Ipv4Addr, u16, u32)>,
+    asked: HashMap<String, u64>,
+}
+
+struct Igd {
+    script: Script,
+    book: Mutex<Book>,
+}
+
+/// Serves until its input ends; every line is answered with what it has opened and what it was asked.
+pub(crate) fn run(script: &str) -> Outcome {
+    let script: Script = serde_json::from_str(script).map_err(|e| e.to_string())?;
+    let igd = Arc::new(Igd { script, book: Mutex::default() });
+    let shown = |e: std::io::Error| e.to_string();
+    let http = TcpListener::bind(("0.0.0.0", HTTP)).map_err(shown)?;
+    let ours = igd.clone();
+    std::thread::spawn(move || {
+        for stream in http.incoming().flatten() {
+            let igd = ours.clone();
+            // However this ends, it is the peer's to judge.
+            std::thread::spawn(move || drop(igd.answer(stream)));
+        }
+    });
+    if igd.script.ssdp {
+        let socket = UdpSocket::bind(("0.0.0.0", 1_900)).map_err(shown)?;
+        socket.join_multicast_v4(&ANY_GROUP, &igd.script.ours).map_err(shown)?;
+        let igd = igd.clone();
+        std::thread::spawn(move || igd.be_found(&socket));
+    }
+    if igd.script.pcp.is_some() || igd.script.nat_pmp.is_some() {
+        let socket = UdpSocket::bind(("0.0.0.0", 5_351)).map_err(shown)?;
+        let igd = igd.clone();
+        std::thread::spawn(move || igd.control(&socket));
+    }
+    say(&json!({ "ready": "gateway" }).to_string());
+    for _ in std::io::stdin().lock().lines().map_while(Result::ok) {
+        let book = igd.book();
+        say(&json!({ "mappings": book.mappings, "asked": book.asked }).to_string());
+    }
+    say(&json!({ "finished": true }).to_string());
+    Ok(())
+}
+
+impl Igd {
+    fn book(&self) -> MutexGuard<'_, Book> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&self, what: &str) {
+        *self.book().asked.entry(what.to_owned()).or_default() += 1;
+    }
+
+    fn be_found(&self, socket: &UdpSocket) {
+        let mut request = [0; 2048];
+        while let Ok((n, from)) = socket.recv_from(&mut request) {
+            let text = String::from_utf8_lossy(&request[..n]).into_owned();
+            let target = text.lines().find_map(|line| line.strip_prefix("ST:")).map(str::trim).unwrap_or_default();
+            if !text.starts_with("M-SEARCH") || !(target.contains("InternetGatewayDevice") || target.contains("WANIP"))
+            {
+                continue;
+            }
+            self.note("search");
+            let location = format!("http://{}:{HTTP}/root.xml", self.script.ours);
+            let location = self.script.location.as_ref().unwrap_or(&location);
+            let answer = format!(
+                "HTTP/1.1 200 OK\r\nCACHE-CONTROL: max-age=120\r\nST: {target}\r\nUSN: uuid:1::{target}\r\nEXT:\r\n\
+                 SERVER: scripted\r\nLOCATION: {location}\r\n\r\n"
+            );
+            let _ = socket.send_to(answer.as_bytes(), from);
+        }
+    }
+
+    fn answer(&self, mut stream: TcpStream) -> std::io::Result<()> {
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        let from = stream.peer_addr()?.ip();
+        let (head, body) = read(&mut stream)?;
+        if head.starts_with("GET ") {
+            self.note("description");
+            return self.describe(&mut stream);
+        }
+        let action = head.lines().find(|line| line.to_ascii_lowercase().starts_with("soapaction"));
+        let action = action.and_then(|line| line.split('#').nth(1)).map(|rest| rest.trim_matches(['"', ' ', '\r']));
+        let action = action.unwrap_or_default().to_owned();
+        self.note(&action);
+        let (status, body) = match self.act(&action, &body, from) {
+            Ok(arguments) => (200, format!("<u:{action}Response xmlns:u=\"u\">{arguments}</u:{action}Response>")),
+            Err(code) => (
+                500,
+                format!(
+                    "<s:Fault><faultcode>s:Client</faultcode><faultstring>UPnPError</faultstring><detail>\
+                     <UPnPError xmlns=\"urn:schemas-upnp-org:control-1-0\"><errorCode>{code}</errorCode>\
+                     <errorDescription>as told</errorDescription></UPnPError></detail></s:Fault>"
+                ),
+            ),
+        };
+        let body = format!(
+            "<?xml version=\"1.0\"?><s:Envelope xmlns:s=\"http://schemas.xmlsoap.org/soap/envelope/\"><s:Body>{body}\
+             </s:Body></s:Envelope>"
+        );
+        whole(&mut stream, status, &body)
+    }
+
+    fn describe(&self, stream: &mut TcpStream) -> std::io::Result<()> {
+        let version = self.script.version;
+        let control = match self.script.description {
+            Description::Elsewhere => "http://5.5.2.2:5000/ctl",
+            _ => "/ctl",
+        };
+        let good = format!(
+            "<?xml version=\"1.0\"?><root xmlns=\"urn:schemas-upnp-org:device-1-0\"><device>\
+             <deviceType>urn:schemas-upnp-org:device:InternetGatewayDevice:{version}</deviceType><deviceList><device>\
+             <deviceType>urn:schemas-upnp-org:device:WANDevice:{version}</deviceType><deviceList><device>\
+             <deviceType>urn:schemas-upnp-org:device:WANConnectionDevice:{version}</deviceType><serviceList><service>\
+             <serviceType>urn:schemas-upnp-org:service:WANIPConnection:{version}</serviceType>\
+             <serviceId>urn:upnp-org:serviceId:WANIPConn1</serviceId><controlURL>{control}</controlURL>\
+             <eventSubURL>/evt</eventSubURL><SCPDURL>/scpd.xml</SCPDURL></service></serviceList></device></deviceList>\
+             </device></deviceList></device></root>"
+        );
+        let repeat = |stream: &mut TcpStream, text: &str, pause: Duration| -> std::io::Result<()> {
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Type: text/xml\r\nConnection: close\r\n\r\n<root>")?;
+            for _ in 0..4_000_000 {
+                stream.write_all(text.as_bytes())?;
+                std::thread::sleep(pause);
+            }
+            Ok(())
+        };
+        match self.script.description {
+            Description::Good | Description::Elsewhere => whole(stream, 200, &good),
+            Description::Bomb => {
+                let mut entities = String::from("<!ENTITY a0 \"bomb\">");
+                for n in 1..10 {
+                    entities += &format!("<!ENTITY a{n} \"{}\">", format!("&a{};", n - 1).repeat(10));
+                }
+                let root = good.split_once("?>").map_or("", |(_, root)| root).replace("/ctl", "&a9;");
+                whole(stream, 200, &format!("<?xml version=\"1.0\"?><!DOCTYPE root [{entities}]>{root}"))
+            }
+            Description::Endless => repeat(stream, "<serviceType>urn:x</serviceType>", Duration::ZERO),
+            Description::Deep => repeat(stream, "<device>", Duration::ZERO),
+            Description::Slow => repeat(stream, " ", Duration::from_millis(200)),
+        }
+    }
+
+    fn act(&self, action: &str, body: &str, from: IpAddr) -> Result<String, u16> {
+        let value = |name: &str| -> Option<String> {
+            let rest = body.split_once(&format!("<{name}>"))?.1;
+            Some(rest.split('<').next()?.to_owned())
+        };
+        let number = |name: &str| value(name).and_then(|text| text.parse::<u32>().ok()).unwrap_or(0);
+        let port = |name: &str| u16::try_from(number(name)).unwrap_or(0);
+        match action {
+            "GetExternalIPAddress" => Ok(format!("<NewExternalIPAddress>{}</NewExternalIPAddress>", self.script.wan)),
+            "GetStatusInfo" => {
+                Ok("<NewConnectionStatus>Connected</NewConnectionStatus><NewUptime>1</NewUptime>".into())
+            }
+            "AddPortMapping" | "AddAnyPortMapping" => {
+                let (mut external, internal) = (port("NewExternalPort"), port("NewInternalPort"));
+                let lease = number("NewLeaseDuration");
+                let client: IpAddr = value("NewInternalClient").and_then(|ip| ip.parse().ok()).ok_or(402_u16)?;
+                if action == "AddAnyPortMapping" && self.script.version < 2 {
+                    return Err(401);
+                }
+                if client != from {
+                    return Err(606);
+                }
+                match self.script.refuses {
+                    Some(code) => return Err(code),
+                    None if self.script.permanent_only && lease != 0 => return Err(725),
+                    None if self.script.same_port_only && external != internal => return Err(724),
+                    None => {}
+                }
+                if self.script.taken.contains(&external) {
+                    if action == "AddPortMapping" {
+                        return Err(718);
+                    }
+                    external = 40_404;
+                }
+                self.open(external, client, internal, lease);
+                Ok(if action == "AddAnyPortMapping" {
+                    format!("<NewReservedPort>{external}</NewReservedPort>")
+                } else {
+                    String::new()
+                })
+            }
+            "GetSpecificPortMappingEntry" => {
+                let book = self.book();
+                let (client, internal, lease) = book.mappings.get(&port("NewExternalPort")).ok_or(714_u16)?;
+                Ok(format!(
+                    "<NewInternalPort>{internal}</NewInternalPort><NewInternalClient>{client}</NewInternalClient>\
+                     <NewEnabled>1</NewEnabled><NewPortMappingDescription>x</NewPortMappingDescription>\
+                     <NewLeaseDuration>{lease}</NewLeaseDuration>"
+                ))
+            }
+            "DeletePortMapping" => {
+                let removed = self.book().mappings.remove(&port("NewExternalPort"));
+                self.apply();
+                removed.map(|_| String::new()).ok_or(714)
+            }
+            _ => Err(401),
+        }
+    }
+
+    fn control(&self, socket: &UdpSocket) {
+        let mut request = [0; 1100];
+        while let Ok((n, from)) = socket.recv_from(&mut request) {
+            let request = &request[..n];
+            let answer = match request.first() {
+                Some(0) => self.script.nat_pmp.clone().and_then(|script| self.nat_pmp(&script, request, from.ip())),
+                Some(2) => self.script.pcp.clone().and_then(|script| self.pcp(&script, request, from.ip())),
+                _ => None,
+            };
+            if let Some(answer) = answer {
+                let _ = socket.send_to(&answer, from);
+            }
+        }
+    }
+
+    fn nat_pmp(&self, script: &PortControl, request: &[u8], from: IpAddr) -> Option<Vec<u8>> {
+        let mut answer = vec![0, request.get(1)? + 128, 0, script.result, 0, 0, 0, 9];
+        if request[1] == 0 {
+            self.note("nat_pmp address");
+            answer.extend(self.script.wan.octets());
+            return Some(answer);
+        }
+        self.note("nat_pmp map");
+        let word = |at: usize| Some(u16::from_be_bytes([*request.get(at)?, *request.get(at + 1)?]));
+        let (internal, external) = (word(4)?, word(6)?);
+        let asked = u32::from_be_bytes(request.get(8..12)?.try_into().ok()?);
+        let lifetime = if script.no_lifetime { 0 } else { asked };
+        self.port_control(script, from, internal, external, lifetime);
+        answer.extend(internal.to_be_bytes());
+        answer.extend(external.to_be_bytes());
+        answer.extend(lifetime.to_be_bytes());
+        Some(answer)
+    }
+
+    fn pcp(&self, script: &PortControl, request: &[u8], from: IpAddr) -> Option<Vec<u8>> {
+        self.note("pcp");
+        let asked = u32::from_be_bytes(request.get(4..8)?.try_into().ok()?);
+        let lifetime = if script.no_lifetime { 0 } else { asked };
+        let mut answer = vec![2, request.get(1)? + 128, 0, script.result];
+        answer.extend(lifetime.to_be_bytes());
+        answer.extend([0, 0, 0, 9]);
+        answer.extend([0; 12]);
+        let mut nonce = request.get(24..36)?.to_vec();
+        if script.wrong_nonce {
+            nonce.iter_mut().for_each(|byte| *byte ^= 0xff);
+        }
+        answer.extend(nonce);
+        answer.extend(request.get(36..44)?);
+        let word = |at: usize| Some(u16::from_be_bytes([*request.get(at)?, *request.get(at + 1)?]));
+        let (internal, external) = (word(40)?, word(42)?);
+        self.port_control(script, from, internal, if external == 0 { internal } else { external }, lifetime);
+        answer.extend(self.script.wan.to_ipv6_mapped().octets());
+        Some(answer)
+    }
+
+    fn port_control(&self, script: &PortControl, from: IpAddr, internal: u16, external: u16, lifetime: u32) {
+        if script.result == 0 && lifetime > 0 {
+            self.open(external, from, internal, lifetime);
+        } else if lifetime == 0 {
+            self.book().mappings.retain(|_, (_, to, _)| *to != internal);
+            self.apply();
+        }
+    }
+
+    fn open(&self, external: u16, client: IpAddr, internal: u16, lease: u32) {
+        if let IpAddr::V4(client) = client {
+            self.book().mappings.insert(external, (client, internal, lease));
+        }
+        self.apply();
+    }
+
+    /// Has nft do what the book says.
+    fn apply(&self) {
+        if !self.script.opens {
+            return;
+        }
+        let mut rules = String::from("flush chain inet filter prerouting_miniupnpd\n");
+        for (external, (client, internal, _)) in &self.book().mappings {
+            let rule = format!("tcp dport {external} dnat ip to {client}:{internal}");
+            rules += &format!("add rule inet filter prerouting_miniupnpd {rule}\n");
+        }
+        if let Ok(mut nft) = Command::new("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn() {
+            if let Some(mut input) = nft.stdin.take() {
+                let _ = input.write_all(rules.as_bytes());
+            }
+            let _ = nft.wait();
+        }
+    }
+}
+
+fn whole(stream: &mut TcpStream, status: u16, body: &str) -> std::io::Result<()> {
+    let head = format!("HTTP/1.1 {status} X\r\nContent-Type: text/xml; charset=\"utf-8\"\r\nConnection: close\r\n");
+    stream.write_all(format!("{head}Content-Length: {}\r\n\r\n{body}", body.len()).as_bytes())
+}
+
+/// One request: its head, and its body.
+fn read(stream: &mut TcpStream) -> std::io::Result<(String, String)> {
+    let mut request = Vec::new();
+    let mut byte = [0; 4096];
+    loop {
+        let n = stream.read(&mut byte)?;
+        request.extend(&byte[..n]);
+        let text = String::from_utf8_lossy(&request).into_owned();
+        if let Some((head, body)) = text.split_once("\r\n\r\n") {
+            let length = head.lines().filter_map(|line| line.split_once(':')).find_map(|(name, value)| {
+                name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().ok())?
+            });
+            if body.len() >= length.unwrap_or(0) {
+                return Ok((head.to_owned(), body.to_owned()));
+            }
+        }
+        if n == 0 || request.len() > 1 << 20 {
+            return Err(std::io::ErrorKind::InvalidData.into());
+        }
+    }
+}
