@@ -49,6 +49,9 @@ def main() -> None:
                 packet = os.read(fd, 65_536)
             except BlockingIOError:
                 continue
+            except OSError:
+                # The machine is gone, and the interface with it.
+                return
             if len(waiting) < MOST_WAITING:
                 waiting.append((time.monotonic() + delay, ends[1 - ends.index(fd)], packet))
         while waiting and waiting[0][0] <= time.monotonic():

@@ -7,10 +7,12 @@ use serde_json::{Value, json};
 use crate::Outcome;
 use crate::mesh::{Mesh, Row};
 use crate::program::Program;
-use crate::world::{Igd, MAPPED, Plan, RELAYS};
+use crate::rules::Nat;
+use crate::world::{Igd, MAPPED, NODE6, Plan, RELAYS};
 
 /// How long a consumer is heard before something happens.
 const BEFORE: Duration = Duration::from_secs(20);
+const RENUMBERED: &str = "2a05:5505:77::99";
 const RELAY: &[&str] = &["relay"];
 /// Options of nodes have their defaults here, so these are the times that users have.
 const AFTER_REBOOT: Duration = Duration::from_secs(30);
@@ -29,10 +31,13 @@ pub(crate) type Event = (&'static str, bool, fn() -> Outcome<Row>);
 pub(crate) const ALL: &[Event] = &[
     ("gateway reboot", true, reboot),
     ("mapping lost", false, lost_mapping),
+    ("no IGD any more", false, no_daemon),
     ("WAN address", false, new_address),
+    ("IPv6 renumbered", false, renumbered),
     ("CGNAT and back", false, flip),
-    ("relay death", false, relay_death),
-    ("with standby", true, relay_death_with_standby),
+    ("relay death", true, relay_death),
+    ("relay death, alone", false, relay_death_alone),
+    ("relay cut off", false, relay_cut_off),
     ("black hole", true, black_hole),
     ("5 % loss", false, loss),
     ("300 ms round trip", false, far_away),
@@ -101,13 +106,43 @@ fn reboot() -> Outcome<Row> {
 
 fn lost_mapping() -> Outcome<Row> {
     let mut home = mapped()?;
-    let gateway = home.mesh.world.gateway(0).ok_or("no gateway")?;
-    for chain in ["miniupnpd", "prerouting_miniupnpd", "postrouting_miniupnpd"] {
-        gateway.nft(&format!("flush chain inet filter {chain}"))?;
-    }
+    home.mesh.world.forget(0)?;
     let since = Instant::now();
     let took = home.back(AFTER_REBOOT, since)?;
     home.mesh.rung(&mut home.node, MAPPED, UP_AGAIN)?;
+    home.end(took)
+}
+
+/// The gateway answers nobody any more, and has closed what it opened.
+fn no_daemon() -> Outcome<Row> {
+    let mut home = mapped()?;
+    home.mesh.world.daemon_down(0)?;
+    let since = Instant::now();
+    let took = home.back(DOWN, since)?;
+    home.mesh.rung(&mut home.node, RELAY, DOWN)?;
+    home.end(took)
+}
+
+/// The node gets another address of IPv6, and loses the old one.
+fn renumbered() -> Outcome<Row> {
+    let plan = Plan {
+        ipv6_only: true,
+        nat: Some(Nat::Routed),
+        igd: Some(Igd::Any),
+        rungs: &["ipv6_pinhole"],
+        ..Plan::home("home")
+    };
+    let mut home = reached(plan, 1, |_| ())?;
+    home.mesh.world.node.ip(&format!("addr add {RENUMBERED}/64 dev eth0 nodad\naddr del {NODE6}/64 dev eth0\n"))?;
+    let since = Instant::now();
+    let took = home.back(AFTER_REBOOT, since)?;
+    home.mesh.rung(&mut home.node, plan.rungs, DOWN)?;
+    let registered = home.mesh.registered()?;
+    if !registered["endpoint"].as_str().is_some_and(|endpoint| endpoint.contains(RENUMBERED)) {
+        return Err(format!("registered as {registered}"));
+    }
+    // What was opened for the old address only that could have closed.
+    home.before = None;
     home.end(took)
 }
 
@@ -138,34 +173,57 @@ fn flip() -> Outcome<Row> {
     home.end(took)
 }
 
-/// The relay at which a node is bound dies as by a power cut.
-fn kill_relay(home: &mut Reached) -> Outcome<Instant> {
-    let registered = home.mesh.registered()?;
-    let endpoint = registered["endpoint"].as_str().unwrap_or_default().to_owned();
-    let at = RELAYS.iter().position(|relay| endpoint.contains(relay)).ok_or(format!("registered as {registered}"))?;
-    drop(home.mesh.relays.remove(at));
-    Ok(Instant::now())
+impl Reached {
+    /// Number of the relay at which callers are sent to the node.
+    fn relay(&mut self) -> Outcome<usize> {
+        let registered = self.mesh.registered()?;
+        let endpoint = registered["endpoint"].as_str().unwrap_or_default();
+        RELAYS.iter().position(|relay| endpoint.contains(relay)).ok_or(format!("registered as {registered}"))
+    }
+
+    /// Waits until so many sessions are bound.
+    fn bound(&mut self, wanted: u64) -> Outcome {
+        let until = Instant::now() + BEFORE;
+        while self.mesh.bound()? < wanted {
+            if Instant::now() > until {
+                return Err(format!("less than {wanted} sessions at the relays"));
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        Ok(())
+    }
 }
 
+/// The relay at which a node is reached is killed; the node holds another session, as nodes do that climb.
 fn relay_death() -> Outcome<Row> {
     let mut home = reached(Plan::home("home"), 2, |_| ())?;
-    let since = kill_relay(&mut home)?;
-    let took = home.back(WITHOUT_STANDBY, since)?;
+    home.bound(2)?;
+    let at = home.relay()?;
+    drop(home.mesh.relays.remove(at));
+    let took = home.back(WITH_STANDBY, Instant::now())?;
     home.end(took)
 }
 
-fn relay_death_with_standby() -> Outcome<Row> {
+/// The same for a node that was told to hold one only.
+fn relay_death_alone() -> Outcome<Row> {
     let mut home = reached(Plan::home("home"), 2, |options| {
         options["host"] = "127.0.0.1".into();
-        options["relay_worker"] = json!({ "relays": 2 });
+        options["relay_worker"] = json!({ "relays": 1 });
     })?;
-    // Both are bound before one dies.
-    let until = Instant::now() + BEFORE;
-    while home.mesh.bound()? < 2 && Instant::now() < until {
-        std::thread::sleep(Duration::from_millis(100));
-    }
-    let since = kill_relay(&mut home)?;
-    let took = home.back(WITH_STANDBY, since)?;
+    home.bound(1)?;
+    let at = home.relay()?;
+    drop(home.mesh.relays.remove(at));
+    let took = home.back(WITHOUT_STANDBY, Instant::now())?;
+    home.end(took)
+}
+
+/// The relay is not heard any more, and nobody says so.
+fn relay_cut_off() -> Outcome<Row> {
+    let mut home = reached(Plan::home("home"), 2, |_| ())?;
+    home.bound(2)?;
+    let at = home.relay()?;
+    home.mesh.world.relays[at].ip("link set eth0 down\n")?;
+    let took = home.back(WITHOUT_STANDBY, Instant::now())?;
     home.end(took)
 }
 

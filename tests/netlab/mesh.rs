@@ -128,11 +128,11 @@ impl Mesh {
         }
     }
 
-    /// Stops the node; its gateway must be as it was.
+    /// Stops the node; its gateway must be as it was, if that is known.
     pub(crate) fn stop(&self, node: Program, before: Option<&String>) -> Outcome {
         node.end(STOP)?;
         let after = self.rules()?;
-        if before == after.as_ref() {
+        if before.is_none() || before == after.as_ref() {
             return Ok(());
         }
         Err(format!("the node left something in its gateway: before\n{before:?}\nafter\n{after:?}"))

@@ -150,7 +150,8 @@ fn mapping(world: &World, igd: Igd, place: SocketAddr) -> Outcome {
         let given = world.node.within(|| open(LEASE))?;
         if world.plan.shared {
             // Its own address is none of the open network: it says so, or opens what leads nowhere.
-            return is_open(world, place, false).map_err(shown);
+            is_open(world, place, false).map_err(shown)?;
+            return if igd == Igd::Lying { world.node.within(|| open(0))?.map(drop).map_err(shown) } else { Ok(()) };
         }
         let given = given.map_err(shown)?;
         is_open(world, SocketAddr::new(place.ip(), given), true).map_err(shown)?;
@@ -179,13 +180,13 @@ fn mapping(world: &World, igd: Igd, place: SocketAddr) -> Outcome {
         let gateway = SocketAddr::new(gateway, 5000);
         ports::soap(gateway, "/ctl/IPConn", &service, action, &(outside + &more)).map(|_| PORT)
     };
-    if matches!(igd, Igd::NatPmp | Igd::Any) {
+    if matches!(igd, Igd::NatPmp | Igd::Any | Igd::Lying) {
         opens("NAT-PMP", &by_nat_pmp)?;
     }
-    if matches!(igd, Igd::Pcp | Igd::Any) {
+    if matches!(igd, Igd::Pcp | Igd::Any | Igd::Lying) {
         opens("PCP", &by_pcp)?;
     }
-    if matches!(igd, Igd::Upnp1 | Igd::Upnp2 | Igd::Any) {
+    if matches!(igd, Igd::Upnp1 | Igd::Upnp2 | Igd::Any | Igd::Lying) {
         let version = if igd == Igd::Upnp1 { 1 } else { 2 };
         let target = format!("urn:schemas-upnp-org:device:InternetGatewayDevice:{version}");
         inside(&|| {
@@ -205,7 +206,7 @@ fn mapping(world: &World, igd: Igd, place: SocketAddr) -> Outcome {
         Igd::NatPmp => world.node.within(|| by_pcp(LEASE))?.is_err() && world.node.within(|| by_upnp(LEASE))?.is_err(),
         Igd::Pcp => world.node.within(|| by_nat_pmp(LEASE))?.is_err() && world.node.within(|| by_upnp(LEASE))?.is_err(),
         Igd::Upnp1 | Igd::Upnp2 => world.node.within(|| by_nat_pmp(LEASE))?.is_err(),
-        Igd::Any => true,
+        Igd::Any | Igd::Lying => true,
     };
     if silent { Ok(()) } else { Err("the gateway has more protocols than it should".into()) }
 }

@@ -39,6 +39,8 @@ pub(crate) enum Igd {
     Pcp,
     /// All of them.
     Any,
+    /// The same, with an address outside that is not its own.
+    Lying,
 }
 
 /// Where the node stands.
@@ -96,6 +98,7 @@ pub(crate) const PLANS: &[Plan] = &[
     Plan { nat: Some(Nat::Symmetric), ..Plan::home("symmetric") },
     Plan { shared: true, ..Plan::home("cgnat") },
     Plan { shared: true, igd: Some(Igd::Any), ..Plan::home("cgnat-igd") },
+    Plan { shared: true, igd: Some(Igd::Lying), ..Plan::home("cgnat-lying-igd") },
     Plan { ipv6_only: true, nat: Some(Nat::Routed), ..Plan::home("ipv6-firewall") },
     Plan {
         ipv6_only: true,
@@ -348,6 +351,21 @@ impl World {
         self.gateways[n] = None;
     }
 
+    /// Ends the gateway's daemon for good, and with it what it opened.
+    pub(crate) fn daemon_down(&mut self, n: usize) -> Outcome {
+        let gateway = self.gateways[n].as_mut().ok_or("this gateway is down")?;
+        gateway.daemon = None;
+        self.forget(n)
+    }
+
+    /// Closes all ports of a gateway, as if nobody had ever asked for them.
+    pub(crate) fn forget(&self, n: usize) -> Outcome {
+        let gateway = self.gateway(n).ok_or("this gateway is down")?;
+        ["miniupnpd", "prerouting_miniupnpd", "postrouting_miniupnpd"]
+            .iter()
+            .try_for_each(|chain| gateway.nft(&format!("flush chain inet filter {chain}")))
+    }
+
     /// Starts the gateway's daemon for port control anew, if it has one.
     pub(crate) fn daemon_up(&mut self, n: usize) -> Outcome {
         let config = self.files.join(format!("miniupnpd{n}.conf"));
@@ -359,10 +377,11 @@ impl World {
             "ext_ifname=wan\nlistening_ip=lan\nhttp_port=5000\nenable_upnp={}\nenable_natpmp={}\nsecure_mode=yes\n\
              force_igd_desc_v1={}\nsystem_uptime=no\nmin_lifetime=60\nmax_lifetime=86400\nnotify_interval=900\n\
              uuid=00000000-0000-0000-0000-00000000000{n}\nallow 1024-65535 192.168.77.0/24 1024-65535\n\
-             deny 0-65535 0.0.0.0/0 0-65535\n",
+             deny 0-65535 0.0.0.0/0 0-65535\n{}",
             word(has_upnp),
             word(has_port_control),
             word(igd == Igd::Upnp1),
+            if igd == Igd::Lying { format!("ext_ip={PROVIDER_SHARED}\n") } else { String::new() },
         );
         std::fs::write(&config, text).map_err(|e| e.to_string())?;
         let log = std::fs::File::create(self.files.join(format!("miniupnpd{n}.log"))).map_err(|e| e.to_string())?;
