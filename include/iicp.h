@@ -822,6 +822,19 @@ iicp_code iicp_node_serve(iicp_queue queue,
 iicp_code iicp_node_status(iicp_node node, iicp_event **out, iicp_error **err);
 
 /**
+ * How a node can be reached from outside: what was tried, what came back, what to do about it. The json of `*out` is
+ * `{"text", "reached_by", "endpoint", "interfaces": [{"name", "address", "public", "temporary", "vpn"}], "gateways",
+ * "container", "wan_address", "double_nat", "rungs": [{"rung", "state", "lines", "fix"}], "took_ms", "climbs"}`; its `text`
+ * is the same for people.
+ *
+ * Ownership: `*out` is yours, for `iicp_event_free`. Threads: any. Never blocks.
+ * Errors: `IICP_STALE_ID`, `IICP_CLOSED`, `IICP_FORKED`.
+ */
+iicp_code iicp_node_nat_report(iicp_node node,
+                               iicp_event **out,
+                               iicp_error **err);
+
+/**
  * Closes a node: it leaves its directory and takes no new task; tasks that run have `grace_ms` to be answered. The id is
  * stale at once. The json of its `IICP_EVENT_DONE` is `{"in_time": true}` if all of them were.
  *

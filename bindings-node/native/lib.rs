@@ -210,6 +210,15 @@ pub fn node_status(node: String) -> napi::Result<String> {
     bridge()?.node_status(id(&node)?).map_err(|e| thrown(&e))
 }
 
+/// `Bridge::node_nat_report`.
+///
+/// # Errors
+/// As there.
+#[napi(catch_unwind)]
+pub fn node_nat_report(node: String) -> napi::Result<String> {
+    bridge()?.node_nat_report(id(&node)?).map_err(|e| thrown(&e))
+}
+
 /// `Bridge::node_close`.
 ///
 /// # Errors

@@ -36,7 +36,7 @@ export type {
 export type { CloseOptions } from "./json.js";
 export type { CallOptions } from "./loop.js";
 export { Node, Reply, serve } from "./node.js";
-export type { Caller, Handler, HandlerContext, Inbound, NodeStatus, ServeOptions } from "./node.js";
+export type { Caller, Handler, HandlerContext, Inbound, NatReport, NatRung, NodeStatus, ServeOptions } from "./node.js";
 export type { CandidateEvidence, RankChoice, RankContext, RankRequest, Ranker } from "./ranker.js";
 export type {
   ChatReply,

@@ -24,6 +24,7 @@ export interface Native {
   directoryClose(directory: string, queue: string, graceMs: number, tag: number): string;
   nodeServe(queue: string, options: string, tag: number): string;
   nodeStatus(node: string): string;
+  nodeNatReport(node: string): string;
   nodeClose(node: string, queue: string, graceMs: number, tag: number): string;
   taskFinish(task: string, meta: string, body: string | Uint8Array): void;
   taskFail(task: string, code: number, message: string): void;

@@ -83,6 +83,44 @@ export interface NodeStatus {
   activeJobs: number;
 }
 
+/** What was tried on a rung of the ladder by which a node is reached. */
+export interface NatRung {
+  /** Which one. */
+  rung: "direct_ipv4" | "pcp" | "nat_pmp" | "upnp" | "direct_ipv6" | "ipv6_pinhole" | "relay";
+  /** What became of it. */
+  state: "not_tried" | "failed" | "reached";
+  /** What was done and what came back. */
+  lines: string[];
+  /** What to do about it, if there is anything. */
+  fix: string | null;
+}
+
+/** How a node can be reached from outside: what was tried, what came back, what to do about it. */
+export interface NatReport {
+  /** The same for people. */
+  text: string;
+  /** The rung that the node is reached by; null if nobody reaches it, or if the ladder was not asked. */
+  reachedBy: NatRung["rung"] | null;
+  /** The URL that is advertised for it. */
+  endpoint: string | null;
+  /** Addresses of this machine; a temporary one will be replaced by and by. */
+  interfaces: { name: string; address: string; public: boolean; temporary: boolean; vpn: boolean }[];
+  /** The gateways that lead outside. */
+  gateways: string[];
+  /** By what a container was recognised, if this is one. */
+  container: string | null;
+  /** The address that a gateway says it has outside. */
+  wanAddress: string | null;
+  /** Whether there is another NAT behind the gateway. */
+  doubleNat: boolean;
+  /** What was tried, in the order of preference. */
+  rungs: NatRung[];
+  /** How long the last climb took, in milliseconds. */
+  tookMs: number;
+  /** How often the ladder was climbed. */
+  climbs: number;
+}
+
 /** A handler's answer with what there is to say about it. */
 export class Reply {
   private constructor(
@@ -254,6 +292,16 @@ export class Node {
     if (this.#closed !== undefined) throw failure(Code.CLOSED, "the node was closed; serve again");
     try {
       return readStatus(JSON.parse(native().nodeStatus(this.#id)) as object);
+    } catch (thrown) {
+      throw fromThrown(thrown);
+    }
+  }
+
+  /** How the node can be reached from outside: what was tried, what came back, what to do about it. */
+  natReport(): NatReport {
+    if (this.#closed !== undefined) throw failure(Code.CLOSED, "the node was closed; serve again");
+    try {
+      return camelKeys(JSON.parse(native().nodeNatReport(this.#id)) as object) as NatReport;
     } catch (thrown) {
       throw fromThrown(thrown);
     }

@@ -146,6 +146,9 @@ test("status, url and id; close drains, says whether all ended, and may be asked
     return "done";
   });
   assert.deepEqual(node.status(), { nodeId: "node-1", url: node.url, registered: true, activeJobs: 0 });
+  const report = node.natReport();
+  assert.deepEqual([report.reachedBy, report.doubleNat, report.rungs], [null, false, []]);
+  assert.match(report.text, /not reached/);
   assert.match(node.url, /^http:\/\/127\.0\.0\.1:\d+$/);
   const client = new Client({ directory: directory.url });
   const call = client.submit({ intent: ECHO, payload: 1 });
@@ -158,6 +161,7 @@ test("status, url and id; close drains, says whether all ended, and may be asked
   assert.equal((await call).result, "done");
   assert.deepEqual([await closed, await again], [true, true]);
   assert.throws(() => node.status(), { codeName: "CLOSED" });
+  assert.throws(() => node.natReport(), { codeName: "CLOSED" });
   await node[Symbol.asyncDispose]();
   await client.close();
   await directory.close();

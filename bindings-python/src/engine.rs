@@ -155,6 +155,11 @@ impl Engine {
         Ok(PyBytes::new(py, status.as_bytes()))
     }
 
+    fn node_nat_report<'py>(&self, py: Python<'py>, node: u64) -> PyResult<Bound<'py, PyBytes>> {
+        let report = self.0.node_nat_report(node).map_err(failure)?;
+        Ok(PyBytes::new(py, report.as_bytes()))
+    }
+
     fn node_close(&self, node: u64, queue: u64, grace: f64, tag: u64) -> PyResult<u64> {
         self.0.node_close(node, queue, seconds(grace), tag).map_err(failure)
     }

@@ -26,6 +26,8 @@ async def echo(task: Inbound) -> Any:
 def test_directory_node_and_client_work_without_a_loop(handler: iicp_core.Handler) -> None:
     with sync.Directory.loopback() as directory, sync.serve(handler, intents=[CHAT], directory=directory.url) as node:
         assert node.status().registered
+        report = node.nat_report()
+        assert (report.reached_by, report.rungs, str(report)) == (None, (), report.text)
         with sync.Client(directory=directory.url) as client:
             (found,) = client.discover(intent=CHAT)
             assert (found.node_id, found.endpoint) == (node.node_id, node.url)
@@ -205,6 +207,7 @@ def test_what_is_closed_says_so() -> None:
         thing.close()
     calls: list[Callable[[], object]] = [
         node.status,
+        node.nat_report,
         lambda: client.chat("Hello"),
         lambda: client.discover(intent=CHAT),
         lambda: client.submit(intent=CHAT, payload=1),

@@ -55,6 +55,9 @@ func TestDiscoverAndChat(t *testing.T) {
 		t.Errorf("got %+v", reply)
 	}
 	status := must(m.node.Status())(t)
+	if report := must(m.node.NatReport())(t); report.ReachedBy != "" || report.Text == "" {
+		t.Error(report)
+	}
 	if !status.Registered || status.URL != m.node.URL() || status.ActiveJobs != 0 {
 		t.Errorf("got %+v", status)
 	}

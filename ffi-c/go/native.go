@@ -156,6 +156,12 @@ static shown node_status(uint64_t node, result *r) {
 	return show(event);
 }
 
+static shown node_nat_report(uint64_t node, result *r) {
+	iicp_event *event = NULL;
+	r->code = iicp_node_nat_report((iicp_node){node}, &event, &r->err);
+	return show(event);
+}
+
 static result node_close(uint64_t node, uint64_t queue, uint64_t tag) {
 	result r = {0};
 	// Who has no time left cancels.
@@ -400,13 +406,21 @@ func serve(queue uint64, options string, tag uint64) (uint64, error) {
 }
 
 func nodeStatus(node uint64) ([]byte, error) {
-	var status C.shown
-	_, err := started(func() (r C.result) { status = C.node_status(C.uint64_t(node), &r); return r })
+	return told(func(r *C.result) C.shown { return C.node_status(C.uint64_t(node), r) })
+}
+
+func nodeNatReport(node uint64) ([]byte, error) {
+	return told(func(r *C.result) C.shown { return C.node_nat_report(C.uint64_t(node), r) })
+}
+
+func told(ask func(*C.result) C.shown) ([]byte, error) {
+	var shown C.shown
+	_, err := started(func() (r C.result) { shown = ask(&r); return r })
 	if err != nil {
 		return nil, err
 	}
-	defer C.iicp_event_free(status.event)
-	return copyText(status.json), nil
+	defer C.iicp_event_free(shown.event)
+	return copyText(shown.json), nil
 }
 
 func nodeClose(node, queue, tag uint64) (uint64, error) {

@@ -147,6 +147,56 @@ type NodeStatus struct {
 	ActiveJobs int `json:"active_jobs"`
 }
 
+// NatReport is how a node can be reached from outside: what was tried, what came back, what to do about it.
+type NatReport struct {
+	// Text is the same for people.
+	Text string `json:"text"`
+	// ReachedBy is the rung that the node is reached by; empty if nobody reaches it, or if the ladder was not asked.
+	ReachedBy string `json:"reached_by"`
+	// Endpoint is the URL that is advertised for it.
+	Endpoint string `json:"endpoint"`
+	// Interfaces are the addresses of this machine.
+	Interfaces []NatInterface `json:"interfaces"`
+	// Gateways lead outside.
+	Gateways []string `json:"gateways"`
+	// Container is by what a container was recognised.
+	Container string `json:"container"`
+	// WANAddress is what a gateway says it has outside.
+	WANAddress string `json:"wan_address"`
+	// DoubleNAT tells whether there is another NAT behind the gateway.
+	DoubleNAT bool `json:"double_nat"`
+	// Rungs are what was tried, in the order of preference.
+	Rungs []NatRung `json:"rungs"`
+	// TookMS is how long the last climb took, in milliseconds.
+	TookMS uint64 `json:"took_ms"`
+	// Climbs is how often the ladder was climbed.
+	Climbs uint64 `json:"climbs"`
+}
+
+// NatInterface is an address of this machine.
+type NatInterface struct {
+	Name    string `json:"name"`
+	Address string `json:"address"`
+	// Public tells whether it is an address of the open network.
+	Public bool `json:"public"`
+	// Temporary addresses are replaced by and by.
+	Temporary bool `json:"temporary"`
+	// VPN tells whether the interface looks like that of a VPN.
+	VPN bool `json:"vpn"`
+}
+
+// NatRung is what was tried on a rung of the ladder.
+type NatRung struct {
+	// Rung is which one, such as "upnp" or "relay".
+	Rung string `json:"rung"`
+	// State is "not_tried", "failed" or "reached".
+	State string `json:"state"`
+	// Lines are what was done and what came back.
+	Lines []string `json:"lines"`
+	// Fix is what to do about it, if there is anything.
+	Fix string `json:"fix"`
+}
+
 // farewell is the time that a node which is closed has to leave its directory, and its handlers to end.
 const farewell = time.Second
 
@@ -238,6 +288,19 @@ func (n *Node) Status() (NodeStatus, error) {
 	}
 	var status NodeStatus
 	return status, read(text, &status)
+}
+
+// NatReport tells how the node can be reached from outside; of a closed one the error is [ErrClosed].
+func (n *Node) NatReport() (NatReport, error) {
+	text, err := nodeNatReport(n.id)
+	if errors.Is(err, ErrStaleID) {
+		err = closed("node")
+	}
+	if err != nil {
+		return NatReport{}, err
+	}
+	var report NatReport
+	return report, read(text, &report)
 }
 
 // Close stops the node: it leaves its directory, and the contexts of its handlers end. It takes a second at most, also

@@ -63,9 +63,40 @@ pub unsafe extern "C" fn iicp_node_status(
     out: *mut *mut iicp_event,
     err: *mut *mut iicp_error,
 ) -> iicp_code {
+    // SAFETY: the caller's promise.
+    unsafe { told(node, out, err, Bridge::node_status) }
+}
+
+/// How a node can be reached from outside: what was tried, what came back, what to do about it. The json of `*out` is
+/// `{"text", "reached_by", "endpoint", "interfaces": [{"name", "address", "public", "temporary", "vpn"}], "gateways",
+/// "container", "wan_address", "double_nat", "rungs": [{"rung", "state", "lines", "fix"}], "took_ms", "climbs"}`; its `text`
+/// is the same for people.
+///
+/// Ownership: `*out` is yours, for `iicp_event_free`. Threads: any. Never blocks.
+/// Errors: `IICP_STALE_ID`, `IICP_CLOSED`, `IICP_FORKED`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn iicp_node_nat_report(
+    node: iicp_node,
+    out: *mut *mut iicp_event,
+    err: *mut *mut iicp_error,
+) -> iicp_code {
+    // SAFETY: the caller's promise.
+    unsafe { told(node, out, err, Bridge::node_nat_report) }
+}
+
+/// Shows what the engine says of a node at once.
+///
+/// # Safety
+/// As for the functions that it stands for.
+unsafe fn told(
+    node: iicp_node,
+    out: *mut *mut iicp_event,
+    err: *mut *mut iicp_error,
+    verb: fn(&Bridge, u64) -> iicp_core::Result<String>,
+) -> iicp_code {
     let body = || {
         let out = Out::required(out, "out")?;
-        let json = of(node.id)?.node_status(node.id)?;
+        let json = verb(&of(node.id)?, node.id)?;
         let mut event = Event::new(EventKind::Done, 0, 0);
         (event.handle, event.json) = (node.id, json);
         // SAFETY: the caller's promise.

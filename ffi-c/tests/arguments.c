@@ -152,6 +152,7 @@ static void ids_of_nothing_are_stale(void) {
         FAILS(iicp_client_chat_wait((iicp_client){id}, query, &event, &err), IICP_STALE_ID);
         FAILS(iicp_node_serve((iicp_queue){id}, query, 0, &op, &err), IICP_STALE_ID);
         FAILS(iicp_node_status((iicp_node){id}, &event, &err), IICP_STALE_ID);
+        FAILS(iicp_node_nat_report((iicp_node){id}, &event, &err), IICP_STALE_ID);
         FAILS(iicp_node_close((iicp_node){id}, queue, 0, 0, &op, &err), IICP_STALE_ID);
         FAILS(iicp_directory_bind((iicp_queue){id}, NOTHING, 0, &op, &err), IICP_STALE_ID);
         FAILS(iicp_directory_close((iicp_directory){id}, queue, 0, 0, &op, &err), IICP_STALE_ID);

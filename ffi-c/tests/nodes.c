@@ -77,6 +77,9 @@ static void the_status_of_a_node_can_be_asked(void) {
     CHECK(strstr(iicp_event_json(status).ptr, "\"registered\":true"), "%s", iicp_event_json(status).ptr);
     CHECK(iicp_event_handle(status) == mesh.node.id);
     iicp_event_free(status);
+    OK(iicp_node_nat_report(mesh.node, &status, &err));
+    CHECK(strstr(iicp_event_json(status).ptr, "\"rungs\":[]"), "%s", iicp_event_json(status).ptr);
+    iicp_event_free(status);
     iicp_event *nodes = NULL;
     OK(iicp_client_discover_wait(mesh.client, iicp_text("{\"intent\":\"" IICP_CHAT "\"}"), &nodes, &err));
     CHECK(strstr(iicp_event_json(nodes).ptr, "\"endpoint\":"), "%s", iicp_event_json(nodes).ptr);
@@ -86,6 +89,7 @@ static void the_status_of_a_node_can_be_asked(void) {
     CHECK(strstr(iicp_event_json(closed).ptr, "\"in_time\":true"), "%s", iicp_event_json(closed).ptr);
     iicp_event_free(closed);
     FAILS(iicp_node_status(mesh.node, &status, &err), IICP_STALE_ID);
+    FAILS(iicp_node_nat_report(mesh.node, &status, &err), IICP_STALE_ID);
     FAILS(iicp_node_close(mesh.node, mesh.asking, 0, 0, NULL, &err), IICP_STALE_ID);
     FAILS(iicp_client_chat_wait(mesh.client, iicp_text(CHAT_OPTIONS), &status, &err), IICP_NO_NODES);
     OK(iicp_directory_close(mesh.directory, mesh.asking, 5000, 0, NULL, &err));

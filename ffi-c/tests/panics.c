@@ -55,6 +55,7 @@ static void a_panic_in_a_function_is_a_code(void) {
     PANICS(iicp_client_chat_wait(client, NOTHING, &event, &err));
     PANICS(iicp_node_serve(queue, NOTHING, 0, NULL, &err));
     PANICS(iicp_node_status((iicp_node){1}, &event, &err));
+    PANICS(iicp_node_nat_report((iicp_node){1}, &event, &err));
     PANICS(iicp_node_close((iicp_node){1}, queue, 0, 0, NULL, &err));
     PANICS(iicp_task_finish(1, NOTHING, iicp_body("{}"), &err));
     PANICS(iicp_task_fail(1, IICP_BACKEND, NOTHING, &err));

@@ -15,6 +15,9 @@ from ._types import (
     EmbeddingReply,
     Judgement,
     ModerationReply,
+    NatInterface,
+    NatReport,
+    NatRung,
     NodeInfo,
     RoutingReceipt,
     SpeechReply,
@@ -164,6 +167,14 @@ def read_moderation(event: Event) -> ModerationReply:
     about = from_json(event.json)
     results = tuple(Judgement(**judgement) for judgement in about["results"])
     return ModerationReply(results, about["model"], task=read_task(event))
+
+
+def read_nat_report(about: dict[str, Any]) -> NatReport:
+    """How a node can be reached."""
+    about["interfaces"] = tuple(NatInterface(**interface) for interface in about["interfaces"])
+    about["rungs"] = tuple(NatRung(**{**rung, "lines": tuple(rung["lines"])}) for rung in about["rungs"])
+    about["gateways"] = tuple(about["gateways"])
+    return NatReport(**about)
 
 
 def _usage(about: Mapping[str, Any]) -> Usage | None:

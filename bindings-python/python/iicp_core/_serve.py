@@ -18,7 +18,7 @@ from ._loop import LoopQueue, current
 from ._native import Event, Failure
 from ._open import Opening
 from ._task import Inbound, Reply, part
-from ._types import NodeStatus
+from ._types import NatReport, NodeStatus
 from ._workers import Workers
 
 if TYPE_CHECKING:
@@ -118,6 +118,14 @@ class Node:
             about["active_jobs"],
             self._server.overrunning() if self._server is not None else 0,
         )
+
+    def nat_report(self) -> NatReport:
+        """How the node can be reached from outside: what was tried, what came back, what to do about it."""
+        try:
+            report = _forms.from_json(self._queue.engine.node_nat_report(self._handle))
+        except Failure as failure:
+            raise refused(failure) from None
+        return _forms.read_nat_report(report)
 
     async def close(self, grace: float = CLOSE_SECONDS) -> bool:
         """Leaves the directory, takes no new task and gives the running ones ``grace`` seconds.

@@ -246,6 +246,64 @@ class ModerationReply:
 
 
 @dataclass(frozen=True, slots=True)
+class NatInterface:
+    """An address of this machine."""
+
+    name: str
+    address: str
+    public: bool
+    """Whether it is an address of the open network."""
+    temporary: bool
+    """Whether the system will replace it by and by."""
+    vpn: bool
+    """Whether the interface looks like that of a VPN."""
+
+
+@dataclass(frozen=True, slots=True)
+class NatRung:
+    """What was tried on a rung of the ladder."""
+
+    rung: str
+    """Which one, such as ``upnp`` or ``relay``."""
+    state: str
+    """``not_tried``, ``failed`` or ``reached``."""
+    lines: tuple[str, ...]
+    """What was done and what came back."""
+    fix: str | None
+    """What to do about it, if there is anything."""
+
+
+@dataclass(frozen=True, slots=True)
+class NatReport:
+    """How a node can be reached from outside: what was tried, what came back, what to do about it."""
+
+    text: str = field(repr=False)
+    """The same for people."""
+    reached_by: str | None
+    """The rung that the node is reached by; None if nobody reaches it, or if the ladder was not asked."""
+    endpoint: str | None
+    """The URL that is advertised for it."""
+    interfaces: tuple[NatInterface, ...]
+    gateways: tuple[str, ...]
+    """The gateways that lead outside."""
+    container: str | None
+    """By what a container was recognised, if this is one."""
+    wan_address: str | None
+    """The address that a gateway says it has outside."""
+    double_nat: bool
+    """Whether there is another NAT behind the gateway."""
+    rungs: tuple[NatRung, ...]
+    """What was tried, in the order of preference."""
+    took_ms: int
+    """How long the last climb took, in milliseconds."""
+    climbs: int
+    """How often the ladder was climbed."""
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True, slots=True)
 class NodeStatus:
     """How a serving node is."""
 

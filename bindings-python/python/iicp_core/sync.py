@@ -33,6 +33,7 @@ from ._types import (
     EmbeddingReply,
     ModerationReply,
     NodeInfo,
+    NatReport,
     NodeStatus,
     SpeechReply,
     TaskResult,
@@ -383,6 +384,10 @@ class Node:
     def status(self) -> NodeStatus:
         """How the node is just now."""
         return self._node.status()
+
+    def nat_report(self) -> NatReport:
+        """How the node can be reached from outside: what was tried, what came back, what to do about it."""
+        return self._node.nat_report()
 
     def close(self, grace: float = CLOSE_SECONDS) -> bool:
         """Leaves the directory, takes no new task and gives the running ones ``grace`` seconds.

@@ -18,7 +18,7 @@ use crate::directory::Directory;
 use crate::error::{Code, Error, Result};
 use crate::node::{LiveNode, Node};
 use crate::options::{Chat, ClientOptions, DirectoryOptions, Discover, NodeOptions, TaskOptions, from_json};
-use crate::types::{Payload, RoutingReceipt, TaskResult, Usage};
+use crate::types::{NatReport, Payload, RoutingReceipt, TaskResult, Usage};
 
 /// A node that serves with the host's code, or with a backend.
 pub(super) struct Serving {
@@ -74,6 +74,13 @@ struct NodeStatus<'a> {
     url: String,
     registered: bool,
     active_jobs: usize,
+}
+
+#[derive(Serialize)]
+struct NatReported {
+    text: String,
+    #[serde(flatten)]
+    report: NatReport,
 }
 
 #[derive(Serialize)]
@@ -270,6 +277,15 @@ impl Bridge {
     /// `STALE_ID`, `CLOSED`, `FORKED`.
     pub fn node_status(&self, node: u64) -> Result<String> {
         self.open()?.nodes.read(node, |node| to_json(&NodeStatus::from(&node.live)))?
+    }
+
+    /// How a node can be reached from outside: a [`NatReport`](crate::types::NatReport), and as `text` the same for people.
+    ///
+    /// # Errors
+    /// `STALE_ID`, `CLOSED`, `FORKED`.
+    pub fn node_nat_report(&self, node: u64) -> Result<String> {
+        let report = self.open()?.nodes.read(node, |node| node.live.nat_report())?;
+        to_json(&NatReported { text: report.to_string(), report })
     }
 
     /// Closes a node: it leaves its directory and takes no new task; running ones have `grace` to end. The id is stale
