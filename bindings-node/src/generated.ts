@@ -1024,6 +1024,32 @@ export const RELAYWORKER_NAMES: ReadonlyMap<string, string> = new Map([
   ["pongTimeoutMs", "pong_timeout_ms"],
 ]);
 
+/** How a node finds a way to be reached from outside: its own address, a port or a pinhole that its gateway opens, a relay. What is found is advertised only once it was seen from outside, and looked after until the node stops. */
+export interface NatOptions {
+  /** Whether a way is looked for. Default: `"auto"`. */
+  mode?: "auto" | "off" | undefined;
+  /** Whether the gateway is asked to map a port (UPnP, NAT-PMP, PCP). Default: `true`. */
+  mapping?: boolean | undefined;
+  /** Whether IPv6 is tried, and its firewall asked to be opened. Default: `true`. */
+  ipv6?: boolean | undefined;
+  /** Whether the node goes to a relay while nothing else does. Default: `true`. */
+  relay?: boolean | undefined;
+  /** For how long a gateway is asked to keep what it opens, in seconds; it is renewed after half of that. Default: `3600`. */
+  leaseS?: number | undefined;
+  /** How often it is looked whether the way is still good, in milliseconds. Default: `20000`. */
+  checkIntervalMs?: number | undefined;
+}
+
+/** What the core calls the options of `NatOptions`. */
+export const NAT_NAMES: ReadonlyMap<string, string> = new Map([
+  ["mode", "mode"],
+  ["mapping", "mapping"],
+  ["ipv6", "ipv6"],
+  ["relay", "relay"],
+  ["leaseS", "lease_s"],
+  ["checkIntervalMs", "check_interval_ms"],
+]);
+
 /** What a node lets others' tasks do, and what it asks for them. */
 export interface NodePolicy {
   /** Whether others may have their tasks run here as parts of larger ones. Default: `false`. */

@@ -736,6 +736,22 @@ type RelayWorkerOptions struct {
 	PongTimeoutMs int64 `json:"pong_timeout_ms,omitempty"`
 }
 
+// NatOptions: How a node finds a way to be reached from outside: its own address, a port or a pinhole that its gateway opens, a relay. What is found is advertised only once it was seen from outside, and looked after until the node stops.
+type NatOptions struct {
+	// Whether a way is looked for. One of auto, off. Default "auto".
+	Mode string `json:"mode,omitempty"`
+	// Whether the gateway is asked to map a port (UPnP, NAT-PMP, PCP). Default true.
+	Mapping *bool `json:"mapping,omitempty"`
+	// Whether IPv6 is tried, and its firewall asked to be opened. Default true.
+	Ipv6 *bool `json:"ipv6,omitempty"`
+	// Whether the node goes to a relay while nothing else does. Default true.
+	Relay *bool `json:"relay,omitempty"`
+	// For how long a gateway is asked to keep what it opens, in seconds; it is renewed after half of that. Default 3600.
+	LeaseS int64 `json:"lease_s,omitempty"`
+	// How often it is looked whether the way is still good, in milliseconds. Default 20000.
+	CheckIntervalMs int64 `json:"check_interval_ms,omitempty"`
+}
+
 // NodePolicy: What a node lets others' tasks do, and what it asks for them.
 type NodePolicy struct {
 	// Whether others may have their tasks run here as parts of larger ones.

@@ -166,6 +166,7 @@ SECONDS: Final = frozenset(
     {
         "breaker_open",
         "call_timeout",
+        "check_interval",
         "default_timeout",
         "header_timeout",
         "heartbeat",
@@ -801,6 +802,23 @@ class RelayWorkerOptions(TypedDict, total=False):
     """Silence after which the relay is asked whether it is there, in seconds. Default: 15.0."""
     pong_timeout: float
     """Wait for its answer, in seconds. Default: 5.0."""
+
+
+class NatOptions(TypedDict, total=False):
+    """How a node finds a way to be reached from outside: its own address, a port or a pinhole that its gateway opens, a relay. What is found is advertised only once it was seen from outside, and looked after until the node stops."""
+
+    mode: Literal["auto", "off"]
+    """Whether a way is looked for. Default: ``"auto"``."""
+    mapping: bool
+    """Whether the gateway is asked to map a port (UPnP, NAT-PMP, PCP). Default: True."""
+    ipv6: bool
+    """Whether IPv6 is tried, and its firewall asked to be opened. Default: True."""
+    relay: bool
+    """Whether the node goes to a relay while nothing else does. Default: True."""
+    lease_s: int
+    """For how long a gateway is asked to keep what it opens, in seconds; it is renewed after half of that. Default: ``3600``."""
+    check_interval: float
+    """How often it is looked whether the way is still good, in seconds. Default: 20.0."""
 
 
 class NodePolicy(TypedDict, total=False):

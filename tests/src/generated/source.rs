@@ -3,7 +3,7 @@
 use iicp_core::CHAT;
 use iicp_core::options::{
     AvailabilityWindow, BackendOptions, Chat, ChatMessage, ClientOptions, Completion, DirectoryOptions, Discover,
-    Embedding, Moderation, NodeCapability, NodeOptions, NodePolicy, NodePricing, ProfileRequest, PublicListing,
+    Embedding, Moderation, NatOptions, NodeCapability, NodeOptions, NodePolicy, NodePricing, ProfileRequest, PublicListing,
     QueueOptions, RelayServerOptions, RelayWorkerOptions, RouteConstraints, RoutingPolicy, RuntimeOptions, Speech,
     TaskOptions, Transcription, Validate, from_json,
 };
@@ -92,6 +92,7 @@ pub fn structs() -> Result<Vec<Struct>, String> {
         read::<NodeCapability>(json!({ "intent": CHAT }))?,
         read::<RelayServerOptions>(none())?,
         read::<RelayWorkerOptions>(none())?,
+        read::<NatOptions>(none())?,
         read::<NodePolicy>(none())?,
         read::<NodePricing>(none())?,
         read::<PublicListing>(none())?,
