@@ -3,9 +3,9 @@
 use iicp_core::CHAT;
 use iicp_core::options::{
     AvailabilityWindow, BackendOptions, Chat, ChatMessage, ClientOptions, Completion, DirectoryOptions, Discover,
-    Embedding, Moderation, NatOptions, NodeCapability, NodeOptions, NodePolicy, NodePricing, ProfileRequest, PublicListing,
-    QueueOptions, RelayServerOptions, RelayWorkerOptions, RouteConstraints, RoutingPolicy, RuntimeOptions, Speech,
-    TaskOptions, Transcription, Validate, from_json,
+    Embedding, Moderation, NatOptions, NodeCapability, NodeOptions, NodePolicy, NodePricing, ProfileRequest,
+    PublicListing, QueueOptions, RelayServerOptions, RelayWorkerOptions, RouteConstraints, RoutingPolicy,
+    RuntimeOptions, Speech, TaskOptions, Transcription, Validate, from_json,
 };
 use schemars::{JsonSchema, schema_for};
 use serde::de::{DeserializeOwned, IgnoredAny, MapAccess, Visitor};
