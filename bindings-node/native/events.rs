@@ -1,6 +1,6 @@
 //! Events as one JSON text: one string and one parse for a whole batch, instead of a call for every field.
 //!
-//! An event is `[kind, tag, id, json, body, error]`. `id` is the task of `TASK` and `TASK_CANCEL`, the operation of `RANK`,
+//! An event is `[kind, tag, id, json, body, error]`. `id` is the task of `TASK`, `TASK_CANCEL` and `TASK_ROOM`, the operation of `RANK`,
 //! and what a `DONE` made; `json`, `body` and `error` are null if there is none. Bodies are JSON that the engine has
 //! checked, so they stand in the text as they are; those that are no JSON are base64, which their operation's tag tells.
 
@@ -8,12 +8,13 @@
 
 use std::borrow::Cow;
 use std::cell::RefCell;
+use std::collections::{HashMap, VecDeque};
 use std::error::Error as _;
 use std::fmt::Write as _;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use iicp_core::bridge::{Event, EventKind};
+use iicp_core::bridge::{Event, EventKind, Hold};
 use iicp_core::{Code, Error};
 use serde_json::Value;
 
@@ -34,6 +35,27 @@ pub(crate) fn with_bytes(tag: u64) -> u64 {
 thread_local! {
     /// The text that is being written: a new one for every batch would be the largest piece of memory by far.
     static TEXT: RefCell<String> = const { RefCell::new(String::new()) };
+
+    /// What the parts count that JavaScript was given and has not used, by operation. An environment stays on its thread.
+    static HELD: RefCell<HashMap<u64, VecDeque<Hold>>> = RefCell::default();
+}
+
+/// Keeps of every part what it counts against its stream, until it is [`used`] or its operation is over.
+pub(crate) fn hold(events: &mut [Event]) {
+    HELD.with_borrow_mut(|held| {
+        for event in events {
+            match event.kind {
+                EventKind::Chunk => held.entry(event.id).or_default().extend(event.hold()),
+                EventKind::Done if !held.is_empty() => drop(held.remove(&event.id)),
+                _ => {}
+            }
+        }
+    });
+}
+
+/// JavaScript has used the first part that is held of an operation.
+pub(crate) fn used(operation: u64) {
+    HELD.with_borrow_mut(|held| held.get_mut(&operation).map(VecDeque::pop_front));
 }
 
 /// Writes a batch as JSON texts, nearly always one, each of which `take` copies.
@@ -65,7 +87,7 @@ fn finish<T>(text: &mut String, take: impl Fn(&str) -> napi::Result<T>) -> napi:
 
 fn push(text: &mut String, event: &Event) {
     let id = match event.kind {
-        EventKind::Task | EventKind::TaskCancel | EventKind::Rank => event.id,
+        EventKind::Task | EventKind::TaskCancel | EventKind::TaskRoom | EventKind::Rank => event.id,
         _ => event.handle,
     };
     // Writing to a string cannot fail.

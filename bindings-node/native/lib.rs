@@ -74,7 +74,8 @@ pub fn open(env: Env, ring: Function<'_, (), ()>) -> napi::Result<String> {
 /// As `Bridge::queue_drain`.
 #[napi(catch_unwind)]
 pub fn drain(env: &Env, queue: String) -> napi::Result<Vec<JsString<'_>>> {
-    let taken = bridge()?.queue_drain(id(&queue)?, BATCH).map_err(|e| thrown(&e))?;
+    let mut taken = bridge()?.queue_drain(id(&queue)?, BATCH).map_err(|e| thrown(&e))?;
+    events::hold(&mut taken);
     events::write(&taken, |text| env.create_string(text))
 }
 
@@ -132,6 +133,26 @@ pub fn submit(client: String, queue: String, task: String, body: Body, number: f
 #[napi(catch_unwind)]
 pub fn chat(client: String, queue: String, chat: String, number: f64) -> napi::Result<String> {
     bridge()?.chat(id(&client)?, id(&queue)?, &chat, tag(number)).map(text).map_err(|e| thrown(&e))
+}
+
+/// `Bridge::stream`. The body is empty for a chat. Every part that was drained counts against its stream until `used`.
+///
+/// # Errors
+/// As there.
+#[napi(catch_unwind)]
+pub fn stream(client: String, queue: String, ask: String, body: Body, number: f64) -> napi::Result<String> {
+    let body = bytes_of(body);
+    bridge()?.stream(id(&client)?, id(&queue)?, &ask, body, tag(number)).map(text).map_err(|e| thrown(&e))
+}
+
+/// A part of the stream was used: the provider may send another one in its place.
+///
+/// # Errors
+/// `INVALID_ARG` for what is no id.
+#[napi(catch_unwind)]
+pub fn used(operation: String) -> napi::Result<()> {
+    events::used(id(&operation)?);
+    Ok(())
 }
 
 /// `Bridge::infer`. `sound` is the sound file of a transcription, else empty. The sound of a speech comes as base64.
@@ -227,6 +248,19 @@ pub fn node_nat_report(node: String) -> napi::Result<String> {
 pub fn node_close(node: String, queue: String, grace_ms: f64, number: f64) -> napi::Result<String> {
     let grace = millis(grace_ms);
     bridge()?.node_close(id(&node)?, id(&queue)?, grace, tag(number)).map(text).map_err(|e| thrown(&e))
+}
+
+/// `Bridge::task_chunk`. False says that there is no room yet: the same part is given again after `TASK_ROOM`.
+///
+/// # Errors
+/// As there, without `QUEUE_FULL`.
+#[napi(catch_unwind)]
+pub fn task_chunk(task: String, meta: String, body: Body) -> napi::Result<bool> {
+    match bridge()?.task_chunk(id(&task)?, &meta, bytes_of(body)) {
+        Ok(()) => Ok(true),
+        Err(error) if error.code() == Code::QueueFull => Ok(false),
+        Err(error) => Err(thrown(&error)),
+    }
 }
 
 /// `Bridge::task_finish`.

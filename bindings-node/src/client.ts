@@ -44,9 +44,11 @@ import {
   readModeration,
   readNodes,
   readSpeech,
+  readStream,
   readTask,
   readTranscription,
 } from "./replies.js";
+import { type TaskStream, stream } from "./stream.js";
 
 const CLIENT: Options = { what: "a client", names: CLIENT_NAMES };
 const DISCOVER: Options = { what: "a discovery", names: DISCOVER_NAMES };
@@ -156,11 +158,34 @@ export class Client {
         entry: this.chat,
         owner: this,
         ranker: this.#ranker,
-        start: (native, queue, tag) => {
-          const options: Chat = typeof chat === "string" ? { messages: [{ role: "user", content: chat }] } : chat;
-          return native.chat(this.#open(), queue, optionsJson(CHAT, options), tag);
-        },
+        start: (native, queue, tag) => native.chat(this.#open(), queue, chatJson(chat), tag),
         read: readChat,
+      },
+      call,
+    );
+  }
+
+  /**
+   * A chat, or any task, whose result comes in parts: `for await (const chunk of client.stream("Hello")) …`. The task's time
+   * is for the whole stream. Leaving the loop cancels the task at the provider. One that does not stream gives its whole
+   * result as one part.
+   */
+  stream<R = unknown>(ask: string | Chat | Task, call?: CallOptions): TaskStream<R> {
+    return stream<R>(
+      {
+        entry: this.stream,
+        owner: this,
+        ranker: this.#ranker,
+        start: (native, queue, tag) => {
+          if (typeof ask === "object" && ask !== null && "payload" in ask) {
+            const json = optionsJson(TASK, ask);
+            const payload = encode(ask.payload, "the payload", Code.PAYLOAD_INVALID);
+            // Without a body it would be a chat; a blank is no JSON either.
+            return native.stream(this.#open(), queue, json, payload.length === 0 ? " " : payload, tag);
+          }
+          return native.stream(this.#open(), queue, chatJson(ask), "", tag);
+        },
+        read: readStream,
       },
       call,
     );
@@ -243,4 +268,8 @@ export class Client {
     if (this.#closed !== undefined) throw failure(Code.CLOSED, "the client was closed; make a new one");
     return this.#id;
   }
+}
+
+function chatJson(chat: string | Chat): string {
+  return optionsJson(CHAT, typeof chat === "string" ? { messages: [{ role: "user", content: chat }] } : chat);
 }

@@ -35,6 +35,7 @@ export type {
 } from "./generated.js";
 export type { CloseOptions } from "./json.js";
 export type { CallOptions } from "./loop.js";
+export { Chunk, TaskStream } from "./stream.js";
 export { Node, Reply, serve } from "./node.js";
 export type { Caller, Handler, HandlerContext, Inbound, NatReport, NatRung, NodeStatus, ServeOptions } from "./node.js";
 export type { CandidateEvidence, RankChoice, RankContext, RankRequest, Ranker } from "./ranker.js";
@@ -47,6 +48,7 @@ export type {
   NodeInfo,
   RoutingReceipt,
   SpeechReply,
+  StreamResult,
   TaskResult,
   TimingsMs,
   TranscriptionReply,

@@ -10,7 +10,7 @@ import { type Native, native } from "./native.js";
 import { type Ranker, Ranking } from "./ranker.js";
 
 /** `[kind, tag, id, json, body, error]`, as the addon writes it. */
-type Event = [kind: number, tag: number, id: string, json: unknown, body: unknown, error: CoreError | null];
+export type Event = [kind: number, tag: number, id: string, json: unknown, body: unknown, error: CoreError | null];
 
 /** An operation that has not ended. */
 interface Pending {
@@ -21,6 +21,8 @@ interface Pending {
   operation: string;
   ranker: Ranker | undefined;
   ranking: Ranking | undefined;
+  /** Takes the parts of a stream, which holds the process by itself: only while somebody waits for the next one. */
+  part: ((event: Event) => void) | undefined;
   /** Called when the promise is settled. */
   over: (() => void) | undefined;
 }
@@ -29,6 +31,8 @@ interface Pending {
 export interface Server {
   onTask(id: string, about: never, payload: unknown): void;
   onCancel(id: string): void;
+  /** A part of the task had no room, and there is some now. */
+  onRoom(id: string): void;
 }
 
 /** What a call may be given besides its options. */
@@ -102,8 +106,56 @@ export async function start<T>(verb: Verb<T>, call?: CallOptions): Promise<T> {
     operation: "",
     ranker: verb.ranker,
     ranking: undefined,
+    part: undefined,
     over: undefined,
   };
+  begin(verb, tag, entry, site);
+  hold();
+  try {
+    const done = await new Promise<Event>((resolve) => (entry.done = resolve));
+    return result(verb, entry, done, site, start);
+  } finally {
+    entry.over?.();
+  }
+}
+
+/** A stream that runs. */
+export interface Followed<T> {
+  readonly operation: string;
+  /** Makes the result of the last event, or throws what that says. */
+  result(done: Event): T;
+}
+
+/**
+ * Starts an operation that comes in parts. `part` and then `done` are called with its events; neither may hold on to who
+ * reads them, so that a stream that nobody reads any more can be found.
+ */
+export function follow<T>(
+  verb: Verb<T>,
+  signal: AbortSignal | undefined,
+  site: CallSite,
+  part: (event: Event) => void,
+  done: (event: Event) => void,
+): Followed<T> {
+  const tag = ++lastTag;
+  const entry: Pending = {
+    done(event) {
+      done(event);
+      entry.over?.();
+    },
+    owner: verb.owner,
+    signal,
+    operation: "",
+    ranker: verb.ranker,
+    ranking: undefined,
+    part,
+    over: undefined,
+  };
+  begin(verb, tag, entry, site);
+  return { operation: entry.operation, result: (event) => result(verb, entry, event, site, verb.entry) };
+}
+
+function begin(verb: Verb<unknown>, tag: number, entry: Pending, site: CallSite): void {
   try {
     const { native, queue } = engine();
     entry.operation = verb.start(native, queue, tag);
@@ -111,22 +163,21 @@ export async function start<T>(verb: Verb<T>, call?: CallOptions): Promise<T> {
     throw fromThrown(thrown, site, verb.entry);
   }
   pending.set(tag, entry);
-  hold();
-  if (signal !== undefined) watch(signal, entry.operation);
-  try {
-    const [, , id, json, body, error] = await new Promise<Event>((resolve) => (entry.done = resolve));
-    if (error === null) return verb.read(json as never, body, id);
-    if (error.code === Code.CANCELLED && signal?.aborted) throw signal.reason;
-    const cause = error.code === Code.RANKER_REFUSED ? entry.ranking?.refusal : undefined;
-    throw fromCore(error, site, start, cause);
-  } finally {
-    entry.over?.();
-  }
+  if (entry.signal !== undefined) watch(entry.signal, entry.operation);
+}
+
+function result<T>(verb: Verb<T>, entry: Pending, done: Event, site: CallSite, entrance: Function): T {
+  const [, , id, json, body, error] = done;
+  if (error === null) return verb.read(json as never, body, id);
+  if (error.code === Code.CANCELLED && entry.signal?.aborted) throw entry.signal.reason;
+  const cause = error.code === Code.RANKER_REFUSED ? entry.ranking?.refusal : undefined;
+  throw fromCore(error, site, entrance, cause);
 }
 
 function nobody(): void {}
 
-function signalOf(call: CallOptions, site: CallSite, entry: Function): AbortSignal | undefined {
+/** The signal of a call, checked. */
+export function signalOf(call: CallOptions, site: CallSite, entry: Function): AbortSignal | undefined {
   try {
     onlyKnown("the options of a call", call, "signal");
     const { signal } = call;
@@ -173,7 +224,9 @@ export function recruit(server: Server): { tag: number; retire(): void } {
 /** Resolves when every operation of `owner` that runs now is over. */
 export async function settled(owner: object): Promise<void> {
   const running = [...pending.values()].filter((entry) => entry.owner === owner);
+  hold();
   await Promise.all(running.map((entry) => new Promise<void>((resolve) => (entry.over = resolve))));
+  release();
 }
 
 /** Holds the process until as many `release`s. */
@@ -187,14 +240,16 @@ export function release(): void {
   if (--alive === 0) anchor?.unref();
 }
 
-/** Runs what may find that it comes too late. */
-export function quietly(act: () => void): void {
+/** Runs what may find that it comes too late; false if it did. */
+export function quietly(act: () => void): boolean {
   try {
     act();
+    return true;
   } catch (thrown) {
     const error = fromThrown(thrown);
     const late = (error as { code?: unknown }).code;
     if (late !== Code.STALE_ID && late !== Code.CLOSED) throw error;
+    return false;
   }
 }
 
@@ -210,11 +265,17 @@ function dispatch(event: Event): void {
     case EventKind.DONE:
       finish(tag, event);
       break;
+    case EventKind.CHUNK:
+      pending.get(tag)?.part?.(event);
+      break;
     case EventKind.TASK:
       serve(tag, id, json, body, error);
       break;
     case EventKind.TASK_CANCEL:
       servers.get(tag)?.onCancel(id);
+      break;
+    case EventKind.TASK_ROOM:
+      servers.get(tag)?.onRoom(id);
       break;
     case EventKind.RANK:
       rank(tag, id, json);
@@ -226,7 +287,7 @@ function finish(tag: number, event: Event): void {
   const entry = pending.get(tag);
   if (entry === undefined) return;
   pending.delete(tag);
-  release();
+  if (entry.part === undefined) release();
   if (entry.signal !== undefined) unwatch(entry.signal, entry.operation);
   entry.ranking?.end();
   entry.done(event);

@@ -18,6 +18,8 @@ export interface Native {
   discover(client: string, queue: string, query: string, tag: number): string;
   submit(client: string, queue: string, task: string, body: string | Uint8Array, tag: number): string;
   chat(client: string, queue: string, chat: string, tag: number): string;
+  stream(client: string, queue: string, ask: string, body: string | Uint8Array, tag: number): string;
+  used(operation: string): void;
   infer(client: string, queue: string, kind: number, ask: string, sound: Uint8Array, tag: number): string;
   rankFinish(operation: string, choice: string): void;
   directoryBind(queue: string, options: string, tag: number): string;
@@ -26,6 +28,7 @@ export interface Native {
   nodeStatus(node: string): string;
   nodeNatReport(node: string): string;
   nodeClose(node: string, queue: string, graceMs: number, tag: number): string;
+  taskChunk(task: string, meta: string, body: string | Uint8Array): boolean;
   taskFinish(task: string, meta: string, body: string | Uint8Array): void;
   taskFail(task: string, code: number, message: string): void;
 }

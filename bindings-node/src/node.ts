@@ -6,6 +6,8 @@ import { type BackendOptions, Code, NODE_NAMES, type NodeOptions } from "./gener
 import { type CloseOptions, type Options, camelKeys, encode, graceOf, onlyKnown, optionsJson } from "./json.js";
 import { type Server, quietly, recruit, start } from "./loop.js";
 import { native } from "./native.js";
+import { Chunk } from "./stream.js";
+import { type Written, Yielding, valuesOf } from "./yielding.js";
 
 const OPTIONS: Options = { what: "a node", names: NODE_NAMES };
 
@@ -46,6 +48,8 @@ export interface Inbound<P = unknown> {
   readonly traceparent: string | null;
   /** What the systems on the way wrote beside it (W3C `tracestate`), as it came. */
   readonly tracestate: string | null;
+  /** Whether the caller takes what a generator yields as it comes; for others it is put together. */
+  readonly takesEvents: boolean;
   /** What is known of the caller. */
   readonly caller: Caller;
   /** Id of the node that serves it. */
@@ -62,6 +66,10 @@ export interface HandlerContext {
  * Serves tasks: returns a value that has a JSON form, or a `Reply`, or a promise of one. What it throws is answered as a
  * failure without its message, because the message may hold what the caller must not see; `RejectedError` is the
  * exception, made to be shown.
+ *
+ * A generator function, `async` or not, gives its caller part by part what it yields: a text is what a chat says next, any
+ * other value with a JSON form or a `Chunk` a part as it is. It is told to return when its caller leaves, and waits for a
+ * slow one.
  */
 export type Handler<P = unknown> = (task: Inbound<P>, context: HandlerContext) => unknown;
 
@@ -147,6 +155,7 @@ interface CoreTask {
   priority: string;
   model: string | null;
   max_tokens: number | null;
+  takes_events: boolean;
   deadline_ms: number;
   traceparent: string | null;
   tracestate: string | null;
@@ -157,11 +166,18 @@ interface CoreTask {
   node: string;
 }
 
+/** A task that runs. */
+interface Run {
+  context: Context;
+  /** What it yields, if it comes in parts. */
+  yielding?: Yielding;
+}
+
 /** The tasks of one node that run. */
 class Desk implements Server {
   readonly #handler: Handler<never>;
   readonly #onError: (error: unknown, task: Inbound) => void;
-  readonly #running = new Map<string, Context>();
+  readonly #running = new Map<string, Run>();
 
   constructor(handler: Handler<never>, onError: ServeOptions["onError"]) {
     this.#handler = handler;
@@ -180,6 +196,7 @@ class Desk implements Server {
       deadlineMs: about.deadline_ms,
       traceparent: about.traceparent,
       tracestate: about.tracestate,
+      takesEvents: about.takes_events,
       caller: {
         peer: about.peer,
         sourceNodeId: about.source_node_id,
@@ -189,7 +206,7 @@ class Desk implements Server {
       nodeId: about.node,
     };
     const context = new Context("the task");
-    this.#running.set(id, context);
+    this.#running.set(id, { context });
     try {
       const answer = this.#handler(task, context);
       if (typeof (answer as PromiseLike<unknown> | null)?.then === "function") {
@@ -206,24 +223,51 @@ class Desk implements Server {
   }
 
   onCancel(id: string): void {
-    this.#running.get(id)?.cancel();
+    const run = this.#running.get(id);
     this.#running.delete(id);
+    run?.context.cancel();
+    run?.yielding?.leave();
+  }
+
+  onRoom(id: string): void {
+    this.#running.get(id)?.yielding?.room();
   }
 
   #finish(id: string, answer: unknown, task: Inbound): void {
-    // Nobody waits any more.
-    if (!this.#running.delete(id)) return;
-    const reply = answer instanceof Reply ? answer : Reply.json(answer);
-    let json: string | Uint8Array;
+    let reply: Written;
     try {
-      json = encode(reply.value, "what the handler returned", Code.HANDLER);
+      const values = valuesOf(answer);
+      if (values !== undefined) {
+        this.#yield(id, new Yielding(id, values, yielded), task);
+        return;
+      }
+      // Nobody waits any more.
+      if (!this.#running.has(id)) return;
+      reply = written(answer);
     } catch (error) {
+      if (!this.#running.delete(id)) return;
       this.#answer(task, () => native().taskFail(id, Code.HANDLER, "the handler's reply was refused"));
       this.#tell(error, task);
       return;
     }
-    const meta = reply.tokensUsed ? JSON.stringify({ tokens_used: reply.tokensUsed }) : "";
-    this.#answer(task, () => native().taskFinish(id, meta, json));
+    this.#end(id, reply, task);
+  }
+
+  #yield(id: string, yielding: Yielding, task: Inbound): void {
+    const run = this.#running.get(id);
+    if (run === undefined) {
+      yielding.leave();
+      return;
+    }
+    run.yielding = yielding;
+    yielding.run().then(
+      (last) => last && this.#end(id, last, task),
+      (error: unknown) => this.#fail(id, error, task),
+    );
+  }
+
+  #end(id: string, { json, meta }: Written, task: Inbound): void {
+    if (this.#running.delete(id)) this.#answer(task, () => native().taskFinish(id, meta, json));
   }
 
   #fail(id: string, error: unknown, task: Inbound): void {
@@ -257,8 +301,21 @@ class Desk implements Server {
   }
 }
 
+/** What a handler returned, as the core takes it. */
+function written(value: unknown, what = "what the handler returned"): Written {
+  let [said, tokensUsed] = [value, 0];
+  if (value instanceof Reply) [said, tokensUsed] = [value.value, value.tokensUsed];
+  if (value instanceof Chunk) [said, tokensUsed] = [value.result, value.tokensUsed ?? 0];
+  return { json: encode(said, what, Code.HANDLER), meta: tokensUsed ? JSON.stringify({ tokens_used: tokensUsed }) : "" };
+}
+
+/** The same for what a generator yielded. */
+function yielded(value: unknown): Written {
+  return written(typeof value === "string" ? Chunk.delta(value) : value, "what the handler yielded");
+}
+
 /** A backend's tasks come to nobody here, but the node keeps the process alive. */
-const BACKEND: Server = { onTask() {}, onCancel() {} };
+const BACKEND: Server = { onTask() {}, onCancel() {}, onRoom() {} };
 
 function report(error: unknown, task: Inbound): void {
   console.error(`@iicp/core: the handler failed on task ${task.taskId}:`, error);

@@ -80,6 +80,18 @@ export interface ChatReply extends TaskResult {
   readonly model: string | null;
 }
 
+/** What is known of a task whose parts have all come; `result` is null, because the parts were it. */
+export interface StreamResult extends TaskResult<null> {
+  /** Why the answer ends: `stop`, `length`, `tool_calls`, … */
+  readonly finishReason: string | null;
+  /** Tokens used, if the provider counted them. */
+  readonly usage: Usage | null;
+  /** The model that answered, if the provider says. */
+  readonly model: string | null;
+  /** Tokens that the task has used, if the provider counts them. */
+  readonly tokensUsed: number | null;
+}
+
 /** The answer to a completion; `result` is the provider's whole reply. */
 export interface CompletionReply extends TaskResult {
   /** The text that follows. */
@@ -195,6 +207,13 @@ interface CoreGenerated extends CoreTask {
   model: string | null;
 }
 
+interface CoreStream extends CoreTask {
+  finish_reason: string | null;
+  usage: object | null;
+  model: string | null;
+  tokens_used: number | null;
+}
+
 interface CoreChat extends CoreGenerated {
   tool_calls: Record<string, unknown>[];
 }
@@ -256,6 +275,11 @@ export function readTask<R>(task: CoreTask, body: unknown): TaskResult<R> {
 
 export function readChat(chat: CoreChat, body: unknown): ChatReply {
   return { ...readCompletion(chat, body), toolCalls: chat.tool_calls };
+}
+
+export function readStream(done: CoreStream): StreamResult {
+  const { finish_reason: finishReason, model, tokens_used: tokensUsed } = done;
+  return { ...readTask<null>(done, null), finishReason, usage: readUsage(done.usage), model, tokensUsed };
 }
 
 export function readCompletion(done: CoreGenerated, body: unknown): CompletionReply {

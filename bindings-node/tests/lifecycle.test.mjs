@@ -59,6 +59,31 @@ test("a process ends by itself after everything is closed", () => runsToItsEnd([
 
 test("an idle client keeps no process alive", () => runsToItsEnd(["forgetsTheClient"], { last: "echo" }));
 
+/** A mesh whose handler tells when it was stopped in the middle of a stream. */
+async function streaming(t) {
+  const stopped = deferred();
+  const { directory } = await mesh(t, async function* (_, { signal }) {
+    signal.addEventListener("abort", stopped.resolve);
+    yield "x";
+    await stopped.promise;
+  });
+  return { url: directory.url, stopped: stopped.promise };
+}
+
+test("an idle stream keeps no process alive, and ends with it", async (t) => {
+  const { url, stopped } = await streaming(t);
+  await runsToItsEnd(["leavesAStreamIdle", url], { last: "x" });
+  await stopped;
+});
+
+test("a stream that is forgotten in the middle is cancelled", async (t) => {
+  const { url, stopped } = await streaming(t);
+  const { child, line } = start(["forgetsAStream", url], ["--expose-gc"]);
+  t.after(() => child.kill());
+  assert.equal(await line(), "x");
+  await stopped;
+});
+
 test("a call keeps its process alive until it is settled", async (t) => {
   const go = deferred();
   const { directory } = await mesh(t, async () => (await go.promise, "late"));

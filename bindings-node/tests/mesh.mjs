@@ -35,3 +35,11 @@ export async function rejection(promise) {
   }
   throw new Error("it was not rejected");
 }
+
+/** Waits until something is so. */
+export async function until(holds, what = String(holds), ms = 10_000) {
+  for (const end = performance.now() + ms; !holds(); ) {
+    if (performance.now() > end) throw new Error(`it did not come about: ${what}`);
+    await new Promise((resolve) => setTimeout(resolve, 5));
+  }
+}

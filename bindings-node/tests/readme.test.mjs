@@ -22,6 +22,10 @@ test("the README's quickstart runs and prints what it promises", () => {
   );
 });
 
+test("the README's stream arrives and is put together", () => {
+  assert.equal(output("../README.md", "Results in parts"), "Hello, mesh. 3 true\nHello, mesh.\n");
+});
+
 test("the README's model task is sealed, ranked and answered", () => {
   assert.equal(
     output("../README.md", "Model tasks and routing"),

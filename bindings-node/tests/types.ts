@@ -3,6 +3,7 @@
 import {
   CHAT,
   type ChatReply,
+  Chunk,
   Client,
   type CompletionReply,
   Code,
@@ -19,7 +20,9 @@ import {
   Reply,
   type RoutingPolicy,
   type SpeechReply,
+  type StreamResult,
   type TaskResult,
+  type TaskStream,
   type TranscriptionReply,
   serve,
 } from "@iicp/core";
@@ -67,6 +70,26 @@ export async function everything(signal: AbortSignal): Promise<void> {
   same<typeof asked.sealed, boolean>(true);
   same<typeof asked.receipt.dispatchTicketIdPrefix, string | null>(true);
   same<typeof asked.timingsMs.firstByte, number>(true);
+
+  for await (const chunk of client.stream("Hi", { signal })) same<typeof chunk, Chunk<unknown>>(true);
+  await using stream = client.stream<{ n: number }>({ intent: CHAT, payload: 1, timeoutMs: 5 });
+  same<typeof stream, TaskStream<{ n: number }>>(true);
+  for await (const { result, text, tokensUsed, sequence, taskId, nodeId } of stream) {
+    same<typeof result, { n: number }>(true);
+    same<[typeof text, typeof tokensUsed, typeof sequence], [string, number | null, number]>(true);
+    same<[typeof taskId, typeof nodeId], [string, string]>(true);
+  }
+  const ended = await stream.result;
+  same<typeof ended, StreamResult>(true);
+  client.stream({ messages: [{ role: "user", content: "Hi" }], maxTokens: 5 });
+  await serve({ intents: [CHAT] }, async function* (task) {
+    yield task.takesEvents ? "a" : Chunk.delta("b", { tokensUsed: 1 });
+    yield Chunk.json({ any: ["value"] });
+  });
+  // @ts-expect-error a task needs a payload, a chat needs messages
+  client.stream({ intent: CHAT });
+  // @ts-expect-error made by `stream` only
+  new Chunk({}, "", null, 0, "", "");
 
   const routingPolicy: RoutingPolicy = { profile: "eu_restricted", allowedRegions: ["eu"] as const };
   const completed = await client.complete("Once", { maxTokens: 5, routingPolicy, route: { profileRequest: undefined } });

@@ -80,6 +80,18 @@ const children = {
     await directory.close();
   },
 
+  /** A stream that nobody reads just now keeps no process. */
+  async leavesAStreamIdle(url) {
+    globalThis.kept = new Client({ directory: url }).stream("Hi");
+    say((await globalThis.kept.next()).value.text);
+  },
+
+  async forgetsAStream(url) {
+    const client = new Client({ directory: url });
+    say((await client.stream("Hi").next()).value.text);
+    setInterval(globalThis.gc, 50);
+  },
+
   /** Nothing but the call keeps this process. */
   async waitsForItsCall(url) {
     const client = new Client({ directory: url });
