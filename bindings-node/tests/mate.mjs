@@ -22,6 +22,10 @@ async function handler({ payload }, { signal }) {
       throw new RejectedError("the piano is out of tune");
     case "throw":
       throw new Error("as told");
+    case "count":
+      return count(payload.to);
+    case "drip":
+      return drip(signal);
     case "slow":
       await untilCancelled(payload.ms, signal);
       return { slept: payload.ms };
@@ -31,6 +35,15 @@ async function handler({ payload }, { signal }) {
     default:
       throw new RejectedError("nobody told what to do");
   }
+}
+
+async function* count(to) {
+  for (let number = 0; number < to; number++) yield number;
+}
+
+async function* drip(signal) {
+  yield 0;
+  await untilCancelled(60_000, signal);
 }
 
 /** Sleeps; counts and throws what ends it early. */
@@ -49,12 +62,19 @@ const node = await serve({ intents: [intent], directory, maxConcurrent: 2 }, han
 const client = new Client({ directory });
 const running = new Map();
 
-async function submit({ id, intent, payload, timeout_ms: timeoutMs }) {
+async function parts(stream, most) {
+  const taken = [];
+  for await (const { result } of stream) if (taken.push(result) === most) break;
+  return taken;
+}
+
+async function submit({ id, intent, payload, timeout_ms: timeoutMs, take }) {
   const controller = new AbortController();
   running.set(id, controller);
   try {
-    const done = await client.submit({ intent, payload, timeoutMs }, { signal: controller.signal });
-    say({ id, payload: done.result });
+    const [task, call] = [{ intent, payload, timeoutMs }, { signal: controller.signal }];
+    const came = take ? await parts(client.stream(task, call), take) : (await client.submit(task, call)).result;
+    say({ id, payload: came });
   } catch (error) {
     const code = error.name === "AbortError" ? "CANCELLED" : (error.codeName ?? String(error));
     say({ id, error: code, wire_code: error.wireCode ?? null });

@@ -6,10 +6,10 @@ import asyncio
 import json
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
-from iicp_core import Client, IicpError, Inbound, Rejected, serve
+from iicp_core import Client, IicpError, Inbound, Rejected, TaskStream, serve
 
 # What the handler saw.
 seen = {"seen": 0, "cancelled": 0}
@@ -25,6 +25,10 @@ async def handle(task: Inbound) -> Any:
             raise Rejected("the piano is out of tune")
         case "throw":
             raise RuntimeError("as told")
+        case "count":
+            return count(told["to"])
+        case "drip":
+            return drip()
         case "slow":
             await sleep(told["ms"] / 1000)
             return {"slept": told["ms"]}
@@ -33,6 +37,16 @@ async def handle(task: Inbound) -> Any:
             raise Rejected("nobody cancelled")
         case _:
             raise Rejected("nobody told what to do")
+
+
+async def count(to: int) -> AsyncIterator[int]:
+    for number in range(to):
+        yield number
+
+
+async def drip() -> AsyncIterator[int]:
+    yield 0
+    await sleep(60)
 
 
 async def sleep(seconds: float) -> None:
@@ -47,13 +61,25 @@ def say(line: Mapping[str, object]) -> None:
     print(json.dumps(line), flush=True)
 
 
+async def take(stream: TaskStream, most: int) -> list[Any]:
+    taken: list[Any] = []
+    async for chunk in stream:
+        taken.append(chunk.result)
+        if len(taken) == most:
+            break
+    return taken
+
+
 async def submit(client: Client, command: dict[str, Any]) -> None:
     known: dict[str, object]
+    timeout = command.get("timeout_ms", 5_000) / 1000
     try:
-        done = await client.submit(
-            intent=command["intent"], payload=command["payload"], timeout=command.get("timeout_ms", 5_000) / 1000
-        )
-        known = {"payload": done.result}
+        if "take" in command:
+            stream = client.stream(intent=command["intent"], payload=command["payload"], timeout=timeout)
+            known = {"payload": await take(stream, command["take"])}
+        else:
+            done = await client.submit(intent=command["intent"], payload=command["payload"], timeout=timeout)
+            known = {"payload": done.result}
     except IicpError as e:
         known = {"error": e.name, "wire_code": e.wire_code}
     except asyncio.CancelledError:

@@ -12,7 +12,7 @@ static iicp_client client;
 static unsigned seen, cancelled;
 
 /* What runs: submits of ours by the number that we were told, tasks of the node by their own. */
-struct running { uint64_t id, op; double due, ms; struct running *next; };
+struct running { uint64_t id, op; double due, ms; int take; char *parts; struct running *next; };
 static struct running *submits, *sleepers;
 
 static void begin(struct running **list, struct running running) {
@@ -30,6 +30,7 @@ static struct running **find(struct running **list, uint64_t id) {
 static void end(struct running **one) {
     struct running *gone = *one;
     *one = gone->next;
+    free(gone->parts);
     free(gone);
 }
 
@@ -37,6 +38,16 @@ static double now_ms(void) {
     struct timespec time;
     clock_gettime(CLOCK_MONOTONIC, &time);
     return (double)time.tv_sec * 1e3 + (double)time.tv_nsec / 1e6;
+}
+
+/* Numbers from 0: few enough to be given at once. */
+static void count(uint64_t task, int to) {
+    for (int number = 0; number < to; number++) {
+        char *part = print("%d", number);
+        OK(iicp_task_chunk(task, iicp_text(NULL), iicp_body(part), NULL));
+        free(part);
+    }
+    OK(iicp_task_finish(task, iicp_text(NULL), iicp_body(NULL), NULL));
 }
 
 static void handle(const iicp_event *event) {
@@ -48,7 +59,11 @@ static void handle(const iicp_event *event) {
     seen++;
     if (strcmp(what, "echo") == 0) reply = print("{\"echo\":%.*s}", (int)value->len, value->raw);
     else if (strcmp(what, "throw") == 0) iicp_task_fail(task, IICP_INTERNAL, iicp_text("as told"), NULL);
-    else if (strcmp(what, "slow") == 0) begin(&sleepers, (struct running){.id = task, .due = now_ms() + ms->number, .ms = ms->number});
+    else if (strcmp(what, "count") == 0) count(task, (int)json_get(payload, "to")->number);
+    else if (strcmp(what, "drip") == 0) {
+        OK(iicp_task_chunk(task, iicp_text(NULL), iicp_body("0"), NULL));
+        begin(&sleepers, (struct running){.id = task, .due = now_ms() + 60e3, .ms = -1});
+    } else if (strcmp(what, "slow") == 0) begin(&sleepers, (struct running){.id = task, .due = now_ms() + ms->number, .ms = ms->number});
     else if (strcmp(what, "wait") == 0) begin(&sleepers, (struct running){.id = task, .due = now_ms() + 60e3, .ms = -1});
     else iicp_task_fail(task, IICP_TASK_REJECTED, iicp_text("the piano is out of tune"), NULL);
     if (reply) iicp_task_finish(task, iicp_text(NULL), iicp_body(reply), NULL);
@@ -78,10 +93,25 @@ static void answer_error(uint64_t id, const iicp_error *error) {
     json_free(json);
 }
 
+/* A part of a stream: who has as many as it takes leaves. */
+static void add(const iicp_event *event) {
+    struct running *submit = *find(&submits, iicp_event_tag(event));
+    iicp_bytes body = iicp_event_body(event);
+    if (submit->take == 0) return;
+    char *parts = print("%s%s%.*s", submit->parts ? submit->parts : "", submit->parts ? "," : "", (int)body.len, (const char *)body.ptr);
+    free(submit->parts);
+    submit->parts = parts;
+    if (--submit->take == 0) iicp_op_cancel(submit->op, NULL);
+}
+
 static void finish(const iicp_event *event) {
     uint64_t id = iicp_event_tag(event);
     iicp_bytes body = iicp_event_body(event);
-    if (iicp_event_error(event)) answer_error(id, iicp_event_error(event));
+    struct running *submit = *find(&submits, id);
+    int left = submit->parts && submit->take == 0;
+    if (submit->parts && (left || !iicp_event_error(event)))
+        printf("{\"id\":%llu,\"payload\":[%s]}\n", (unsigned long long)id, submit->parts);
+    else if (iicp_event_error(event)) answer_error(id, iicp_event_error(event));
     else printf("{\"id\":%llu,\"payload\":%.*s}\n", (unsigned long long)id, (int)body.len, (const char *)body.ptr);
     end(find(&submits, id));
 }
@@ -92,6 +122,7 @@ static void take_events(void) {
         struct running **sleeper = find(&sleepers, iicp_event_id(event));
         switch (iicp_event_kind_of(event)) {
         case IICP_EVENT_TASK: handle(event); break;
+        case IICP_EVENT_CHUNK: add(event); break;
         case IICP_EVENT_DONE: finish(event); break;
         case IICP_EVENT_TASK_CANCEL:
             if (*sleeper) cancelled++, end(sleeper);
@@ -113,8 +144,11 @@ static void obey(const char *line) {
         struct json *payload = json_get(command, "payload"), *timeout = json_get(command, "timeout_ms");
         char *task = print("{\"intent\":\"%s\",\"timeout_ms\":%.0f}", json_string(command, "intent"), timeout->number);
         iicp_bytes body = {(const uint8_t *)payload->raw, payload->len};
-        struct running submit = {.id = id};
-        if (iicp_client_submit(client, queue, iicp_text(task), body, id, &submit.op, &err) == IICP_OK) begin(&submits, submit);
+        struct json *take = json_get(command, "take");
+        struct running submit = {.id = id, .take = take ? (int)take->number : 0};
+        iicp_code code = take ? iicp_client_stream(client, queue, iicp_text(task), body, id, &submit.op, &err)
+                              : iicp_client_submit(client, queue, iicp_text(task), body, id, &submit.op, &err);
+        if (code == IICP_OK) begin(&submits, submit);
         else answer_error(id, err);
         iicp_error_free(err);
         free(task);

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use futures_util::stream::{StreamExt as _, iter, once};
 use iicp_core::options::{ClientOptions, NodeOptions};
+use iicp_core::types::Chunk;
 use iicp_core::{Client, Code, Error, Inbound, Node, Reply, Result, Task};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, stdin, stdout};
@@ -36,6 +38,17 @@ impl Seen {
                 self.sleep(Duration::from_secs(60)).await;
                 Err(Error::rejected("nobody cancelled"))
             }
+            Some("count") => {
+                let numbers = 0..payload["to"].as_u64().unwrap_or_default();
+                Ok(Reply::stream(iter(numbers.map(|number| Ok(Chunk::from(json!(number)))))))
+            }
+            Some("drip") => {
+                let rest = once(async move {
+                    self.sleep(Duration::from_secs(60)).await;
+                    Err(Error::rejected("nobody cancelled"))
+                });
+                Ok(Reply::stream(iter([Ok(Chunk::from(json!(0)))]).chain(rest)))
+            }
             _ => Err(Error::rejected("nobody told what to do")),
         }
     }
@@ -62,12 +75,28 @@ async fn say(line: Value) {
     let _ = out.flush().await;
 }
 
+async fn parts(client: &Client, task: Task, take: u64) -> Result<Value> {
+    let (mut stream, mut taken) = (client.stream(task).await?, Vec::new());
+    while (taken.len() as u64) < take
+        && let Some(chunk) = stream.next().await
+    {
+        taken.push(chunk?.result.json::<Value>()?);
+    }
+    Ok(taken.into())
+}
+
 async fn submit(client: Client, command: Value, cancel: Arc<Notify>) {
     let intent = command["intent"].as_str().unwrap_or_default();
     let timeout = Duration::from_millis(command["timeout_ms"].as_u64().unwrap_or(5_000));
     let task = Task::new(intent, command["payload"].clone()).timeout(timeout);
+    let asked = async {
+        match command["take"].as_u64() {
+            None => client.submit(task).await?.result.json::<Value>(),
+            Some(take) => parts(&client, task, take).await,
+        }
+    };
     let done = tokio::select! {
-        done = client.submit(task) => done.and_then(|done| done.result.json::<Value>()),
+        done = asked => done,
         () = cancel.notified() => Err(Error::new(Code::Cancelled, "as told")),
     };
     say(match done {

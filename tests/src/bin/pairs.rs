@@ -30,6 +30,10 @@ const CHECKS: &[(&str, Check)] = &[
     ("deadline", deadline),
     ("cancel", cancel),
     ("over-capacity", over_capacity),
+    ("stream", stream),
+    ("stream-whole", stream_whole),
+    ("stream-once", stream_once),
+    ("stream-left", stream_left),
 ];
 
 /// A language's node and client in a process of their own.
@@ -130,6 +134,14 @@ impl Pair<'_> {
         Ok(id)
     }
 
+    /// A task whose parts the client takes, at most `take`; its payload is then the list of them.
+    fn stream(&mut self, payload: Value, take: u64) -> Result<u64> {
+        let (id, intent) = (self.next(), self.mates[self.node].intent.clone());
+        let command = json!({ "id": id, "intent": intent, "payload": payload, "timeout_ms": 30_000, "take": take });
+        self.mates[self.client].tell(&command)?;
+        Ok(id)
+    }
+
     fn answer(&mut self, id: u64) -> Result<Value> {
         self.mates[self.client].answer(id)
     }
@@ -142,6 +154,11 @@ impl Pair<'_> {
             value => answer[key] == *value,
         };
         if fits { Ok(()) } else { Err(format!("wanted {wanted}, got {answer}")) }
+    }
+
+    /// Expects a stream's parts, as the list that they are.
+    fn parts(&mut self, id: u64, parts: Value) -> Result<()> {
+        self.expect(id, &json!({ "payload": [parts] }))
     }
 
     fn cancel(&mut self, id: u64) -> Result<()> {
@@ -226,6 +243,28 @@ fn over_capacity(pair: &mut Pair) -> Result<()> {
     pair.until("the far end's cancellation", |seen| seen.1 == cancelled + 2)?;
     let id = pair.submit(json!({ "do": "echo", "value": 1 }), 10_000)?;
     pair.expect(id, &json!({ "payload": { "echo": 1 } }))
+}
+
+fn stream(pair: &mut Pair) -> Result<()> {
+    let id = pair.stream(json!({ "do": "count", "to": 100 }), 1_000)?;
+    pair.parts(id, (0..100).collect())
+}
+
+fn stream_whole(pair: &mut Pair) -> Result<()> {
+    let id = pair.submit(json!({ "do": "count", "to": 3 }), 10_000)?;
+    pair.expect(id, &json!({ "payload": { "chunks": [0, 1, 2] } }))
+}
+
+fn stream_once(pair: &mut Pair) -> Result<()> {
+    let id = pair.stream(json!({ "do": "echo", "value": "once" }), 1_000)?;
+    pair.parts(id, json!([{ "echo": "once" }]))
+}
+
+fn stream_left(pair: &mut Pair) -> Result<()> {
+    let (_, cancelled) = pair.seen()?;
+    let id = pair.stream(json!({ "do": "drip" }), 1)?;
+    pair.parts(id, json!([0]))?;
+    pair.until("the end of a stream that was left", |seen| seen.1 > cancelled)
 }
 
 /// One line of the matrix for every client; the failures below it.

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"iter"
 	"log"
 	"log/slog"
 	"os"
@@ -26,6 +27,7 @@ type command struct {
 	TimeoutMs int64           `json:"timeout_ms"`
 	Cancel    uint64          `json:"cancel"`
 	Status    bool            `json:"status"`
+	Take      int             `json:"take"`
 }
 
 // seen and cancelled count tasks: those that the handler began, and those whose end it saw coming.
@@ -38,6 +40,7 @@ func serve(ctx context.Context, task *iicp.Inbound) (iicp.Reply, error) {
 		Do    string
 		Value json.RawMessage
 		Ms    int64
+		To    int
 	}
 	if err := json.Unmarshal(task.Payload, &told); err != nil {
 		return iicp.Reply{}, err
@@ -49,6 +52,10 @@ func serve(ctx context.Context, task *iicp.Inbound) (iicp.Reply, error) {
 		return iicp.Reply{}, iicp.Reject("the piano is out of tune")
 	case "throw":
 		panic("as told")
+	case "count":
+		return iicp.StreamReply(count(told.To)), nil
+	case "drip":
+		return iicp.StreamReply(drip(ctx)), nil
 	case "wait":
 		told.Ms = 60_000
 	}
@@ -61,13 +68,53 @@ func serve(ctx context.Context, task *iicp.Inbound) (iicp.Reply, error) {
 	}
 }
 
+func count(to int) iter.Seq2[iicp.Reply, error] {
+	return func(yield func(iicp.Reply, error) bool) {
+		for number := range to {
+			if !yield(iicp.JSONReply(number)) {
+				return
+			}
+		}
+	}
+}
+
+func drip(ctx context.Context) iter.Seq2[iicp.Reply, error] {
+	return func(yield func(iicp.Reply, error) bool) {
+		if yield(iicp.JSONReply(0)) {
+			<-ctx.Done()
+		}
+		cancelled.Add(1)
+	}
+}
+
+func parts(ctx context.Context, client *iicp.Client, task iicp.Task, most int) (taken []json.RawMessage, err error) {
+	for chunk, err := range client.Stream(ctx, task) {
+		if err != nil {
+			return nil, err
+		}
+		if taken = append(taken, chunk.Result); len(taken) == most {
+			break
+		}
+	}
+	return taken, nil
+}
+
 func submit(ctx context.Context, client *iicp.Client, told command) object {
 	task := iicp.Task{Intent: told.Intent, Payload: told.Payload, TimeoutMs: told.TimeoutMs}
-	result, err := client.Submit(ctx, task)
+	var payload any
+	var err error
+	if told.Take > 0 {
+		payload, err = parts(ctx, client, task, told.Take)
+	} else {
+		var result *iicp.TaskResult
+		if result, err = client.Submit(ctx, task); err == nil {
+			payload = result.Result
+		}
+	}
 	full := new(iicp.Error)
 	switch {
 	case !errors.As(err, &full):
-		return object{"id": told.ID, "payload": result.Result}
+		return object{"id": told.ID, "payload": payload}
 	case full.WireCode == "":
 		return object{"id": told.ID, "error": full.Code.Name(), "wire_code": nil}
 	default:
