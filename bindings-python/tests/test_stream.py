@@ -518,3 +518,31 @@ asyncio.run(main())
 """
     done = child(program, seconds=20)
     assert (done.stdout, done.returncode) == ("x\n", 0), done.stderr
+
+
+def test_a_program_that_wants_sigpipe_survives_streams_that_break_off() -> None:
+    program = """
+import asyncio, signal, iicp_core as iicp
+
+signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+
+async def endless(task):
+    while True:
+        yield "x" * 10_000
+
+async def main():
+    async with (
+        iicp.Directory.loopback() as mesh,
+        iicp.serve(endless, intents=[iicp.CHAT], directory=mesh.url),
+        iicp.Client(directory=mesh.url) as client,
+    ):
+        for _ in range(100):
+            async for chunk in client.stream("Hi"):
+                break
+
+asyncio.run(main())
+assert signal.SIGPIPE not in signal.pthread_sigmask(signal.SIG_BLOCK, set())
+print("alive")
+"""
+    done = child(program)
+    assert (done.stdout, done.returncode) == ("alive\n", 0), done.stderr

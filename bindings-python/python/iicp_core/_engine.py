@@ -51,13 +51,30 @@ def _make() -> Engine:
     except RuntimeError as e:
         raise error(Code.UNSUPPORTED, f"the engine needs threads ({e}); use the main interpreter") from None
     try:
-        engine = Engine(b"")
+        engine = _without_sigpipe(lambda: Engine(b""))
     except Failure as failure:
         made.put(None)
         raise refused(failure) from None
     made.put(engine)
     _teller = teller
     return engine
+
+
+def _without_sigpipe(start: Callable[[], Engine]) -> Engine:
+    """Starts threads to which no SIGPIPE comes of a connection that a peer has broken off.
+
+    It would end the program, were it one that has set the signal back to its default. What is blocked is inherited.
+    """
+    import signal
+
+    mask = getattr(signal, "pthread_sigmask", None)
+    if mask is None:
+        return start()
+    before = mask(signal.SIG_BLOCK, {signal.SIGPIPE})
+    try:
+        return start()
+    finally:
+        mask(signal.SIG_SETMASK, before)
 
 
 def refused(failure: Failure) -> IicpError:
