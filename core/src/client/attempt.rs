@@ -14,7 +14,7 @@ use super::submit::Submit;
 use crate::crypto::cx::ReplyKey;
 use crate::discovery::routes::Route;
 use crate::error::{Code, Error, Result};
-use crate::protocol::breaker::Admission;
+use crate::protocol::breaker::{Admission, At};
 use crate::protocol::retry::Outcome;
 use crate::protocol::sealed::open_reply;
 use crate::telemetry;
@@ -68,18 +68,18 @@ impl Failed {
 /// The right to try a node: its circuit learns how it went, also when the attempt is dropped half-way.
 struct Passage<'a> {
     client: &'a Inner,
-    node_id: &'a str,
+    at: At<'a>,
     /// Whether this is the one task that tries whether the node is well again, and has not said so yet.
     probe: bool,
 }
 
 impl<'a> Passage<'a> {
-    fn admit(client: &'a Inner, node_id: &'a str) -> Result<Self, Failed> {
-        match client.breakers().admit(node_id, client.started.elapsed()) {
-            Admission::Closed => Ok(Passage { client, node_id, probe: false }),
-            Admission::Probe => Ok(Passage { client, node_id, probe: true }),
+    fn admit(client: &'a Inner, at: At<'a>) -> Result<Self, Failed> {
+        match client.breakers().admit(at, client.started.elapsed()) {
+            Admission::Closed => Ok(Passage { client, at, probe: false }),
+            Admission::Probe => Ok(Passage { client, at, probe: true }),
             Admission::Open { .. } => {
-                let why = format!("node {node_id} failed too often and is left alone for a while");
+                let why = format!("node {} failed too often and is left alone for a while", at.node_id);
                 Err(Failed::new(Code::Connect, why, Outcome::Elsewhere))
             }
         }
@@ -87,14 +87,14 @@ impl<'a> Passage<'a> {
 
     fn report(mut self, went_well: bool) {
         self.probe = false;
-        self.client.breakers().report(self.node_id, went_well, self.client.started.elapsed());
+        self.client.breakers().report(self.at, went_well, self.client.started.elapsed());
     }
 }
 
 impl Drop for Passage<'_> {
     fn drop(&mut self) {
         if self.probe {
-            self.client.breakers().release(self.node_id);
+            self.client.breakers().release(self.at);
         }
     }
 }
@@ -111,7 +111,7 @@ impl Submit<'_> {
 
     async fn try_to_send(&self, route: &Route, at: usize) -> Result<Sent, Failed> {
         let node_id = route.node.node_id.as_str();
-        let passage = Passage::admit(self.client, node_id)?;
+        let passage = Passage::admit(self.client, route.at())?;
         let begun = Instant::now();
         let tokens = &self.client.tokens;
         let token = tokens.get(&self.client.routes, node_id, &self.options.intent, self.deadline()).await;

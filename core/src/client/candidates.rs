@@ -45,7 +45,7 @@ impl Inner {
             let key_ready = matches!(&route.key, Some(Ok(key)) if !key.has_expired(date));
             if let Some(reason) = policy::refusal(policy, &route.node, key_ready) {
                 into.refused.push(reason);
-            } else if let Admission::Open { until } = breakers.look(&route.node.node_id, now) {
+            } else if let Admission::Open { until } = breakers.look(route.at(), now) {
                 into.open_until = Some(into.open_until.map_or(until, |earliest| earliest.min(until)));
             } else {
                 into.routes.push(route.clone());

@@ -27,6 +27,10 @@ use crate::types::{Payload, TaskResult, Timings, Traceparent};
 
 /// Times a submit asks for further routes: a directory lets one exclude no more nodes than that.
 const MOST_FURTHER: u32 = 9;
+/// How often, after which first pause, the directory is asked for the new place of a node behind a relay; each pause is twice
+/// the one before.
+const MOST_ASKED_AGAIN: u32 = 4;
+const MOVING: Duration = Duration::from_millis(250);
 
 /// Candidates that a ranker is shown where each takes a ticket.
 const MOST_RANKED: usize = 3;
@@ -79,6 +83,7 @@ pub(super) struct Submit<'a> {
     /// Whether the directory was asked for this submit.
     fresh: bool,
     further: u32,
+    asked_again: u32,
     pub(super) attempts: AtomicU32,
     negotiated: Option<String>,
     /// Whether the result is taken in parts.
@@ -112,6 +117,7 @@ impl<'a> Submit<'a> {
             known: Vec::new(),
             fresh: false,
             further: 0,
+            asked_again: 0,
             attempts: AtomicU32::new(0),
             negotiated: None,
             streamed: false,
@@ -244,10 +250,36 @@ impl<'a> Submit<'a> {
                     tokio::time::sleep(pause).await;
                     waited += pause;
                 }
+                Step::GiveUp if !plan.is_spent() && self.moved(chosen).await => plan.add(chosen.routes.len()),
                 Step::GiveUp => break,
             }
         }
         Err(last.map_or_else(|| out_of_time(self.timeout), |failed| failed.error))
+    }
+
+    /// Waits a little for a node behind a relay that is gone: it is about to be listed at another one.
+    async fn moved(&mut self, chosen: &mut Chosen) -> bool {
+        while self.known.iter().any(|route| route.is_relayed()) && self.asked_again < MOST_ASKED_AGAIN {
+            let pause = MOVING.saturating_mul(1 << self.asked_again);
+            self.asked_again += 1;
+            if Instant::now() + pause >= self.deadline() {
+                return false;
+            }
+            let begun = Instant::now();
+            tokio::time::sleep(pause).await;
+            let routes = &self.client.routes;
+            let found = routes.moved(&self.query, &self.known, &self.trace, self.deadline()).await;
+            self.discover += begun.elapsed();
+            let mut eligible = Eligible::default();
+            self.client.eligible(&found, &self.policy, &mut eligible);
+            self.known.extend_from_slice(&found);
+            if !eligible.routes.is_empty() {
+                chosen.eligible += eligible.routes.len();
+                chosen.routes.append(&mut eligible.routes);
+                return true;
+            }
+        }
+        false
     }
 
     async fn extend(&mut self, chosen: &mut Chosen) -> bool {

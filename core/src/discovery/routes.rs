@@ -17,6 +17,7 @@ use crate::crypto::cx::{KeyFault, SealingKey};
 use crate::crypto::ticket::ConsumerClaims;
 use crate::error::{Code, Error, Result};
 use crate::options::{Discover, ProfileRequest, RouteDiscovery};
+use crate::protocol::breaker::At;
 use crate::protocol::profiles::UNSUPPORTED;
 use crate::runtime::TaskGroup;
 use crate::telemetry;
@@ -62,6 +63,16 @@ pub(crate) struct Route {
 }
 
 impl Route {
+    /// Whether the node is reached through a relay, and so may be reached elsewhere when that is gone.
+    pub(crate) fn is_relayed(&self) -> bool {
+        self.task_url.path().contains("/v1/relay-for/")
+    }
+
+    /// What its circuit is known by.
+    pub(crate) fn at(&self) -> At<'_> {
+        At { node_id: &self.node.node_id, endpoint: &self.node.endpoint }
+    }
+
     fn is_live(&self, now: Instant) -> bool {
         self.until.is_none_or(|until| until > now)
     }
@@ -294,6 +305,35 @@ impl Routes {
         trace: &Traceparent,
         deadline: Instant,
     ) -> Vec<Arc<Route>> {
+        let exclude = tried.iter().map(|route| route.node.node_id.clone()).collect();
+        self.besides(query, tried, exclude, fresh, trace, deadline).await
+    }
+
+    /// Nodes behind relays that were tried and are reached elsewhere by now.
+    pub(crate) async fn moved(
+        self: &Arc<Self>,
+        query: &Discover,
+        tried: &[Arc<Route>],
+        trace: &Traceparent,
+        deadline: Instant,
+    ) -> Vec<Arc<Route>> {
+        let is_gone = |held: &Arc<Route>| held.is_relayed() && tried.iter().any(|old| old.task_url == held.task_url);
+        self.slot(query).held().routes.retain(|held| !is_gone(held));
+        let stay = tried.iter().filter(|route| !route.is_relayed());
+        let exclude = stay.map(|route| route.node.node_id.clone()).collect();
+        self.besides(query, tried, exclude, false, trace, deadline).await
+    }
+
+    /// Routes that are none of those that were tried; `exclude` are the nodes that no ticket is wanted for.
+    async fn besides(
+        self: &Arc<Self>,
+        query: &Discover,
+        tried: &[Arc<Route>],
+        exclude: Vec<String>,
+        fresh: bool,
+        trace: &Traceparent,
+        deadline: Instant,
+    ) -> Vec<Arc<Route>> {
         let is_new = |route: &Arc<Route>| {
             !tried.iter().any(|old| old.node.node_id == route.node.node_id && old.task_url == route.task_url)
         };
@@ -316,7 +356,6 @@ impl Routes {
             if !found.is_empty() {
                 return found;
             }
-            let exclude: Vec<String> = tried.iter().map(|route| route.node.node_id.clone()).collect();
             if let Ok(Some(route)) = self.ticket(&slot, query, exclude, Waiting::Submit, Some(trace), patience).await {
                 found.extend(is_new(&route).then_some(route));
             }

@@ -7,10 +7,10 @@ use tokio::time::Instant;
 
 use super::upstream::Failure;
 use crate::options::BackendOptions;
-use crate::protocol::breaker::{Admission, Breakers};
+use crate::protocol::breaker::{Admission, At, Breakers};
 
 /// There is one backend.
-const BACKEND: &str = "backend";
+const BACKEND: At<'static> = At { node_id: "backend", endpoint: "" };
 
 /// The breaker of one backend.
 #[derive(Debug)]
