@@ -117,11 +117,30 @@ async function call(client, step, scene, signal) {
       return { ...ran(done), result: done.result };
     }
     if (step.chat) return said(ran, await client.chat(camel(step.chat, names.CHAT_NAMES), { signal }));
+    if (step.stream) return await follow(client, step, signal, ran);
     if (step.infer) return said(ran, await infer(client, step.infer, signal));
     const nodes = await client.discover(camel(step.discover, names.DISCOVER_NAMES), { signal });
     return { nodes: nodes.map((node) => place(node.nodeId)) };
   } catch (error) {
     return failed(error);
+  }
+}
+
+/** Takes the parts of a stream, and tells what they say and how it ended. */
+async function follow(client, step, signal, ran) {
+  const isTask = "payload" in step;
+  const options = camel(step.stream, isTask ? names.TASK_NAMES : names.CHAT_NAMES);
+  const texts = [];
+  try {
+    const stream = client.stream(isTask ? { ...options, payload: step.payload } : options, { signal });
+    for await (const part of stream) {
+      texts.push(part.text);
+      if (texts.length === step.take) return { texts };
+    }
+    const end = await stream.result;
+    return { ...ran(end), texts, tokens_used: end.tokensUsed };
+  } catch (error) {
+    return { ...failed(error), texts };
   }
 }
 

@@ -213,9 +213,45 @@ def prepare(client: Any, step: Json) -> Callable[[], Any]:
         options = in_python(step["chat"])
         messages = options.pop("messages", [])
         return lambda: client.chat(messages, **options)
+    if "stream" in step:
+        return prepare_stream(client, step, in_python(step["stream"]))
     if "infer" in step:
         return prepare_inference(client, in_python(step["infer"]))
     return lambda: client.discover(**in_python(step["discover"]))
+
+
+def prepare_stream(client: Any, step: Json, options: Json) -> Callable[[], Any]:
+    asked = () if "payload" in step else (options.pop("messages", []),)
+    if "payload" in step:
+        options["payload"] = step["payload"]
+
+    def taken(texts: list[str], part: Any) -> bool:
+        texts.append(part.text)
+        return len(texts) == step.get("take")
+
+    async def follow() -> Json:
+        texts: list[str] = []
+        try:
+            async with client.stream(*asked, **options) as stream:
+                async for part in stream:
+                    if taken(texts, part):
+                        return {"texts": texts}
+        except IicpError as e:
+            return failed(e) | {"texts": texts}
+        return {"texts": texts, "end": stream.result}
+
+    def follow_without_a_loop() -> Json:
+        texts: list[str] = []
+        try:
+            with client.stream(*asked, **options) as stream:
+                for part in stream:
+                    if taken(texts, part):
+                        return {"texts": texts}
+        except IicpError as e:
+            return failed(e) | {"texts": texts}
+        return {"texts": texts, "end": stream.result}
+
+    return follow_without_a_loop if isinstance(client, sync.Client) else follow
 
 
 def prepare_inference(client: Any, options: Json) -> Callable[[], Any]:
@@ -245,7 +281,13 @@ def outcome(future: Future[Any], scene: Json) -> Json:
         return {"code": "CANCELLED"}
     if isinstance(came, list):
         return {"nodes": [places.get(node.node_id) for node in came]}
-    told: Json = in_json(came)
+    if isinstance(came, dict):
+        told: Json = came
+        if (end := told.pop("end", None)) is None:
+            return told
+        told |= in_json(end)
+    else:
+        told = in_json(came)
     task = told.pop("task", told)
     if isinstance(came, iicp_core.TaskResult):
         told = {"result": came.result}

@@ -239,6 +239,22 @@ func attempt(ctx context.Context, client *iicp.Client, step, scene object) (obje
 		return success(r.TaskResult, object{"text": r.Text, "tool_calls": tools, "finish_reason": orNull(r.FinishReason),
 			"usage": r.Usage, "model": orNull(r.Model)}), nil
 	}
+	if options, ok := step["stream"]; ok {
+		var payload []byte
+		if given, isTask := step["payload"]; isTask {
+			payload = []byte(text(given))
+		}
+		texts, end := []string{}, iicp.StreamResult{}
+		for chunk, err := range iicp.StreamJSON(client, ctx, text(options), payload, &end) {
+			if err != nil {
+				return over(outcome(nil, err), object{"texts": texts}), nil
+			}
+			if texts = append(texts, chunk.Text); len(texts) == int(as[float64](step["take"])) {
+				return object{"texts": texts}, nil
+			}
+		}
+		return success(end.TaskResult, object{"texts": texts, "tokens_used": end.TokensUsed}), nil
+	}
 	if given, ok := step["infer"].(object); ok {
 		options := over(object{}, given)
 		delete(options, "kind")

@@ -11,6 +11,7 @@ var (
 	DiscoverJSON = (*Client).discover
 	SubmitJSON   = (*Client).submit
 	ChatJSON     = (*Client).chat
+	StreamJSON   = (*Client).stream
 )
 
 // InferJSON runs a model task by the name of its kind; the reply is one of the types of replies.

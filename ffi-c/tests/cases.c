@@ -16,7 +16,7 @@ static char *scene_text;
 static int ranked;            /* whether a step of the case says what a ranker answers */
 
 /* One call: tag is its place. */
-static struct call { char name[64]; uint64_t op; const struct json *rank; int speech; char *outcome; } calls[CALLS];
+static struct call { char name[64]; uint64_t op; const struct json *rank; int speech, stream, take, taken; char *texts, *outcome; } calls[CALLS];
 static size_t call_count;
 
 static double now(void) {
@@ -59,8 +59,23 @@ static const char *node_place(const char *id) {
     return "null";
 }
 
-static char *failure(const iicp_error *error) {
-    return print("{\"code\":\"%s\",%s", iicp_error_name(error).ptr, strchr(iicp_error_json(error).ptr, ',') + 1);
+static char *failure(const iicp_error *error, const struct call *call) {
+    char *texts = call && call->stream ? print("\"texts\":[%s],", call->texts) : print("%s", "");
+    char *text = print("{%s\"code\":\"%s\",%s", texts, iicp_error_name(error).ptr, strchr(iicp_error_json(error).ptr, ',') + 1);
+    free(texts);
+    return text;
+}
+
+/* Notes what a part says. Who has enough of them leaves. */
+static void add_part(const iicp_event *event) {
+    struct call *call = &calls[iicp_event_tag(event)];
+    if (call->take && call->taken == call->take) return;
+    struct json *about = json_parse(iicp_event_json(event).ptr), *said = json_get(about, "text");
+    char *longer = print("%s%s%.*s", call->texts, call->taken++ ? "," : "", (int)said->len, said->raw);
+    free(call->texts);
+    call->texts = longer;
+    if (call->take && call->taken == call->take) iicp_op_cancel(call->op, NULL);
+    json_free(about);
 }
 
 static void new_client_as(const struct json *options) {
@@ -128,7 +143,8 @@ static void rank(const iicp_event *event) {
 /* Starts a verb; what is wrong with its arguments is an outcome already. */
 static void start(const struct json *step, const char *name) {
     const struct json *submit = json_get(step, "submit"), *chat = json_get(step, "chat"), *infer = json_get(step, "infer");
-    const struct json *verb = submit ? submit : chat ? chat : infer;
+    const struct json *stream = json_get(step, "stream"), *take = json_get(step, "take");
+    const struct json *verb = submit ? submit : chat ? chat : infer ? infer : stream;
     if (!verb) verb = json_get(step, "discover");
     const struct json *payload = json_get(step, "payload"), *size = json_get(step, "payload_bytes");
     iicp_str options = {verb->raw, verb->len};
@@ -148,6 +164,13 @@ static void start(const struct json *step, const char *name) {
         free(body);
     } else if (chat) {
         iicp_client_chat(client, queue, options, tag, &call->op, &error);
+    } else if (stream) {
+        char *body = payload ? print("%.*s", (int)payload->len, payload->raw) : NULL;
+        call->stream = 1;
+        call->take = take ? (int)take->number : 0;
+        call->texts = print("%s", "");
+        iicp_client_stream(client, queue, options, iicp_body(body), tag, &call->op, &error);
+        free(body);
     } else if (infer) {
         iicp_inference kind = inference(json_string(infer, "kind"));
         char *ask = without(infer, "kind audio_text");
@@ -157,13 +180,15 @@ static void start(const struct json *step, const char *name) {
     } else {
         iicp_client_discover(client, queue, options, tag, &call->op, &error);
     }
-    if (error) call->outcome = failure(error);
+    if (error) call->outcome = failure(error, call);
     iicp_error_free(error);
 }
 
 /* What a DONE says, in the words of the table. */
 static char *outcome(const iicp_event *event) {
-    if (iicp_event_error(event)) return failure(iicp_event_error(event));
+    const struct call *call = &calls[iicp_event_tag(event)];
+    if (call->take && call->taken == call->take) return print("{\"texts\":[%s]}", call->texts);
+    if (iicp_event_error(event)) return failure(iicp_event_error(event), call);
     struct json *json = json_parse(iicp_event_json(event).ptr);
     char *text;
     if (json->type == JSON_LIST) {
@@ -176,6 +201,9 @@ static char *outcome(const iicp_event *event) {
         char *closed = print("%s]}", text);
         free(text);
         text = closed;
+    } else if (call->stream) {
+        text = print("{\"node\":%s,\"texts\":[%s],%s", node_place(json_string(json, "node_id")), call->texts,
+                     iicp_event_json(event).ptr + 1);
     } else {
         iicp_bytes body = iicp_event_body(event);
         /* A speech's body is its sound, and the sound of a case is plain text. */
@@ -195,6 +223,7 @@ static void wait_for(const char *name, size_t first) {
             iicp_event *event = NULL;
             OK(iicp_queue_next(queue, LONG, &event, NULL));
             if (iicp_event_kind_of(event) == IICP_EVENT_RANK) rank(event);
+            else if (iicp_event_kind_of(event) == IICP_EVENT_CHUNK) add_part(event);
             else calls[iicp_event_tag(event)].outcome = outcome(event);
             iicp_event_free(event);
         }
@@ -225,7 +254,7 @@ static int run_step(const struct json *step) {
     }
     if (json_get(step, "client_new")) {
         new_client_as(json_get(step, "client_new"));
-        char *text = no_client ? failure(no_client) : print("{}");
+        char *text = no_client ? failure(no_client, NULL) : print("{}");
         int good = check(expect, text, now() - begun);
         free(text);
         return good;
@@ -270,6 +299,7 @@ static int run_case(const struct json *given) {
     for (size_t i = 0; i < call_count; i++) {
         wait_for(calls[i].name, i);
         free(calls[i].outcome);
+        free(calls[i].texts);
     }
     call_count = 0;
     free(stage("{\"teardown\":{}}", "", 0));

@@ -10,7 +10,7 @@ use iicp_core::options::{
     Chat, ClientOptions, Completion, Discover, Embedding, Moderation, Speech, TaskOptions, Transcription, from_json,
 };
 use iicp_core::types::{Payload, TaskResult};
-use iicp_core::{Client, Code, Error, RankChoice, RankMode, RankRequest, Task};
+use iicp_core::{Client, Code, Error, RankChoice, RankMode, RankRequest, Streamed, Task};
 use iicp_tests::stage_process::StageProcess;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -38,6 +38,8 @@ struct Step {
     submit: Option<Value>,
     chat: Option<Value>,
     infer: Option<Value>,
+    stream: Option<Value>,
+    take: Option<usize>,
     rank: Option<Value>,
     join: Option<String>,
     cancel: Option<String>,
@@ -208,6 +210,19 @@ async fn attempt(client: &Client, step: &Step, scene: &Value) -> Result<Value, E
             "finish_reason": reply.finish_reason, "tool_calls": reply.tool_calls, "attempts": reply.task.attempts,
             "sealed": reply.task.sealed, "receipt": reply.task.receipt,
         })
+    } else if let Some(options) = &step.stream {
+        let mut texts = Vec::new();
+        let followed = follow(client, step, options, &mut texts).await;
+        let mut outcome = match &followed {
+            Ok(None) => json!({}),
+            Ok(Some((task, tokens_used))) => json!({
+                "node": place(&task.node_id), "attempts": task.attempts, "sealed": task.sealed, "receipt": task.receipt,
+                "tokens_used": tokens_used,
+            }),
+            Err(error) => failed(error),
+        };
+        outcome["texts"] = json!(texts);
+        outcome
     } else if let Some(options) = &step.infer {
         let (task, mut said) = infer(client, options.clone()).await?;
         said["node"] = place(&task.node_id).into();
@@ -220,6 +235,30 @@ async fn attempt(client: &Client, step: &Step, scene: &Value) -> Result<Value, E
         let nodes = client.discover(from_json::<Discover>(&options.to_string())?).await?;
         json!({ "nodes": nodes.iter().map(|node| place(&node.node_id)).collect::<Vec<_>>() })
     })
+}
+
+/// Takes the texts of a stream; what is known at its end, unless it was left before.
+async fn follow(
+    client: &Client,
+    step: &Step,
+    options: &Value,
+    texts: &mut Vec<String>,
+) -> Result<Option<(TaskResult, Option<u64>)>, Error> {
+    let ask: Streamed = if step.payload.is_some() {
+        let mut task = Task::new("", payload(step));
+        task.options = from_json::<TaskOptions>(&options.to_string())?;
+        task.into()
+    } else {
+        from_json::<Chat>(&options.to_string())?.into()
+    };
+    let mut stream = client.stream(ask).await?;
+    while let Some(part) = stream.next().await {
+        texts.push(part?.text());
+        if step.take == Some(texts.len()) {
+            return Ok(None);
+        }
+    }
+    Ok(Some((stream.about().clone(), stream.tokens_used())))
 }
 
 /// Runs a model task, and tells what its reply has beside the task.

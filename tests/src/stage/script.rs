@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures_util::stream;
 use iicp_core::{Code, Error, Handler, Inbound, Reply, Result};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -19,13 +20,13 @@ pub(super) struct Script {
 }
 
 /// One run; noted as cancelled or panicked unless it says otherwise before it is dropped.
-struct Run<'a> {
-    page: &'a Page,
+struct Run {
+    page: Page,
     over: bool,
 }
 
-impl Run<'_> {
-    fn over(&mut self, result: &Result<Reply>) {
+impl Run {
+    fn over<T>(&mut self, result: &Result<T>) {
         self.over = true;
         self.page.note(|counts| match result {
             Ok(_) => counts.finished += 1,
@@ -34,7 +35,7 @@ impl Run<'_> {
     }
 }
 
-impl Drop for Run<'_> {
+impl Drop for Run {
     fn drop(&mut self) {
         if !self.over {
             self.page.note(|counts| match std::thread::panicking() {
@@ -51,11 +52,39 @@ impl Handler for Script {
             counts.traceparents.extend(task.traceparent.clone());
             counts.begin(task.task_id.clone())
         });
-        let mut running = Run { page: &self.page, over: false };
+        let mut running = Run { page: self.page.clone(), over: false };
+        if let HandlerSetup::Parts { each, times, then } = &self.setup {
+            let parts = std::iter::repeat_n(each.clone(), *times).flatten();
+            return Ok(in_parts(parts, then.clone(), task, running));
+        }
         let result = act(&self.setup, &task, run).await;
         running.over(&result);
         result
     }
+}
+
+/// A reply in parts, whose run is over with the last.
+fn in_parts(
+    parts: impl Iterator<Item = Value> + Send + 'static,
+    then: Option<Box<HandlerSetup>>,
+    task: Inbound,
+    running: Run,
+) -> Reply {
+    Reply::stream(stream::unfold(Some((parts, task, running)), move |rest| {
+        let then = then.clone();
+        async move {
+            let (mut parts, task, mut running) = rest?;
+            if let Some(part) = parts.next() {
+                return Some((Ok(part), Some((parts, task, running))));
+            }
+            let result = match then {
+                Some(then) => act(&then, &task, 0).await.map(|_| ()),
+                None => Ok(()),
+            };
+            running.over(&result);
+            result.err().map(|error| (Err(error), None))
+        }
+    }))
 }
 
 async fn act(setup: &HandlerSetup, task: &Inbound, run: u64) -> Result<Reply> {
@@ -92,7 +121,9 @@ async fn act(setup: &HandlerSetup, task: &Inbound, run: u64) -> Result<Reply> {
         // Unwinds like a panic, without the hook's report on the stage's standard error.
         HandlerSetup::Panic => std::panic::resume_unwind(Box::new(PRIVATE)),
         HandlerSetup::WrongType => Reply::json_bytes(PRIVATE),
-        HandlerSetup::AsTold => Err(Error::rejected("the payload tells the handler to do as it is told")),
+        HandlerSetup::Parts { .. } | HandlerSetup::AsTold => {
+            Err(Error::rejected("the payload tells the handler to do as it is told"))
+        }
     }
 }
 

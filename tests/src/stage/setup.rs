@@ -96,8 +96,20 @@ pub(super) enum HandlerSetup {
     Panic,
     /// Returns what is no JSON.
     WrongType,
+    /// Gives these parts, so many times over, and then ends as another handler would.
+    Parts {
+        each: Vec<serde_json::Value>,
+        #[serde(default = "once")]
+        times: usize,
+        #[serde(default)]
+        then: Option<Box<HandlerSetup>>,
+    },
     /// Does what the payload's field `do` names, in the form of this list.
     AsTold,
+}
+
+fn once() -> usize {
+    1
 }
 
 /// A peer that behaves so on its first request, its second, and so on; the last one stays.
