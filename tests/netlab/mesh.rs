@@ -8,7 +8,7 @@ use crate::Outcome;
 use crate::inside::{DIRECTORY_PORT, INTENT};
 use crate::program::Program;
 use crate::space::Space;
-use crate::world::{DIRECTORY, DIRECTORY6, Plan, RELAYS, RELAYS6, World};
+use crate::world::{DIRECTORY, DIRECTORY6, MAPPED, Plan, RELAYS, RELAYS6, World};
 
 /// Longest wait for a program to come up, for a node that climbs too.
 const START: Duration = Duration::from_secs(30);
@@ -17,6 +17,9 @@ const ANSWER: Duration = Duration::from_secs(40);
 /// The same on a gateway that does what it is asked, and where nothing leads anywhere but a relay.
 const QUICK: Duration = Duration::from_secs(6);
 const LADDER: Duration = Duration::from_secs(15);
+/// Longest climb where nothing answers, with a little for a busy machine; and where a gateway does.
+const CLIMB: Duration = Duration::from_millis(8_500);
+const CLIMB_MAPPED: Duration = Duration::from_secs(2);
 const STOP: Duration = Duration::from_secs(15);
 
 /// Everything but the node, up.
@@ -41,6 +44,8 @@ pub(crate) struct Row {
     /// From its start until a consumer outside had an answer, or from what happened to it until there was one again.
     pub(crate) answered: Option<Duration>,
     pub(crate) report: String,
+    /// How long the node's last climb took, in its own words.
+    pub(crate) climb: Duration,
 }
 
 impl Mesh {
@@ -109,6 +114,7 @@ impl Mesh {
             up,
             answered,
             report: text(&status["report"]),
+            climb: Duration::from_millis(status["climb_ms"].as_u64().unwrap_or(0)),
         })
     }
 
@@ -194,10 +200,17 @@ pub(crate) fn reach(mut mesh: Mesh) -> Outcome<Row> {
     }
     let row = mesh.row(&mut node, up, answered)?;
     mesh.stop(node, before.as_ref()).map_err(|e| format!("{e}\n{}", row.report))?;
-    let limit = if row.rung == "relay" { LADDER } else { QUICK };
-    match (answered, plan.rungs.is_empty()) {
-        (Some(_), true) => Err("an answer, where there is no way".into()),
-        (Some(time), false) if time > limit => Err(format!("an answer after {time:?} only:\n{}", row.report)),
+    let whole = |why: String| Err(format!("{why}:\n{}", row.report));
+    let wanted = if row.rung == "relay" { "/v1/relay-for/node-1" } else { mesh.world.seen_as() };
+    if answered.is_some() && !row.endpoint.contains(wanted) {
+        return whole(format!("registered as {}, and should as {wanted}", row.endpoint));
+    }
+    let is_mapped = MAPPED.contains(&row.rung.as_str()) && plan.delay_ms == 0;
+    let (climb, limit) = if is_mapped { (CLIMB_MAPPED, QUICK) } else { (CLIMB, LADDER) };
+    match answered {
+        _ if row.climb > climb => whole(format!("the ladder took {:?}", row.climb)),
+        Some(_) if plan.rungs.is_empty() => whole("an answer, where there is no way".into()),
+        Some(time) if time > limit => whole(format!("an answer after {time:?} only")),
         _ => Ok(row),
     }
 }

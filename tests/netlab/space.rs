@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::Write as _;
 use std::os::fd::AsFd as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -97,13 +97,25 @@ pub(crate) fn ip(lines: &str) -> Outcome {
 
 /// Removes what labs left behind whose process has ended.
 pub(crate) fn sweep() {
-    for entry in std::fs::read_dir(ROOM).into_iter().flatten().flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let owner = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next());
-        if owner.is_some_and(|owner| !Path::new("/proc").join(owner).exists()) {
-            remove(&name);
-        }
+    let left = |folder: &Path| -> Vec<String> {
+        let names = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        let names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        let is_left = |name: &String| {
+            let owner = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next());
+            owner.is_some_and(|owner| !Path::new("/proc").join(owner).exists())
+        };
+        names.filter(is_left).collect()
+    };
+    left(Path::new(ROOM)).iter().for_each(|name| remove(name));
+    let folders = std::env::temp_dir();
+    for name in left(&folders) {
+        let _ = std::fs::remove_dir_all(folders.join(name));
     }
+}
+
+/// Beginning of the names of folders, as of machines.
+pub(crate) fn folder(lab: &str) -> PathBuf {
+    std::env::temp_dir().join(format!("{PREFIX}{}-{lab}", std::process::id()))
 }
 
 /// Ends what runs on a machine and removes it. Its interfaces go at once, so that their names are free.

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::Outcome;
 use crate::rules::{self, Deaf, Nat};
-use crate::space::{Space, ip};
+use crate::space::{Space, folder, ip};
 
 pub(crate) const DIRECTORY: &str = "5.5.1.2";
 pub(crate) const CONSUMER: &str = "5.5.2.2";
@@ -182,7 +182,7 @@ impl World {
         }
         ip(&lines).map_err(|e| format!("namespaces cannot be made here: {e}"))?;
         let mut world = World {
-            files: std::env::temp_dir().join(format!("iicp-lab-{}-{lab}", std::process::id())),
+            files: folder(&lab),
             lab,
             plan,
             gateways: [None, None],
