@@ -172,7 +172,7 @@ def read_moderation(event: Event) -> ModerationReply:
 def read_nat_report(about: dict[str, Any]) -> NatReport:
     """How a node can be reached."""
     about["interfaces"] = tuple(NatInterface(**interface) for interface in about["interfaces"])
-    about["rungs"] = tuple(NatRung(**{**rung, "lines": tuple(rung["lines"])}) for rung in about["rungs"])
+    about["rungs"] = tuple(NatRung(lines=tuple(rung.pop("lines")), **rung) for rung in about["rungs"])
     about["gateways"] = tuple(about["gateways"])
     return NatReport(**about)
 
