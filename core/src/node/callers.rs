@@ -1,6 +1,5 @@
 //! Who calls: what a caller can prove, and whether it has to.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -12,6 +11,7 @@ use crate::discovery::directory_client::DirectoryClient;
 use crate::discovery::directory_key::DirectoryKey;
 use crate::options::{NodeOptions, TaskAuth};
 use crate::protocol::admission::Refusal;
+use crate::protocol::fingerprints::ByFingerprint;
 use crate::telemetry;
 
 /// Grace for the beginning and the end of a consumer token, in seconds (specification: consumer tokens).
@@ -54,7 +54,7 @@ pub(super) struct Callers {
     /// Hashes of what the operator gave out, and of what the directory gave the node.
     access_token: Option<[u8; 32]>,
     own_token: RwLock<Option<[u8; 32]>>,
-    known: Mutex<HashMap<u128, Known>>,
+    known: Mutex<ByFingerprint<u128, Known>>,
 }
 
 impl Callers {

@@ -9,8 +9,9 @@ pub(crate) mod capability;
 #[allow(dead_code)] // pre-normative and off, as above
 pub(crate) mod compatibility;
 pub(crate) mod consensus;
-pub(crate) mod gate;
 pub(crate) mod declaration;
+pub(crate) mod fingerprints;
+pub(crate) mod gate;
 pub(crate) mod heartbeat;
 pub(crate) mod identity;
 pub(crate) mod lease;

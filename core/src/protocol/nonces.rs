@@ -1,9 +1,11 @@
 //! Numbers that are good once. Unlike a task id, a nonce that may have been forgotten must not pass: when the memory is
 //! full, no further one is taken (specification: replay window of 300 s).
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
+use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::fingerprints::ByFingerprint;
 use super::replay::WINDOW_S;
 
 const SHARDS: usize = 16;
@@ -27,7 +29,7 @@ pub(crate) struct Nonces {
 
 #[derive(Default)]
 struct Shard {
-    came_s: HashMap<u128, u64>,
+    came_s: ByFingerprint<u128, u64>,
     /// Oldest first. One that was given back leaves its place here until it comes up.
     order: VecDeque<(u128, u64)>,
 }
@@ -52,15 +54,14 @@ impl Nonces {
     pub(crate) fn take(self: &Arc<Self>, nonce: u128, now_s: u64) -> Result<Taken, Spent> {
         let mut shard = self.shard(nonce);
         shard.expire(now_s);
-        if shard.came_s.contains_key(&nonce) {
-            return Err(Spent::Seen);
-        }
-        if shard.order.len() >= self.most {
-            let oldest = shard.order.front().map_or(now_s, |(_, came_s)| *came_s);
+        let Shard { came_s, order } = &mut *shard;
+        let Entry::Vacant(place) = came_s.entry(nonce) else { return Err(Spent::Seen) };
+        if order.len() >= self.most {
+            let oldest = order.front().map_or(now_s, |(_, came_s)| *came_s);
             return Err(Spent::Full((oldest + WINDOW_S + 1).saturating_sub(now_s).max(1)));
         }
-        shard.came_s.insert(nonce, now_s);
-        shard.order.push_back((nonce, now_s));
+        place.insert(now_s);
+        order.push_back((nonce, now_s));
         Ok(Taken { nonces: self.clone(), nonce, kept: false })
     }
 }

@@ -1,10 +1,12 @@
 //! How much one source may send in a minute, in bounded memory.
 
+use std::collections::VecDeque;
 use std::collections::hash_map::RandomState;
-use std::collections::{HashMap, VecDeque};
 use std::hash::BuildHasher as _;
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
+
+use super::fingerprints::ByFingerprint;
 
 /// The window in which is counted (as the published nodes count).
 const WINDOW_S: u64 = 60;
@@ -22,9 +24,9 @@ pub(crate) struct Rates {
 #[derive(Default)]
 struct Windows {
     /// By a number that stands for the source; nobody outside can choose two with the same.
-    by_source: HashMap<u64, Window>,
-    /// Every source, the one whose window began first in front.
-    begun: VecDeque<u64>,
+    by_source: ByFingerprint<u64, Window>,
+    /// Every source and the second its window began in, the first in front.
+    begun: VecDeque<(u64, u64)>,
 }
 
 struct Window {
@@ -58,7 +60,7 @@ impl Rates {
             windows.forget_oldest();
         }
         windows.by_source.insert(name, Window { begun_s: now_s, count: 1 });
-        windows.begun.push_back(name);
+        windows.begun.push_back((name, now_s));
         Ok(())
     }
 
@@ -76,16 +78,13 @@ impl Rates {
 
 impl Windows {
     fn expire(&mut self, now_s: u64) {
-        while let Some(window) = self.begun.front().and_then(|name| self.by_source.get(name)) {
-            if now_s.saturating_sub(window.begun_s) < WINDOW_S {
-                return;
-            }
+        while self.begun.front().is_some_and(|(_, begun_s)| now_s.saturating_sub(*begun_s) >= WINDOW_S) {
             self.forget_oldest();
         }
     }
 
     fn forget_oldest(&mut self) {
-        if let Some(name) = self.begun.pop_front() {
+        if let Some((name, _)) = self.begun.pop_front() {
             self.by_source.remove(&name);
         }
     }

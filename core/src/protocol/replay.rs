@@ -4,12 +4,13 @@
 //! is reached; stored results have a budget of their own. The memory is split into shards so that no single table grows
 //! large enough for its rehash to be felt.
 
-use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasherDefault, Hasher};
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+
+use super::fingerprints::ByFingerprint;
 
 /// How long an id is remembered (specification: SEC-NONCE-01 and the published nodes' window).
 pub(crate) const WINDOW_S: u64 = 300;
@@ -18,6 +19,11 @@ const SHARDS: usize = 16;
 const ENTRY_BYTES: usize = 112;
 /// What holding an answer costs beside its bytes.
 const HELD_BYTES: usize = 64;
+/// Answers are held in slabs of this size: pieces of their own, of any size and freed in another order than all else that is
+/// allocated meanwhile, would leave the heap in holes, which cost every task more than the copy does.
+const SLAB: usize = 64 << 10;
+/// What is larger is held as it is.
+const MOST_IN_SLAB: usize = 8 << 10;
 
 /// What is known of a task id when it comes in.
 #[derive(Debug, PartialEq, Eq)]
@@ -30,24 +36,6 @@ pub(crate) enum Seen<W> {
     Done(Bytes),
     /// The id was used for other content, or its answer is no longer held.
     Conflict,
-}
-
-/// Fingerprints are random already; hashing them again would only cost time.
-#[derive(Default)]
-struct Passed(u64);
-
-impl Hasher for Passed {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for chunk in bytes.chunks(8) {
-            let mut word = [0; 8];
-            word[..chunk.len()].copy_from_slice(chunk);
-            self.0 ^= u64::from_ne_bytes(word);
-        }
-    }
 }
 
 struct Entry<W> {
@@ -68,7 +56,7 @@ enum State<W> {
 const NOT_HELD: u64 = 0;
 
 struct Shard<W> {
-    entries: HashMap<u128, Entry<W>, BuildHasherDefault<Passed>>,
+    entries: ByFingerprint<u128, Entry<W>>,
     /// Every id with the second it came in, oldest first. A forgotten id leaves its place here until it comes up.
     ids: VecDeque<(u128, u32)>,
     /// Answers in the order in which they were given; the first has the number `first_held`. They leave by their budget
@@ -76,6 +64,8 @@ struct Shard<W> {
     held: VecDeque<Bytes>,
     first_held: u64,
     held_bytes: usize,
+    /// The room for the next answers.
+    slab: BytesMut,
 }
 
 /// Bounded memory of task ids. `W` is what a second caller of a running task waits on.
@@ -90,11 +80,12 @@ impl<W: Clone> ReplayMemory<W> {
     pub(crate) fn new(id_bytes: usize, result_bytes: usize) -> Self {
         let shard = || {
             Mutex::new(Shard {
-                entries: HashMap::default(),
+                entries: ByFingerprint::default(),
                 ids: VecDeque::new(),
                 held: VecDeque::new(),
                 first_held: NOT_HELD + 1,
                 held_bytes: 0,
+                slab: BytesMut::new(),
             })
         };
         ReplayMemory {
@@ -160,7 +151,7 @@ impl<W: Clone> ReplayMemory<W> {
         }
         entry.state = State::Done(number);
         if let Some(answer) = answer {
-            shard.hold(answer.clone(), self.most_held_bytes);
+            shard.hold(answer, self.most_held_bytes);
         }
     }
 
@@ -205,14 +196,24 @@ impl<W: Clone> Shard<W> {
         }
     }
 
-    fn hold(&mut self, answer: Bytes, most_bytes: usize) {
+    fn hold(&mut self, answer: &Bytes, most_bytes: usize) {
         self.held_bytes += answer.len() + HELD_BYTES;
-        self.held.push_back(answer);
+        let held = if answer.len() <= MOST_IN_SLAB { self.copy(answer, most_bytes) } else { answer.clone() };
+        self.held.push_back(held);
         while self.held_bytes > most_bytes {
             let Some(oldest) = self.held.pop_front() else { return };
             self.held_bytes -= oldest.len() + HELD_BYTES;
             self.first_held += 1;
         }
+    }
+
+    /// The same bytes in the slab, which lives as long as the last answer in it: they leave in the order in which they came.
+    fn copy(&mut self, answer: &[u8], most_bytes: usize) -> Bytes {
+        if self.slab.capacity() < answer.len() {
+            self.slab = BytesMut::with_capacity(SLAB.min(most_bytes).max(answer.len()));
+        }
+        self.slab.extend_from_slice(answer);
+        self.slab.split().freeze()
     }
 }
 
