@@ -814,12 +814,15 @@ iicp_code iicp_node_serve(iicp_queue queue,
                           iicp_error **err);
 
 /**
- * How a node is. The json of `*out` is `{"node_id", "url", "registered", "active_jobs"}`.
+ * How a node is. The json of `*out` is `{"node_id", "url", "registered", "active_jobs", "effective_max_concurrent",
+ * "models", "backend_state" (`ok`, `degraded` or `draining`), "backend_reason"}`.
  *
  * Ownership: `*out` is yours, for `iicp_event_free`. Threads: any. Never blocks.
  * Errors: `IICP_STALE_ID`, `IICP_CLOSED`, `IICP_FORKED`.
  */
-iicp_code iicp_node_status(iicp_node node, iicp_event **out, iicp_error **err);
+iicp_code iicp_node_status(iicp_node node,
+                           iicp_event **out,
+                           iicp_error **err);
 
 /**
  * How a node can be reached from outside: what was tried, what came back, what to do about it. The json of `*out` is

@@ -286,12 +286,16 @@ export interface TaskOptions {
   region?: string | undefined;
   /** Quality of service. */
   qos?: "realtime" | "interactive" | "batch" | "best-effort" | undefined;
+  /** How the task stands among others of its class, told to the provider; by default nothing is said, which is `normal`. */
+  priority?: "critical" | "high" | "normal" | "low" | undefined;
   /** The model that must serve the task. */
   model?: string | undefined;
   /** Least reputation of the node, 0 to 1. */
   minReputation?: number | undefined;
   /** W3C trace context of the caller; by default a fresh one. */
   traceparent?: string | undefined;
+  /** What the caller's tracing system adds to `traceparent` (W3C `tracestate`), passed on as it is; at most 512 visible ASCII characters. Without `traceparent` it means nothing and is not sent. */
+  tracestate?: string | undefined;
   /** Id of the node on whose behalf the task is sent, if there is one. */
   sourceNodeId?: string | undefined;
   /** Who may be sent the task; by default as the client says. */
@@ -310,9 +314,11 @@ export const TASK_NAMES: ReadonlyMap<string, string> = new Map([
   ["idempotent", "idempotent"],
   ["region", "region"],
   ["qos", "qos"],
+  ["priority", "priority"],
   ["model", "model"],
   ["minReputation", "min_reputation"],
   ["traceparent", "traceparent"],
+  ["tracestate", "tracestate"],
   ["sourceNodeId", "source_node_id"],
   ["routingPolicy", "routing_policy"],
   ["route", "route"],

@@ -89,6 +89,14 @@ export interface NodeStatus {
   registered: boolean;
   /** Tasks that run. */
   activeJobs: number;
+  /** How many may run now: fewer than `maxConcurrent` where `availability` says so. */
+  effectiveMaxConcurrent: number;
+  /** The models that the directory knows of. */
+  models: string[];
+  /** `degraded`: it works, but slowly or nobody knows how; `draining`: it takes no tasks. */
+  backendState: "ok" | "degraded" | "draining";
+  /** Why. */
+  backendReason: "ok" | "backend_cold" | "backend_loading" | "backend_unstable" | "observer_error";
 }
 
 /** What was tried on a rung of the ladder by which a node is reached. */

@@ -145,7 +145,17 @@ test("status, url and id; close drains, says whether all ended, and may be asked
     await go.promise;
     return "done";
   });
-  assert.deepEqual(node.status(), { nodeId: "node-1", url: node.url, registered: true, activeJobs: 0 });
+  assert.deepEqual(node.status(), {
+    nodeId: "node-1",
+    url: node.url,
+    registered: true,
+    activeJobs: 0,
+    effectiveMaxConcurrent: node.status().effectiveMaxConcurrent,
+    models: [],
+    backendState: "ok",
+    backendReason: "ok",
+  });
+  assert.ok(node.status().effectiveMaxConcurrent > 0);
   const report = node.natReport();
   assert.deepEqual([report.reachedBy, report.doubleNat, report.rungs], [null, false, []]);
   assert.match(report.text, /not reached/);

@@ -37,5 +37,5 @@ pub use client::{
 };
 pub use directory::Directory;
 pub use error::{Code, Error, Result};
-pub use node::{Backend, Caller, Handler, Inbound, LiveNode, Node, Reply};
+pub use node::{Backend, Caller, Handler, Inbound, LiveNode, Node, NodeStatus, Reply};
 pub use types::{CHAT, COMPLETION, EMBEDDING, MODERATION, SPEECH, TRANSCRIPTION};

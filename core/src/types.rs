@@ -183,6 +183,17 @@ impl Priority {
             _ => None,
         }
     }
+
+    /// The spelling of the specification.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Priority::Critical => "critical",
+            Priority::High => "high",
+            Priority::Normal => "normal",
+            Priority::Low => "low",
+        }
+    }
 }
 
 /// A W3C `traceparent`, the same on every call that belongs to one submit.

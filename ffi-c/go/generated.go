@@ -262,12 +262,16 @@ type Task struct {
 	Region string `json:"region,omitempty"`
 	// Quality of service. One of realtime, interactive, batch, best-effort.
 	Qos string `json:"qos,omitempty"`
+	// How the task stands among others of its class, told to the provider; by default nothing is said, which is `normal`. One of critical, high, normal, low.
+	Priority string `json:"priority,omitempty"`
 	// The model that must serve the task.
 	Model string `json:"model,omitempty"`
 	// Least reputation of the node, 0 to 1.
 	MinReputation *float64 `json:"min_reputation,omitempty"`
 	// W3C trace context of the caller; by default a fresh one.
 	Traceparent string `json:"traceparent,omitempty"`
+	// What the caller's tracing system adds to `traceparent` (W3C `tracestate`), passed on as it is; at most 512 visible ASCII characters. Without `traceparent` it means nothing and is not sent.
+	Tracestate string `json:"tracestate,omitempty"`
 	// Id of the node on whose behalf the task is sent, if there is one.
 	SourceNodeID string `json:"source_node_id,omitempty"`
 	// Who may be sent the task; by default as the client says.

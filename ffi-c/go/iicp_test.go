@@ -58,7 +58,8 @@ func TestDiscoverAndChat(t *testing.T) {
 	if report := must(m.node.NatReport())(t); report.ReachedBy != "" || report.Text == "" {
 		t.Error(report)
 	}
-	if !status.Registered || status.URL != m.node.URL() || status.ActiveJobs != 0 {
+	if !status.Registered || status.URL != m.node.URL() || status.ActiveJobs != 0 || status.EffectiveMaxConcurrent == 0 ||
+		len(status.Models) != 1 || status.BackendState != "ok" || status.BackendReason != "ok" {
 		t.Errorf("got %+v", status)
 	}
 }

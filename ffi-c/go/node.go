@@ -145,6 +145,14 @@ type NodeStatus struct {
 	Registered bool `json:"registered"`
 	// ActiveJobs is how many tasks run.
 	ActiveJobs int `json:"active_jobs"`
+	// EffectiveMaxConcurrent is how many may run now: fewer than MaxConcurrent where Availability says so.
+	EffectiveMaxConcurrent int `json:"effective_max_concurrent"`
+	// Models are those that the directory knows of.
+	Models []string `json:"models"`
+	// BackendState is "ok", "degraded" (it works, but slowly or nobody knows how) or "draining" (it takes no tasks).
+	BackendState string `json:"backend_state"`
+	// BackendReason is why: "ok", "backend_cold", "backend_loading", "backend_unstable" or "observer_error".
+	BackendReason string `json:"backend_reason"`
 }
 
 // NatReport is how a node can be reached from outside: what was tried, what came back, what to do about it.

@@ -53,7 +53,8 @@ pub unsafe extern "C" fn iicp_node_serve(
     unsafe { start(queue.id, op, err, verb) }
 }
 
-/// How a node is. The json of `*out` is `{"node_id", "url", "registered", "active_jobs"}`.
+/// How a node is. The json of `*out` is `{"node_id", "url", "registered", "active_jobs", "effective_max_concurrent",
+/// "models", "backend_state" (`ok`, `degraded` or `draining`), "backend_reason"}`.
 ///
 /// Ownership: `*out` is yours, for `iicp_event_free`. Threads: any. Never blocks.
 /// Errors: `IICP_STALE_ID`, `IICP_CLOSED`, `IICP_FORKED`.

@@ -26,6 +26,8 @@ pub struct Face {
     pub server: String,
     /// The status of `/health`.
     pub health: u16,
+    /// The state of every model in LM Studio's own list, if that is there.
+    pub lmstudio: Option<String>,
     /// What is answered to all else, in the words of [`StubBackend`].
     pub always: Option<String>,
 }
@@ -70,7 +72,8 @@ struct Shared {
 /// The server. Dropping it ends it as a crash would.
 ///
 /// The last text of a task (its last message, `prompt` or `input`) tells what becomes of it: `hang`, `reset`, `html`,
-/// `sse`, `drip`, `endless`, `big` (100 MB), `cut`, `tools`, `status 503` (or another, with `retry-after: 7`),
+/// `sse`, `drip`, `endless`, `big` (100 MB), `cut`, `tools`,
+/// `loading` (503 without `retry-after`), `status 503` (or another, with `retry-after: 7`),
 /// `status 404 html`. Anything else is echoed.
 ///
 /// With `stream` in a task, the answer comes as events, word by word; `stall`, `dots` (comments alone), `cut`, `garbage` and
@@ -205,6 +208,11 @@ async fn answer(out: &mut OwnedWriteHalf, request: &Request, face: &Face) -> io:
             let loaded = face.ollama.as_deref().unwrap_or_default();
             whole(out, 200, "application/json", &listed(loaded, "models", "name").to_string().into_bytes(), face).await
         }
+        ("GET", "/api/v1/models") if face.lmstudio.is_some() => {
+            let state = |name: &String| json!({ "key": name, "state": face.lmstudio });
+            let models: Vec<Value> = face.models.iter().flatten().map(state).collect();
+            whole(out, 200, "application/json", json!({ "models": models }).to_string().as_bytes(), face).await
+        }
         ("GET", "/health") if face.health != 0 => whole(out, face.health, "application/json", b"{}", face).await,
         ("POST", path) if body["stream"] == true && streams(path) && !is_trick_at_once(&said) => {
             parts(out, path, &body, &said).await
@@ -230,7 +238,7 @@ fn told(raw: &[u8], body: &Value) -> String {
 
 fn is_trick(said: &str) -> bool {
     let word = said.split(' ').next().unwrap_or_default();
-    ["hang", "reset", "html", "sse", "drip", "endless", "big", "cut", "tools", "status"].contains(&word)
+    ["hang", "reset", "html", "sse", "drip", "endless", "big", "cut", "tools", "loading", "status"].contains(&word)
 }
 
 /// Whether an interface can stream.
@@ -329,6 +337,9 @@ fn reply(path: &str, body: &Value, said: &str) -> Option<(&'static str, Vec<u8>)
     Some(("application/json", reply.to_string().into_bytes()))
 }
 
+/// What llama.cpp says while it reads a model.
+const LOADING: &[u8] = br#"{"error":{"code":503,"message":"Loading model""#;
+
 async fn misbehave(out: &mut OwnedWriteHalf, said: &str, face: &Face) -> io::Result<Keep> {
     const CANARY: &str = r#"{"error":{"message":"a canary that only the operator may see"}}"#;
     const OPEN_END: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\n\r\n{\"a\":\"";
@@ -338,6 +349,7 @@ async fn misbehave(out: &mut OwnedWriteHalf, said: &str, face: &Face) -> io::Res
         "reset" => Ok(Keep::Reset),
         "html" => whole(out, 200, "text/html", b"<html>a canary</html>", face).await,
         "sse" => whole(out, 200, "text/event-stream", b"data: {\"choices\":[]}\n\ndata: [DONE]\n\n", face).await,
+        "loading" => whole(out, 503, "application/json", &[LOADING, b"}}"].concat(), face).await,
         "tools" => {
             let call = json!({ "id": "c1", "type": "function", "function": { "name": "look", "arguments": "{}" } });
             let message = json!({ "role": "assistant", "content": null, "tool_calls": [call] });
@@ -388,7 +400,10 @@ async fn whole(
     if !face.server.is_empty() {
         head.push_str(&format!("server: {}\r\n", face.server));
     }
-    if status >= 400 {
+    if face.lmstudio.is_some() {
+        head.push_str("x-powered-by: Express\r\n");
+    }
+    if status >= 400 && !body.starts_with(LOADING) {
         head.push_str("retry-after: 7\r\n");
     }
     head.push_str("\r\n");

@@ -5,8 +5,10 @@
 use std::time::{Duration, Instant};
 
 use iicp_core::options::{BackendKind, BackendOptions, ClientOptions, DirectoryOptions, Discover, NodeOptions};
+use iicp_core::types::Priority;
 use iicp_core::{
-    CHAT, COMPLETION, Client, Code, Directory, EMBEDDING, Inbound, LiveNode, MODERATION, Node, SPEECH, TRANSCRIPTION,
+    CHAT, COMPLETION, Client, Code, Directory, EMBEDDING, Handler, Inbound, LiveNode, MODERATION, Node, SPEECH,
+    TRANSCRIPTION, Task,
 };
 use iicp_tests::backend::{Face, StubBackend};
 use iicp_tests::http::{Answer, Conn, post};
@@ -193,8 +195,9 @@ async fn no_failure_is_a_success_and_none_shows_the_servers_words() {
         ("status 422", 422, "rejected"),
         ("status 404", 404, "IICP-E029"),
         ("status 429", 503, "temporarily_unavailable"),
-        ("status 503", 503, "temporarily_unavailable"),
         ("status 529", 503, "temporarily_unavailable"),
+        // The last one: it closes the node for a time.
+        ("status 503", 503, "temporarily_unavailable"),
     ];
     for (said, status, code) in table {
         let answer = ask(&node, CHAT, chat(said), json!({})).await;
@@ -397,6 +400,55 @@ async fn a_server_that_keeps_failing_is_left_alone_and_tried_again() {
 }
 
 #[tokio::test]
+async fn a_server_that_loads_its_model_closes_the_node_until_it_is_done() {
+    let face = || Face { server: "llama.cpp".into(), ..models(&["llama3"]) };
+    let stub = StubBackend::start(Face { health: 503, ..face() }).await.unwrap();
+    let node = serve(&stub, |_, _| ()).await;
+    let refused = ask(&node, CHAT, chat("hello"), json!({ "qos": "realtime" })).await;
+    assert_eq!((refused.status, stub.log().started), (503, 0), "{refused:?}");
+    let error = &refused.json()["error"];
+    assert_eq!(
+        (&error["code"], &error["reason"]),
+        (&json!("temporarily_unavailable"), &json!("backend_loading")),
+        "{error}"
+    );
+    let pause: u64 = refused.header("retry-after").unwrap().parse().unwrap();
+    assert!((1..=30).contains(&pause), "{pause}");
+    assert_eq!(health(&node).await["available"], false);
+    *stub.face() = Face { health: 200, ..face() };
+    until("it is open again", async || ask(&node, CHAT, chat("hello"), json!({})).await.status == 200).await;
+    assert_eq!(health(&node).await["backend_stability"]["backend_state"], "ok");
+}
+
+#[tokio::test]
+async fn what_one_task_is_told_of_a_drain_holds_for_all() {
+    let (stub, node) = pair().await;
+    assert_eq!(ask(&node, CHAT, chat("status 503"), json!({})).await.status, 503);
+    let refused = ask(&node, CHAT, chat("hello"), json!({})).await;
+    assert_eq!((refused.status, stub.log().started), (503, 1), "{refused:?}");
+    assert_eq!(refused.json()["error"]["reason"], "backend_unstable");
+    let pause: u64 = refused.header("retry-after").unwrap().parse().unwrap();
+    assert!((1..=7).contains(&pause), "as long as the server said: {pause}");
+    let state = health(&node).await;
+    assert_eq!(
+        (&state["available"], &state["backend_stability"]["backend_state"]),
+        (&json!(false), &json!("draining"))
+    );
+
+    let (stub, node) = pair().await;
+    assert_eq!(ask(&node, CHAT, chat("loading"), json!({})).await.status, 503);
+    let refused = ask(&node, CHAT, chat("hello"), json!({})).await;
+    assert_eq!(refused.json()["error"]["reason"], "backend_loading");
+    until("it is open again", async || ask(&node, CHAT, chat("hello"), json!({})).await.status == 200).await;
+    assert_eq!(stub.log().started, 2);
+
+    let stub = StubBackend::start(models(&["llama3", "phi"])).await.unwrap();
+    let node = serve(&stub, |_, _| ()).await;
+    assert_eq!(ask(&node, CHAT, chat("status 503"), json!({})).await.status, 503);
+    assert_eq!(ask(&node, CHAT, chat("hello"), json!({})).await.status, 200, "it may have meant one of its models");
+}
+
+#[tokio::test]
 async fn callers_in_a_hurry_do_not_close_the_server_to_others() {
     let stub = StubBackend::start(models(&["llama3"])).await.unwrap();
     let node = serve(&stub, |_, backend| backend.breaker_failures = 1).await;
@@ -432,6 +484,40 @@ fn client(directory: &str) -> Client {
     options.directory = directory.into();
     options.route_ttl_ms = 0;
     Client::new(options).unwrap()
+}
+
+#[tokio::test]
+async fn what_a_caller_says_of_trace_and_priority_reaches_handler_and_server() {
+    const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let stub = StubBackend::start(models(&["llama3"])).await.unwrap();
+    let directory = Directory::bind(DirectoryOptions::loopback()).await.unwrap();
+    let node = Node::bind(options(&stub, |options, _| options.directory = directory.url())).await.unwrap();
+    let backend = node.backend().unwrap();
+    let heard = std::sync::Arc::new(std::sync::Mutex::new(None));
+    let noted = heard.clone();
+    let node = node
+        .serve(move |task: Inbound| {
+            let backend = backend.clone();
+            *noted.lock().unwrap() = Some((task.priority, task.tracestate.clone()));
+            async move { Handler::call(&backend, task).await }
+        })
+        .await
+        .unwrap();
+    let status = node.status();
+    assert_eq!((status.models, status.backend_state.as_str()), (vec!["llama3".to_owned()], "ok"));
+    let mut task = Task::new(CHAT, chat("hello")).priority(Priority::High);
+    task.options.traceparent = Some(TRACE.into());
+    task.options.tracestate = Some("vendor=1,other=2".into());
+    client(&directory.url()).submit(task.clone()).await.unwrap();
+    assert_eq!(*heard.lock().unwrap(), Some((Priority::High, Some("vendor=1,other=2".into()))));
+    let head = stub.log().last.0.to_ascii_lowercase();
+    assert!(
+        head.contains("tracestate: vendor=1,other=2\r\n") && head.contains(&format!("traceparent: {TRACE}\r\n")),
+        "{head}"
+    );
+    task.options.tracestate = Some("line\nbreak".into());
+    let refused = client(&directory.url()).submit(task).await.unwrap_err();
+    assert_eq!(refused.code(), Code::ConfigInvalid);
 }
 
 async fn listed(client: &Client, intent: &str, model: &str) -> bool {
@@ -510,6 +596,10 @@ async fn engines_are_told_apart_and_their_signals_are_read() {
     assert_eq!(state(served_by("uvicorn", 500), any).await, is("draining", "backend_unstable"));
     assert_eq!(state(served_by("uvicorn", 200), any).await, is("ok", "ok"));
     assert_eq!(state(served_by("nginx", 503), any).await, is("ok", "ok"), "whose health nobody knows");
+    let lmstudio = |state: &str| Face { lmstudio: Some(state.into()), ..models(&["m"]) };
+    assert_eq!(state(lmstudio("loaded"), any).await, is("ok", "ok"));
+    assert_eq!(state(lmstudio("loading"), any).await, is("draining", "backend_loading"));
+    assert_eq!(state(lmstudio("error"), any).await, is("draining", "backend_unstable"));
     let llamacpp = |backend: &mut BackendOptions| backend.kind = BackendKind::Llamacpp;
     assert_eq!(state(served_by("", 503), llamacpp).await, is("draining", "backend_loading"));
     let page = Face { always: Some("html".into()), ..Face::default() };

@@ -313,12 +313,16 @@ class TaskOptions(TypedDict, total=False):
     """Preferred region, by default the client's."""
     qos: Literal["realtime", "interactive", "batch", "best-effort"] | None
     """Quality of service."""
+    priority: Literal["critical", "high", "normal", "low"] | None
+    """How the task stands among others of its class, told to the provider; by default nothing is said, which is ``normal``."""
     model: str | None
     """The model that must serve the task."""
     min_reputation: float | None
     """Least reputation of the node, 0 to 1."""
     traceparent: str | None
     """W3C trace context of the caller; by default a fresh one."""
+    tracestate: str | None
+    """What the caller's tracing system adds to ``traceparent`` (W3C ``tracestate``), passed on as it is; at most 512 visible ASCII characters. Without ``traceparent`` it means nothing and is not sent."""
     source_node_id: str | None
     """Id of the node on whose behalf the task is sent, if there is one."""
     routing_policy: RoutingPolicy | None

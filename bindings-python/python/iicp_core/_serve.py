@@ -117,6 +117,10 @@ class Node:
             about["registered"],
             about["active_jobs"],
             self._server.overrunning() if self._server is not None else 0,
+            about["effective_max_concurrent"],
+            tuple(about["models"]),
+            about["backend_state"],
+            about["backend_reason"],
         )
 
     def nat_report(self) -> NatReport:

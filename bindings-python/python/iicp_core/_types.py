@@ -315,3 +315,11 @@ class NodeStatus:
     """Tasks whose callers wait for an answer."""
     overrunning: int
     """Handlers that still run although their task is over. Each keeps one slot of the node from new tasks."""
+    effective_max_concurrent: int
+    """How many tasks may run now: fewer than ``max_concurrent`` where ``availability`` says so."""
+    models: tuple[str, ...]
+    """The models that the directory knows of."""
+    backend_state: str
+    """``ok``, ``degraded`` (it works, but slowly or nobody knows how) or ``draining`` (it takes no tasks)."""
+    backend_reason: str
+    """Why: ``ok``, ``backend_cold``, ``backend_loading``, ``backend_unstable`` or ``observer_error``."""

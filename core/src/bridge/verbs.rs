@@ -69,14 +69,6 @@ struct Chatted<'a> {
 }
 
 #[derive(Serialize)]
-struct NodeStatus<'a> {
-    node_id: &'a str,
-    url: String,
-    registered: bool,
-    active_jobs: usize,
-}
-
-#[derive(Serialize)]
 struct NatReported {
     text: String,
     #[serde(flatten)]
@@ -110,17 +102,6 @@ impl<'a> From<&'a TaskResult> for Finished<'a> {
             },
             receipt: &task.receipt,
             sealed: task.sealed,
-        }
-    }
-}
-
-impl<'a> From<&'a LiveNode> for NodeStatus<'a> {
-    fn from(node: &'a LiveNode) -> Self {
-        NodeStatus {
-            node_id: node.node_id(),
-            url: node.url(),
-            registered: node.is_registered(),
-            active_jobs: node.active_jobs(),
         }
     }
 }
@@ -265,18 +246,19 @@ impl Bridge {
             } else {
                 node.serve(ForeignHandler { tables: tables.clone(), queue: queue.clone(), tag, node_id }).await?
             };
-            let json = to_json(&NodeStatus::from(&live))?;
+            let json = to_json(&live.status())?;
             let handle = keep(&tables.nodes, &queue.clone(), Serving { live, queue })?;
             Ok(Outcome { handle, json, ..Outcome::default() })
         })
     }
 
-    /// How a node is: `{"node_id", "url", "registered", "active_jobs"}`.
+    /// How a node is: `{"node_id", "url", "registered", "active_jobs",
+    /// "effective_max_concurrent", "models", "backend_state", "backend_reason"}`, as [`NodeStatus`](crate::NodeStatus) has them.
     ///
     /// # Errors
     /// `STALE_ID`, `CLOSED`, `FORKED`.
     pub fn node_status(&self, node: u64) -> Result<String> {
-        self.open()?.nodes.read(node, |node| to_json(&NodeStatus::from(&node.live)))?
+        self.open()?.nodes.read(node, |node| to_json(&node.live.status()))?
     }
 
     /// How a node can be reached from outside: a [`NatReport`](crate::types::NatReport), and as `text` the same for people.

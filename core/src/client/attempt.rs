@@ -170,7 +170,8 @@ impl Submit<'_> {
 
     /// Sends the task natively, where the node has proven that it takes it so; none if it cannot have begun to run there.
     async fn natively(&self, route: &Route, call: &Call<'_>) -> Option<Result<Reply, NoReply>> {
-        let body = call.body.clone()?;
+        // Frames have no place for it.
+        let body = call.body.clone().filter(|_| call.tracestate.is_none())?;
         let link = self.client.native.link(route.native.as_ref()?).await.filter(|link| link.takes(body.len()))?;
         let native = NativeCall {
             task_id: &self.task_id,
@@ -193,6 +194,7 @@ impl Submit<'_> {
         Call {
             redirects: Redirects::SameOrigin,
             traceparent: Some(&self.trace),
+            tracestate: self.options.tracestate.as_deref().filter(|_| self.options.traceparent.is_some()),
             consumer_token: token.map(Secret::expose),
             body: Some(body),
             idle: Duration::from_millis(options.idle_timeout_ms),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::options::{TaskOptions, millis};
-use crate::types::{Payload, Qos};
+use crate::types::{Payload, Priority, Qos};
 
 /// A task: an intent, a payload and how it may be served.
 #[derive(Clone, Debug)]
@@ -54,6 +54,13 @@ impl Task {
     #[must_use]
     pub fn qos(mut self, qos: Qos) -> Self {
         self.options.qos = Some(qos);
+        self
+    }
+
+    /// Says how the task stands among others of its class; a node that is full serves those first that stand higher.
+    #[must_use]
+    pub fn priority(mut self, priority: Priority) -> Self {
+        self.options.priority = Some(priority);
         self
     }
 

@@ -27,6 +27,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use serde::Serialize;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -370,6 +371,28 @@ impl fmt::Debug for Node {
     }
 }
 
+/// How a serving node is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct NodeStatus {
+    /// Id of the node.
+    pub node_id: String,
+    /// The URL under which callers reach it.
+    pub url: String,
+    /// Whether the directory has taken the last registration.
+    pub registered: bool,
+    /// Handlers that run.
+    pub active_jobs: usize,
+    /// How many may run now: fewer than `max_concurrent` where `availability` says so.
+    pub effective_max_concurrent: usize,
+    /// The models that the directory knows of.
+    pub models: Vec<String>,
+    /// `ok`, `degraded` (it works, but slowly or nobody knows how) or `draining` (it takes no tasks); `ok` without a backend.
+    pub backend_state: String,
+    /// Why: `ok`, `backend_cold`, `backend_loading`, `backend_unstable` or `observer_error`.
+    pub backend_reason: String,
+}
+
 /// A serving node. Dropping it stops everything at once; [`LiveNode::shutdown`] lets tasks finish.
 pub struct LiveNode {
     addr: SocketAddr,
@@ -425,6 +448,22 @@ impl LiveNode {
     #[must_use]
     pub fn active_jobs(&self) -> usize {
         self.state.gate.active()
+    }
+
+    /// How the node is just now.
+    #[must_use]
+    pub fn status(&self) -> NodeStatus {
+        let stability = self.state.offer.stability();
+        NodeStatus {
+            node_id: self.node_id().to_owned(),
+            url: self.url(),
+            registered: self.is_registered(),
+            active_jobs: self.active_jobs(),
+            effective_max_concurrent: self.state.gate.limit(),
+            models: self.state.offer.models(),
+            backend_state: stability.backend_state.as_str().to_owned(),
+            backend_reason: stability.reason_class.as_str().to_owned(),
+        }
     }
 
     /// Takes no new task and leaves the directory, waits up to `grace` for running tasks, then stops what is left.

@@ -27,8 +27,10 @@ pub(super) fn conflict() -> Refusal {
 
 /// No slot is free (specification: QOS-ADMIT-01).
 pub(super) fn full(gate: &Gate, qos: Qos) -> Refusal {
-    let limit = gate.limit();
-    let message = format!("all {limit} slots are busy; ask another node, or this one again in 2 s");
+    let message = match gate.limit() {
+        0 => "this node takes no tasks at this time of the day; ask another node".to_owned(),
+        limit => format!("all {limit} slots are busy; ask another node, or this one again in 2 s"),
+    };
     let refusal =
         Refusal::new(429, "capacity_exceeded", message).after(Duration::from_secs(2)).with("qos_class", qos.as_str());
     if gate.is_lowered() { refusal.with("reason", "availability_window") } else { refusal }

@@ -8,7 +8,7 @@ use super::{
     check_timeout, in_range,
 };
 use crate::error::{Code, Error, Result};
-use crate::types::{Intent, Qos, Traceparent};
+use crate::types::{Intent, Priority, Qos, Traceparent};
 
 /// What to ask the directory for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -119,12 +119,17 @@ pub struct TaskOptions {
     pub region: Option<String>,
     /// Quality of service.
     pub qos: Option<Qos>,
+    /// How the task stands among others of its class, told to the provider; by default nothing is said, which is `normal`.
+    pub priority: Option<Priority>,
     /// The model that must serve the task.
     pub model: Option<String>,
     /// Least reputation of the node, 0 to 1.
     pub min_reputation: Option<f64>,
     /// W3C trace context of the caller; by default a fresh one.
     pub traceparent: Option<String>,
+    /// What the caller's tracing system adds to `traceparent` (W3C `tracestate`), passed on as it is; at most 512 visible
+    /// ASCII characters. Without `traceparent` it means nothing and is not sent.
+    pub tracestate: Option<String>,
     /// Id of the node on whose behalf the task is sent, if there is one.
     pub source_node_id: Option<String>,
     /// Who may be sent the task; by default as the client says.
@@ -157,8 +162,19 @@ impl Validate for TaskOptions {
                 "option traceparent of a task must be 00-<32 hex>-<16 hex>-<2 hex>",
             ));
         }
+        if self.tracestate.as_ref().is_some_and(|state| !is_tracestate(state)) {
+            return Err(Error::new(
+                Code::ConfigInvalid,
+                "option tracestate of a task must be 1 to 512 visible ASCII characters",
+            ));
+        }
         self.routing_policy.as_ref().map_or(Ok(()), RoutingPolicy::validate)?;
         self.route.as_ref().map_or(Ok(()), RouteConstraints::validate)?;
         check_routing(Self::WHAT, self.region.as_deref(), self.model.as_deref(), self.min_reputation)
     }
+}
+
+/// Whether it may stand in a header as it is (W3C Trace Context: 512 characters at most are passed on).
+fn is_tracestate(text: &str) -> bool {
+    (1..=512).contains(&text.len()) && text.bytes().all(|b| b == b' ' || b.is_ascii_graphic())
 }

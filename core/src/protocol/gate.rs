@@ -136,7 +136,6 @@ impl Gate {
     }
 
     /// Lets nobody in for a time, and sends away who waits. A later call replaces an earlier one; none ends it.
-    #[allow(dead_code)] // the circuit of a backend refuses by itself; no server yet asks for a pause of all tasks
     pub(crate) fn pause(&self, pause: Option<Pause>) {
         let sent_away = {
             let mut slots = self.lock();

@@ -32,6 +32,8 @@ pub(crate) struct Call<'a> {
     pub(crate) reach: Reach,
     pub(crate) redirects: Redirects,
     pub(crate) traceparent: Option<&'a Traceparent>,
+    /// What stands beside it; nothing without it.
+    pub(crate) tracestate: Option<&'a str>,
     pub(crate) bearer: Option<&'a str>,
     pub(crate) consumer_token: Option<&'a str>,
     pub(crate) node_id: Option<&'a str>,
@@ -58,6 +60,7 @@ impl Call<'_> {
             reach,
             redirects: Redirects::None,
             traceparent: None,
+            tracestate: None,
             bearer: None,
             consumer_token: None,
             node_id: None,
@@ -234,6 +237,7 @@ fn redirects(call: &Call<'_>) -> Redirects {
 
 fn request(call: &Call<'_>, hop: &Hop) -> reqwest::Request {
     const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+    const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
     const CONSUMER_TOKEN: HeaderName = HeaderName::from_static("x-iicp-consumer-token");
     const NODE_ID: HeaderName = HeaderName::from_static("x-node-id");
     let mut request = reqwest::Request::new(call.method.clone(), hop.url.clone());
@@ -246,6 +250,9 @@ fn request(call: &Call<'_>, hop: &Hop) -> reqwest::Request {
         && let Ok(value) = HeaderValue::from_str(trace.as_str())
     {
         headers.insert(TRACEPARENT, value);
+        if let Some(Ok(state)) = call.tracestate.map(HeaderValue::from_str) {
+            headers.insert(TRACESTATE, state);
+        }
     }
     if hop.same_origin {
         let bearer = call.bearer.map(|bearer| format!("Bearer {bearer}"));

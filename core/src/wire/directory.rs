@@ -189,6 +189,28 @@ pub(crate) enum ReasonClass {
     ObserverError,
 }
 
+impl BackendState {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            BackendState::Ok => "ok",
+            BackendState::Degraded => "degraded",
+            BackendState::Draining => "draining",
+        }
+    }
+}
+
+impl ReasonClass {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            ReasonClass::Ok => "ok",
+            ReasonClass::BackendCold => "backend_cold",
+            ReasonClass::BackendLoading => "backend_loading",
+            ReasonClass::BackendUnstable => "backend_unstable",
+            ReasonClass::ObserverError => "observer_error",
+        }
+    }
+}
+
 #[derive(Serialize)]
 pub(crate) struct Limits {
     pub(crate) max_concurrent: u32,

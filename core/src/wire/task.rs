@@ -216,6 +216,10 @@ pub(crate) fn write_request(options: &TaskOptions, task_id: &str, body: TaskBody
         out.extend_from_slice(br#","qos_class":"#);
         write_string(&mut out, class);
     }
+    if let Some(priority) = options.priority {
+        out.extend_from_slice(br#","priority":"#);
+        write_string(&mut out, priority.as_str());
+    }
     if let Some(model) = &options.model {
         out.extend_from_slice(br#","model":"#);
         write_string(&mut out, model);

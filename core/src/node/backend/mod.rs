@@ -15,13 +15,17 @@ mod probe;
 mod upstream;
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use super::State;
 use super::handler::{Handler, Inbound, Reply};
 use crate::error::{Code, Error, Result};
 use crate::options::{BackendKind, BackendOptions, Engine, NodeOptions};
+use crate::protocol::gate::{Gate, Pause};
 use crate::telemetry;
 use crate::transport::http_client::Incoming;
 use crate::types::{CHAT, EMBEDDING, Traceparent};
@@ -30,7 +34,7 @@ use circuit::Circuit;
 use models::Models;
 use openai::Job;
 use probe::Condition;
-use upstream::Upstream;
+use upstream::{Failure, Trace, Upstream};
 
 /// How long others are told to wait for a backend that loads its models.
 const LOADING: Duration = Duration::from_secs(30);
@@ -48,6 +52,12 @@ struct Inner {
     /// Whether the names of models say which intents are served, because the operator does not.
     by_names: bool,
     seen: Mutex<Arc<Seen>>,
+    /// Until when the server takes no tasks, as it told one of them.
+    drains_until: Mutex<Option<Instant>>,
+    /// The node's gate, and the beginning of its time.
+    gate: OnceLock<(Arc<Gate>, Instant)>,
+    /// There is a reason to look now.
+    look_now: Notify,
 }
 
 /// What is known of the server.
@@ -73,6 +83,9 @@ impl Backend {
             probe_interval: Duration::from_millis(options.probe_interval_ms),
             by_names: node.intents.is_empty(),
             seen: Mutex::new(Arc::new(seen)),
+            drains_until: Mutex::new(None),
+            gate: OnceLock::new(),
+            look_now: Notify::new(),
         })))
     }
 
@@ -106,6 +119,7 @@ impl Backend {
 
     /// Looks once, and then again and again as long as the node lives.
     pub(super) async fn keep_watch(&self, state: &Arc<State>) {
+        let _ = self.0.gate.set((state.gate.clone(), state.started));
         self.look(state).await;
         state.group.spawn("backend", probe::watch(self.clone(), state.clone(), self.0.probe_interval));
     }
@@ -119,6 +133,7 @@ impl Backend {
         }
         probe::report(&before, &now);
         *self.0.seen.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(now);
+        self.pause_the_node();
         // That nothing is known is no news: a list without models would say that nothing can be served.
         if !models.names.is_empty() {
             state.offer.found(models.names.clone(), models.capabilities(&state.intents, self.0.by_names));
@@ -153,13 +168,52 @@ impl Backend {
         if let Some(pause) = self.0.circuit.open_for() {
             return draining(ReasonClass::BackendUnstable, pause);
         }
-        match condition {
-            Condition::Good => is(BackendState::Ok, ReasonClass::Ok),
-            Condition::Cold => is(BackendState::Degraded, ReasonClass::BackendCold),
-            Condition::Loading => draining(ReasonClass::BackendLoading, LOADING),
-            Condition::Failing | Condition::Away => draining(ReasonClass::BackendUnstable, self.0.probe_interval),
-            Condition::Unclear => is(BackendState::Degraded, ReasonClass::ObserverError),
+        if let Some((reason, pause)) = self.drain() {
+            return draining(reason, pause);
         }
+        match condition {
+            Condition::Cold => is(BackendState::Degraded, ReasonClass::BackendCold),
+            Condition::Unclear => is(BackendState::Degraded, ReasonClass::ObserverError),
+            Condition::Away => draining(ReasonClass::BackendUnstable, self.0.probe_interval),
+            Condition::Good | Condition::Loading | Condition::Failing => is(BackendState::Ok, ReasonClass::Ok),
+        }
+    }
+
+    /// For how long the server takes no tasks by its own word, which is another thing than that nobody reaches it.
+    fn drain(&self) -> Option<(ReasonClass, Duration)> {
+        let until = *self.0.drains_until.lock().unwrap_or_else(PoisonError::into_inner);
+        let told = until.map(|until| until.saturating_duration_since(Instant::now())).filter(|left| !left.is_zero());
+        match self.seen().condition {
+            Condition::Loading => Some((ReasonClass::BackendLoading, LOADING)),
+            Condition::Failing => Some((ReasonClass::BackendUnstable, self.0.probe_interval)),
+            _ => told.map(|left| (ReasonClass::BackendUnstable, left)),
+        }
+    }
+
+    /// Tasks that the server would send back are refused before they cost anything, and the next look lets them in again.
+    fn pause_the_node(&self) {
+        let Some((gate, started)) = self.0.gate.get() else { return };
+        let pause =
+            self.drain().map(|(reason, left)| Pause { reason: reason.as_str(), until: started.elapsed() + left });
+        gate.pause(pause);
+    }
+
+    /// What a task was told concerns all. Of several models it may have meant one, so then it concerns nobody else.
+    fn told(&self, failure: Failure) {
+        let one_model = self.seen().models.names.len() <= 1;
+        match failure {
+            Failure::Draining(pause) if one_model => {
+                let until = Some(Instant::now() + pause);
+                *self.0.drains_until.lock().unwrap_or_else(PoisonError::into_inner) = until;
+            }
+            Failure::Loading if one_model => {
+                let mut seen = self.0.seen.lock().unwrap_or_else(PoisonError::into_inner);
+                *seen = Arc::new(Seen { condition: Condition::Loading, ..Seen::clone(&seen) });
+            }
+            _ => return,
+        }
+        self.pause_the_node();
+        self.0.look_now.notify_one();
     }
 
     fn job(&self, task: &Inbound, models: &Models) -> Result<Job> {
@@ -176,9 +230,10 @@ impl Handler for Backend {
         let pass = self.0.circuit.enter().map_err(|pause| {
             Error::new(Code::Capacity, "the backend has failed too often and is left alone").with_retry_after(pause)
         })?;
-        let trace = task.traceparent.as_deref().and_then(Traceparent::parse);
+        let parent = task.traceparent.as_deref().and_then(Traceparent::parse);
+        let trace = Trace { parent: parent.as_ref(), state: task.tracestate.as_deref() };
         let done = async {
-            let answer = self.0.upstream.open(job.path, &job.content, trace.as_ref(), task.deadline).await?;
+            let answer = self.0.upstream.open(job.path, &job.content, trace, task.deadline).await?;
             if job.in_parts && parts::are_in(&answer) {
                 return Ok(Done::Begun(answer));
             }
@@ -197,6 +252,7 @@ impl Handler for Backend {
             Err(failure) => {
                 tracing::warn!(target: telemetry::NODE, task_id = %task.task_id, ?failure, "the backend gave no result");
                 pass.ended(Some(failure));
+                self.told(failure);
                 Err(failure.error())
             }
         }

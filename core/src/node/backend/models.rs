@@ -154,6 +154,26 @@ pub(super) fn names(body: &[u8]) -> Option<Vec<String>> {
     Some(names)
 }
 
+/// The state of one model in a list that tells it; of the first that has one if none is named.
+pub(super) fn state_of(body: &[u8], model: Option<&str>) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Entry {
+        #[serde(alias = "key", alias = "name")]
+        id: String,
+        #[serde(alias = "status")]
+        state: String,
+    }
+    #[derive(Deserialize)]
+    struct Listing<'a> {
+        #[serde(borrow, alias = "data")]
+        models: Vec<&'a RawValue>,
+    }
+    let listing: Listing<'_> = crate::wire::object(body).ok()?;
+    let entries = listing.models.iter().filter_map(|entry| serde_json::from_str::<Entry>(entry.get()).ok());
+    let mut of_it = entries.filter(|entry| model.is_none_or(|model| entry.id == model));
+    of_it.next().map(|entry| entry.state.to_ascii_lowercase())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

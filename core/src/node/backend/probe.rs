@@ -17,7 +17,7 @@ use crate::transport::http_client::{NoReply, Reply};
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Most bytes of one: a list of thousands of models.
 const MOST_BYTES: usize = 2 << 20;
-/// First pause after the backend was found away.
+/// First pause after the backend was found to take no tasks.
 const SOON: Duration = Duration::from_millis(500);
 
 fn engine_of(kind: BackendKind) -> Option<Engine> {
@@ -121,6 +121,17 @@ async fn signals(upstream: &Upstream, engine: Option<Engine>, model: Option<&str
             Ok((_, reply)) if reply.status >= 500 => Condition::Failing,
             _ => Condition::Good,
         },
+        Some(Engine::Lmstudio) => {
+            // Its own list tells the state of each model beside the name.
+            let Ok((_, reply)) = upstream.ask_root("/api/v1/models", PATIENCE, MOST_BYTES).await else {
+                return Condition::Good;
+            };
+            match good(&reply).then(|| models::state_of(&reply.body, model)).flatten().as_deref() {
+                Some("loading") => Condition::Loading,
+                Some("error") => Condition::Failing,
+                _ => Condition::Good,
+            }
+        }
         Some(Engine::Ollama) => {
             let Some(model) = model else { return Condition::Good };
             let Ok((_, reply)) = upstream.ask_root("/api/ps", PATIENCE, MOST_BYTES).await else {
@@ -137,7 +148,7 @@ async fn signals(upstream: &Upstream, engine: Option<Engine>, model: Option<&str
     }
 }
 
-/// Looks again and again, at uneven times, until the node closes. Soon again while nobody answers.
+/// Looks again and again, at uneven times, until the node closes. Soon again while it takes no tasks.
 pub(super) async fn watch(backend: Backend, state: Arc<State>, interval: Duration) {
     let mut closing = std::pin::pin!(state.group.closing());
     let mut away = 0_u32;
@@ -149,10 +160,17 @@ pub(super) async fn watch(backend: Backend, state: Arc<State>, interval: Duratio
         tokio::select! {
             () = &mut closing => return,
             () = tokio::time::sleep(pause.mul_f64(0.75 + jitter() / 2.0)) => {}
+            () = backend.0.look_now.notified(), if away == 0 => {
+                away = 1;
+                continue;
+            }
         }
         tokio::select! {
             () = &mut closing => return,
-            condition = backend.look(&state) => away = if condition == Condition::Away { away.saturating_add(1) } else { 0 },
+            condition = backend.look(&state) => match condition {
+                Condition::Away | Condition::Loading | Condition::Failing => away = away.saturating_add(1),
+                Condition::Good | Condition::Cold | Condition::Unclear => away = 0,
+            }
         }
     }
 }

@@ -20,6 +20,18 @@ use crate::types::Traceparent;
 
 /// Most bytes of an answer that says what went wrong.
 const MOST_OF_A_FAILURE: usize = 64 << 10;
+/// Longest pause that the server's word is taken for.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// Where tasks go.
+const TASK_PATHS: [&str; 7] = [
+    "/chat/completions",
+    "/completions",
+    "/embeddings",
+    "/moderations",
+    "/audio/speech",
+    "/audio/transcriptions",
+    "/messages",
+];
 /// The version of Anthropic's interface that is spoken.
 const ANTHROPIC_VERSION: HeaderValue = HeaderValue::from_static("2023-06-01");
 
@@ -28,6 +40,13 @@ const ANTHROPIC_VERSION: HeaderValue = HeaderValue::from_static("2023-06-01");
 pub(super) enum Content {
     Json(Bytes),
     Form(Form),
+}
+
+/// The trace that a task belongs to.
+#[derive(Clone, Copy)]
+pub(super) struct Trace<'a> {
+    pub(super) parent: Option<&'a Traceparent>,
+    pub(super) state: Option<&'a str>,
 }
 
 /// Why there is no result.
@@ -44,6 +63,10 @@ pub(super) enum Failure {
     TooLarge,
     /// It asks for a pause.
     Busy(Option<Duration>),
+    /// It takes no tasks for so long.
+    Draining(Duration),
+    /// Its model is on the way into memory.
+    Loading,
     /// It does not want what the caller sent.
     Refused(u16),
     NoModel,
@@ -57,6 +80,7 @@ impl Failure {
         match self {
             // A caller in a hurry must not speak ill of the server; nor one who asked for a very long answer.
             Failure::Late { tasks_own: true } | Failure::Busy(_) | Failure::TooLarge => None,
+            Failure::Draining(_) | Failure::Loading => None,
             Failure::Refused(_) | Failure::NoModel => Some(true),
             Failure::Late { tasks_own: false } | Failure::Transport(_) | Failure::Garbage(_) | Failure::Broken(_) => {
                 Some(false)
@@ -74,6 +98,12 @@ impl Failure {
             Failure::Busy(pause) => {
                 let error = Error::new(Code::Capacity, "the backend asks for a pause");
                 pause.into_iter().fold(error, Error::with_retry_after)
+            }
+            Failure::Draining(pause) => {
+                Error::new(Code::Capacity, "the backend takes no tasks now").with_retry_after(pause)
+            }
+            Failure::Loading => {
+                Error::new(Code::Capacity, "the backend loads its model").with_retry_after(super::LOADING)
             }
             Failure::Refused(_) => Error::rejected("the backend refused the task; check its payload"),
             Failure::NoModel => no_model(),
@@ -107,6 +137,8 @@ pub(super) struct Upstream {
     base: Endpoint,
     /// Without the `/v1`.
     root: Endpoint,
+    /// The URL of every path that tasks have; making one costs as much as sending it.
+    places: Vec<(&'static str, Url)>,
     headers: Vec<(HeaderName, HeaderValue)>,
     timeout: Duration,
     idle: Duration,
@@ -122,6 +154,7 @@ impl Upstream {
         let root = Endpoint::parse("the backend", root)?;
         root.judge(Reach::Private)?;
         let base = Endpoint::parse("the backend", &format!("{}/v1", root.as_str()))?;
+        let places = TASK_PATHS.iter().map(|path| Ok((*path, base.join(path)?))).collect::<Result<_>>()?;
         let mut headers = Vec::new();
         if options.kind == BackendKind::Anthropic {
             headers.push((HeaderName::from_static("anthropic-version"), ANTHROPIC_VERSION));
@@ -143,6 +176,7 @@ impl Upstream {
             http: HttpClient::for_backend()?,
             base,
             root,
+            places,
             headers,
             timeout: Duration::from_millis(options.timeout_ms),
             idle: Duration::from_millis(options.idle_timeout_ms),
@@ -155,15 +189,17 @@ impl Upstream {
         &self,
         path: &str,
         content: &Content,
-        trace: Option<&Traceparent>,
+        trace: Trace<'_>,
         task_deadline: Instant,
     ) -> Result<Incoming, Failure> {
         let own_deadline = Instant::now() + self.timeout;
         let deadline = own_deadline.min(task_deadline);
         let tasks_own = task_deadline <= own_deadline;
-        let url = self.base.join(path).map_err(|_| Failure::Transport(NoReply::Refused))?;
+        let place = self.places.iter().find(|(of, _)| *of == path);
+        let url = place.map(|(_, url)| url.clone()).ok_or(Failure::Transport(NoReply::Refused))?;
         let mut call = Call {
-            traceparent: trace,
+            traceparent: trace.parent,
+            tracestate: trace.state,
             headers: &self.headers,
             ..Call::new(Method::POST, url, Reach::Private, deadline, self.most_bytes)
         };
@@ -233,8 +269,12 @@ pub(super) fn lost(why: NoReply, tasks_own: bool) -> Failure {
 async fn failed(answer: Incoming) -> Failure {
     let (status, pause) = (answer.status(), answer.retry_after());
     match StatusCode::from_u16(status) {
+        Ok(StatusCode::SERVICE_UNAVAILABLE) => match pause {
+            Some(pause) => Failure::Draining(pause.min(LONGEST_PAUSE)),
+            None => unavailable(answer).await,
+        },
         // 529 is Anthropic's word for too much to do.
-        _ if matches!(status, 429 | 503 | 529) => Failure::Busy(pause),
+        _ if matches!(status, 429 | 529) => Failure::Busy(pause),
         Ok(StatusCode::REQUEST_TIMEOUT | StatusCode::GATEWAY_TIMEOUT) => Failure::Late { tasks_own: false },
         Ok(StatusCode::NOT_FOUND) => {
             // Of a model, servers say so in JSON; a page that says it means that the URL is wrong.
@@ -248,4 +288,11 @@ async fn failed(answer: Incoming) -> Failure {
         Ok(status) if status.is_client_error() => Failure::Refused(status.as_u16()),
         _ => Failure::Broken(status),
     }
+}
+
+/// A 503 without a time: servers that load a model say so in words.
+async fn unavailable(answer: Incoming) -> Failure {
+    let body = answer.at_most(MOST_OF_A_FAILURE).read().await.map(|reply| reply.body.to_ascii_lowercase());
+    let loads = body.is_ok_and(|body| memchr::memmem::find(&body, b"loading").is_some());
+    if loads { Failure::Loading } else { Failure::Busy(None) }
 }
