@@ -151,6 +151,35 @@ async fn a_relay_that_comes_back_has_its_workers_back() {
 }
 
 #[tokio::test]
+async fn a_hundred_workers_are_back_soon_after_their_relay() {
+    const WORKERS: usize = 100;
+    let directory = directory().await;
+    let first = relay(&directory, "relay-1", (0, 0)).await;
+    let ports = (first.addr().port(), first.relay_addr().unwrap().port());
+    let mut workers = Vec::new();
+    for n in 0..WORKERS {
+        let mut options = NodeOptions::default();
+        options.intents = vec![EMBEDDING.into()];
+        options.node_id = Some(format!("worker-{n}"));
+        options.directory = directory.url();
+        options.relay_worker = Some(RelayWorkerOptions::default());
+        let node = Node::bind(options).await.unwrap();
+        workers.push(tokio::spawn(node.serve(async |task: Inbound| Ok(Reply::from(task.payload)))));
+    }
+    let bound = async |relay: &LiveNode| {
+        while relay.relay_workers() < WORKERS {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let liveness = Duration::from_secs(30);
+    tokio::time::timeout(liveness, bound(&first)).await.expect("they come");
+    drop(first);
+    let again = relay(&directory, "relay-1", ports).await;
+    tokio::time::timeout(liveness, bound(&again)).await.expect("all come back");
+    assert!(submit(&client(&directory), json!({"n": 1})).await.is_ok());
+}
+
+#[tokio::test]
 async fn when_a_relay_is_gone_for_good_its_worker_moves() {
     let directory = directory().await;
     let relays = [relay(&directory, "relay-1", (0, 0)).await, relay(&directory, "relay-2", (0, 0)).await];
