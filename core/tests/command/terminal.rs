@@ -136,6 +136,53 @@ fn no_colour_is_shown_to_who_wants_none() {
 }
 
 #[test]
+fn at_a_terminal_a_chat_is_shown_as_it_is_made() {
+    use futures_util::stream;
+    use iicp_core::options::{DirectoryOptions, NodeOptions};
+    use iicp_core::types::Chunk;
+    use iicp_core::{CHAT, Directory, Inbound, Node, Reply, Result};
+
+    let home = Home::new();
+    let threads = tokio::runtime::Runtime::new().unwrap();
+    let go_on = Arc::new(tokio::sync::Notify::new());
+    let waits = go_on.clone();
+    let (directory, _node) = threads.block_on(async {
+        let directory = Directory::bind(DirectoryOptions::loopback()).await.unwrap();
+        let mut options = NodeOptions::default();
+        (options.intents, options.directory) = (vec![CHAT.into()], directory.url());
+        let answer = move |_: Inbound| {
+            let waits = waits.clone();
+            async move {
+                Result::<Reply>::Ok(Reply::stream(stream::unfold(0, move |n| {
+                    let waits = waits.clone();
+                    async move {
+                        if n > 0 {
+                            waits.notified().await;
+                        }
+                        (n < 3).then(|| (Ok(Chunk::delta(["one ", "two ", "\u{1b}[2J"][n])), n + 1))
+                    }
+                })))
+            }
+        };
+        let node = Node::bind(options).await.unwrap().serve(answer).await.unwrap();
+        (directory, node)
+    });
+    let url = directory.url();
+    let arguments = ["query", "count", "--directory-url", &url];
+    let terminal = Terminal::start(&home, &arguments, &[("NO_COLOR", "1")]);
+    terminal.wait_for("one ");
+    assert!(!terminal.shows().contains("two"));
+    go_on.notify_one();
+    terminal.wait_for("one two ");
+    go_on.notify_one();
+    terminal.wait_for("[2J");
+    go_on.notify_one();
+    let (code, shown) = terminal.end();
+    assert_eq!(code, Some(0), "{shown}");
+    assert!(shown.ends_with("one two \u{fffd}[2J\r\n"), "{shown:?}");
+}
+
+#[test]
 fn an_answer_cannot_take_hold_of_the_terminal() {
     let home = Home::new();
     let mesh = home.up();

@@ -53,6 +53,13 @@ impl Console {
         out.flush()
     }
 
+    /// Writes a part of an answer that is made before the reader's eyes.
+    pub(crate) fn part(self, text: &str) -> io::Result<()> {
+        let mut out = io::stdout().lock();
+        out.write_all(printable(text).as_bytes())?;
+        out.flush()
+    }
+
     /// Writes what happened: an object of that name, or lines for people. A service goes on when nobody reads them.
     pub(crate) fn event(self, name: &str, mut object: Value, text: &str) {
         let _ = if self.json {

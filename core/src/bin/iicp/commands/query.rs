@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::{CLIENT_FLAGS, client, client_defaults, discover, intent};
 use crate::Context;
-use crate::console::Console;
+use crate::console::{Console, Progress};
 use crate::failure::Failure;
 use crate::settings::{Flags, attach};
 
@@ -27,7 +27,7 @@ Examples:
 
 /// Ask the mesh: send one task to a node that serves it, and write its answer
 ///
-/// The answer goes to stdout as it is; with --json an object with the answer, the node, the time it took and more.
+/// The answer goes to stdout as it is, at a terminal that of a chat as it is made; with --json an object with the answer, the node, the time it took and more.
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Query {
@@ -105,16 +105,21 @@ pub(crate) async fn run(args: Query, context: &mut Context) -> Result<(), Failur
         }
         let input = Input::read(&args, most).await?;
         let progress = console.progress("asking the mesh");
-        let answer = ask(&client, args, input).await;
-        drop(progress);
-        answer
+        match input {
+            Input::Text(text) if is_watched(&args, console) => watch(&client, text, args, progress, console).await,
+            input => {
+                let answer = ask(&client, args, input).await;
+                drop(progress);
+                let answer = answer?;
+                write(&answer, output.as_deref(), console)?;
+                Ok(answer.task)
+            }
+        }
     };
-    let answer = tokio::select! {
-        answer = asking => answer?,
+    let task = tokio::select! {
+        task = asking => task?,
         signal = context.signals.next() => return Err(Failure::Interrupted(signal)),
     };
-    write(&answer, output.as_deref(), console)?;
-    let Answer { task, .. } = answer;
     tracing::info!(
         target: "iicp::query", node_id = %task.node_id, attempts = task.attempts, sealed = task.sealed,
         took = ?task.timings.total, "answered"
@@ -203,11 +208,15 @@ macro_rules! routed {
     };
 }
 
-async fn chat(client: &Client, text: String, args: Query) -> Result<Answer, Failure> {
+fn chatting(text: String, args: Query) -> Chat {
     let mut chat = args.system.map_or_else(Chat::default, Chat::system).message("user", text);
     (chat.max_tokens, chat.temperature) = (args.max_tokens, args.temperature);
     routed!(chat, args);
-    let reply = client.chat(chat).await?;
+    chat
+}
+
+async fn chat(client: &Client, text: String, args: Query) -> Result<Answer, Failure> {
+    let reply = client.chat(chatting(text, args)).await?;
     let json = json!({
         "text": reply.text(),
         "tool_calls": reply.tool_calls,
@@ -216,6 +225,43 @@ async fn chat(client: &Client, text: String, args: Query) -> Result<Answer, Fail
         "model": reply.model,
     });
     Ok(Answer { plain: reply.text().into(), json, task: reply.task })
+}
+
+/// Whether somebody reads the answer of a chat as it is made.
+fn is_watched(args: &Query, console: Console) -> bool {
+    let is_whole = console.json || args.output.is_some() || args.consensus.is_some();
+    !is_whole && intent(&args.intent) == CHAT && std::io::stdout().is_terminal()
+}
+
+/// Chats, and shows the answer as it is made.
+async fn watch(
+    client: &Client,
+    text: String,
+    args: Query,
+    progress: Progress,
+    console: Console,
+) -> Result<TaskResult, Failure> {
+    let mut progress = Some(progress);
+    let mut parts = client.stream(chatting(text, args)).await?;
+    let mut last = String::new();
+    let ended = loop {
+        match parts.next().await {
+            Some(Ok(part)) if part.text().is_empty() => {}
+            Some(Ok(part)) => {
+                drop(progress.take());
+                last = part.text();
+                console.part(&last)?;
+            }
+            Some(Err(error)) => break Err(error.into()),
+            None => break Ok(parts.about().clone()),
+        }
+    };
+    drop(progress);
+    // What comes next begins its own line.
+    if !last.is_empty() && !last.ends_with('\n') || last.is_empty() && ended.is_ok() {
+        console.part("\n")?;
+    }
+    ended
 }
 
 async fn complete(client: &Client, prompt: String, args: Query) -> Result<Answer, Failure> {
