@@ -208,6 +208,33 @@ fn on_a_full_disk_a_node_starts_and_leaves_no_torn_file() {
     assert_eq!(folder.names().len(), 3, "that the limit was what kept them away");
 }
 
+/// K13, a disk that is mounted read-only, which no permission of root's gets round: what is there is used, and what cannot be
+/// kept ends with the process.
+#[test]
+fn on_a_read_only_disk_a_node_starts_and_keeps_the_key_that_it_has() {
+    const READ_ONLY: &str = r#"mount --bind "$IICP_STATE_TEST" "$IICP_STATE_TEST" &&
+        mount -o remount,ro,bind "$IICP_STATE_TEST" && ! touch "$IICP_STATE_TEST/written" && exec "$0" "$@""#;
+    let folder = Folder::new();
+    let status = child(&folder.0, "").env("IICP_STATE_TEST_MOST", "1").status().unwrap();
+    assert!(status.success(), "{status}");
+    let kept = std::fs::read(folder.file()).unwrap();
+    // Its own view of the disks: nobody else sees the mount, and it needs no root.
+    let mut within = Command::new("unshare");
+    within.args(["--user", "--map-root-user", "--mount", "sh", "-c", READ_ONLY]);
+    within.arg(std::env::current_exe().unwrap()).args(["--ignored", "--exact", "state::tests::body_of_a_child"]);
+    within.env("IICP_STATE_TEST", &folder.0).env("IICP_STATE_TEST_MOST", "3");
+    let ended = within.output().unwrap();
+    assert!(
+        ended.status.success(),
+        "{}{}",
+        String::from_utf8_lossy(&ended.stdout),
+        String::from_utf8_lossy(&ended.stderr)
+    );
+    assert_eq!(folder.names().len(), 1, "nothing was written");
+    assert_eq!(std::fs::read(folder.file()).unwrap(), kept);
+    assert!(!folder.0.join("written").exists());
+}
+
 /// S23, kill -9 between the steps: whatever file is there is whole, and the next start goes on.
 #[test]
 fn a_start_that_is_killed_leaves_whole_keys_only() {
