@@ -72,8 +72,11 @@ impl Default for BackendOptions {
 }
 
 impl BackendOptions {
-    /// The URL, given or usual.
-    pub(crate) fn base_url(&self) -> Result<&str> {
+    /// The URL of the server: the one that is given, or the usual one of its kind.
+    ///
+    /// # Errors
+    /// `CONFIG_INVALID` if none is given and the kind has no usual one.
+    pub fn base_url(&self) -> Result<&str> {
         let usual = match self.kind {
             BackendKind::Vllm => "http://127.0.0.1:8000",
             BackendKind::Llamacpp => "http://127.0.0.1:8080",

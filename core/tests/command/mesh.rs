@@ -10,6 +10,39 @@ use serde_json::{Value, json};
 use crate::support::{Home, nobody, until};
 
 #[test]
+fn a_doctor_says_what_stands_in_the_way_and_what_to_do() {
+    let home = Home::new();
+    let url = nobody();
+    let seen = home.run(&["doctor", "--directory", &url, "--port", "0", "--json"]).with(1).objects();
+    assert_eq!(seen.len(), 1);
+    assert_eq!(seen[0]["healthy"], false);
+    let check =
+        |name: &str| seen[0]["checks"].as_array().unwrap().iter().find(|one| one["check"] == name).cloned().unwrap();
+    for name in [
+        "dns",
+        "tls",
+        "directory",
+        "clock",
+        "interfaces",
+        "gateway",
+        "pcp",
+        "nat-pmp",
+        "upnp",
+        "ipv4",
+        "ipv6",
+        "cgnat",
+        "relay",
+        "backend",
+    ] {
+        assert!(!check(name)["said"].as_str().unwrap().is_empty(), "{name}");
+    }
+    assert_eq!(check("directory")["state"], "failed");
+    assert!(check("directory")["fix"].as_str().unwrap().contains("option directory"), "{}", check("directory"));
+    let plain = home.run(&["doctor", "--directory", &url, "--port", "0"]).with(1).out;
+    assert!(plain.contains("what to do: "), "{plain}");
+}
+
+#[test]
 fn a_mesh_serves_what_is_asked_in_every_way() {
     let home = Home::new();
     let mesh = home.up();
@@ -198,7 +231,7 @@ fn version_and_help_are_no_failures() {
     let home = Home::new();
     let version = home.run(&["--version"]).with(0).out;
     assert_eq!(version, format!("iicp {}\n", env!("CARGO_PKG_VERSION")));
-    for command in ["up", "query", "discover", "directory", "healthcheck", "config", "completion"] {
+    for command in ["up", "query", "discover", "directory", "doctor", "healthcheck", "config", "completion"] {
         let short = home.run(&[command, "-h"]).with(0).out;
         let long = home.run(&[command, "--help"]).with(0).out;
         assert!(short.contains("Usage: iicp") && short.contains("Examples:"), "{command}: {short}");

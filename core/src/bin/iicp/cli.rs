@@ -6,7 +6,7 @@ use clap::builder::Styles;
 use clap::builder::styling::AnsiColor;
 use clap::{ArgAction, Args, CommandFactory as _, Parser, Subcommand, ValueHint};
 
-use crate::commands::{completion, config, directory, discover, healthcheck, query, serve, up};
+use crate::commands::{completion, config, directory, discover, doctor, healthcheck, query, serve, up};
 use crate::failure::EXIT_CODES;
 
 const EXAMPLES: &str = "\
@@ -60,6 +60,7 @@ pub(crate) enum Command {
     Query(query::Query),
     Discover(discover::Discover),
     Directory(directory::Directory),
+    Doctor(doctor::Doctor),
     Healthcheck(healthcheck::Healthcheck),
     Config(config::Config),
     Completion(completion::Completion),
@@ -73,6 +74,7 @@ pub(crate) fn command() -> clap::Command {
         .mut_subcommand("query", query::flags)
         .mut_subcommand("discover", discover::flags)
         .mut_subcommand("directory", directory::flags)
+        .mut_subcommand("doctor", doctor::flags)
         .mut_subcommand("healthcheck", healthcheck::flags)
 }
 

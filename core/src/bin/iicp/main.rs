@@ -19,7 +19,7 @@ use iicp_core::{Code, Error};
 use tokio::runtime::{Builder, Runtime};
 
 use cli::{Cli, Command};
-use commands::{completion, config, directory, discover, healthcheck, query, serve, up};
+use commands::{completion, config, directory, discover, doctor, healthcheck, query, serve, up};
 use console::Console;
 use failure::Failure;
 use settings::{Flags, Settings};
@@ -80,6 +80,9 @@ fn run(cli: Cli, matches: &ArgMatches, console: Console) -> Result<(), Failure> 
         Command::Query(args) => brief(console, settings(query::FLAGS), async |context| query::run(args, context).await),
         Command::Discover(args) => {
             brief(console, settings(discover::FLAGS), async |context| discover::run(args, context).await)
+        }
+        Command::Doctor(args) => {
+            brief(console, settings(doctor::FLAGS), async |context| doctor::run(args, context).await)
         }
         Command::Healthcheck(args) => {
             brief(console, settings(healthcheck::FLAGS), async |context| healthcheck::run(args, context).await)

@@ -9,8 +9,8 @@ use schemars::schema_for;
 use serde_json::{Value, json};
 
 use super::{
-    client_defaults, client_options, directory, directory_defaults, discover, healthcheck, node_defaults, query, serve,
-    up,
+    client_defaults, client_options, directory, directory_defaults, discover, doctor, healthcheck, node_defaults,
+    query, serve, up,
 };
 use crate::cli;
 use crate::console::{Console, faint};
@@ -104,6 +104,7 @@ fn flags_of(command: &str) -> &'static [Flags] {
         "query" => query::FLAGS,
         "discover" => discover::FLAGS,
         "directory" => directory::FLAGS,
+        "doctor" => doctor::FLAGS,
         "healthcheck" => healthcheck::FLAGS,
         _ => &[],
     }

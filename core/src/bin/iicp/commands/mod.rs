@@ -4,6 +4,7 @@ pub(crate) mod completion;
 pub(crate) mod config;
 pub(crate) mod directory;
 pub(crate) mod discover;
+pub(crate) mod doctor;
 pub(crate) mod healthcheck;
 pub(crate) mod query;
 pub(crate) mod serve;
