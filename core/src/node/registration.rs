@@ -29,6 +29,8 @@ use crate::wire::directory::{
     Capability, HeartbeatRequest, Limits, RegisterRequest, SDK_COMPATIBILITY, TransportMetadata,
 };
 
+/// First pause before a directory that did not answer is told again where the node has moved; then twice as long each time.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
 /// Longest wait for the directory's answer, as the published nodes wait.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Longest wait when leaving.
@@ -67,7 +69,8 @@ async fn stay(
         () = leaving.cancelled() => return,
         () = first_way(state, &mut moves, &mut first) => {}
     }
-    let mut at = None;
+    // Where the node was when it last asked to be listed, where it is listed, and how often it asked in vain.
+    let (mut at, mut listed, mut in_vain) = (None, None, 0);
     loop {
         tokio::select! {
             () = leaving.cancelled() => break,
@@ -95,11 +98,19 @@ async fn stay(
                 Next::Report(_) => (report(state, directory, &mut registration, true).await, Ok(())),
             }
         };
+        let asked = matches!(next, Next::Register(_));
         let (after, result) = tokio::select! {
             () = leaving.cancelled() => break,
             done = step => done,
         };
         next = after;
+        if asked && result.is_ok() {
+            (listed, in_vain) = (at.clone(), 0);
+        } else if asked && registration.is_registered() && at != listed && result.as_ref().is_err_and(Error::retryable) {
+            // Callers are sent to where it no longer is. What came with it often took the way to the directory too.
+            next = Next::Register(FIRST_RETRY.saturating_mul(1 << in_vain.min(5)));
+            in_vain += 1;
+        }
         state.registered.store(registration.is_registered(), Ordering::Release);
         state.receipts.know(credentials(&registration).filter(|_| registration.is_registered()));
         if let Some(first) = first.take() {
