@@ -106,7 +106,8 @@ async fn stay(
         next = after;
         if asked && result.is_ok() {
             (listed, in_vain) = (at.clone(), 0);
-        } else if asked && registration.is_registered() && at != listed && result.as_ref().is_err_and(Error::retryable) {
+        } else if asked && registration.is_registered() && at != listed && result.as_ref().is_err_and(Error::retryable)
+        {
             // Callers are sent to where it no longer is. What came with it often took the way to the directory too.
             next = Next::Register(FIRST_RETRY.saturating_mul(1 << in_vain.min(5)));
             in_vain += 1;
