@@ -149,6 +149,29 @@ fn a_directory_that_is_away_is_found_when_it_comes() {
 }
 
 #[test]
+fn a_provider_that_is_killed_comes_back_as_the_same_node() {
+    let home = Home::new();
+    let directory = directory(&home);
+    let mesh = directory.directory();
+    let kept = home.path().join("state").display().to_string();
+    let start = || home.serve(&["serve", "--echo", "--port", "0", "--directory-url", &mesh, "--state-dir", &kept]);
+    let id = |node: &Service| node.ready["node"]["node_id"].as_str().unwrap().to_owned();
+    let mut node = start();
+    let first = id(&node);
+    for _ in 0..3 {
+        node.signal(Signal::KILL);
+        node.child.wait().unwrap();
+        node = start();
+        assert_eq!((id(&node), &node.ready["node"]["registered"]), (first.clone(), &json!(true)));
+    }
+    let listed = home.run(&["discover", "--directory-url", &mesh, "--json"]).with(0).objects();
+    let ids: Vec<&Value> = listed.iter().map(|node| &node["node_id"]).collect();
+    assert_eq!(ids, [&json!(first)], "one node, not four");
+    // What its callers seal to is its key still.
+    assert_eq!(home.run(&["query", "hi", "--directory-url", &mesh]).with(0).out, "You said: hi\n");
+}
+
+#[test]
 fn a_node_may_serve_without_a_directory() {
     let home = Home::new();
     for flags in [&["--directory-url", ""][..], &["--skip-registration"]] {
