@@ -197,4 +197,35 @@ mod tests {
         assert_eq!(answer(failed.as_bytes(), "Get"), Ok(Answer::Failed(718, "Conflict".into())));
         assert!(answer(b"<a/>", "Get").is_err());
     }
+
+    #[test]
+    fn no_answer_of_a_gateway_whatever_it_is_breaks_its_reader() {
+        let at = Url::parse("http://192.168.1.1:5000/").unwrap();
+        let search = b"HTTP/1.1 200 OK\r\nLocation: http://192.168.1.1:5000/x\r\n\r\n";
+        let fault = "<s:Envelope><s:Body><s:Fault><errorCode>718</errorCode></s:Fault></s:Body></s:Envelope>";
+        let parts: [&[u8]; 8] = [b"<", b">", b"</", b"<![CDATA[", b"]]>", b"&#x", b"<!--", b"\xff"];
+        let mut state = 1_u64;
+        let mut next = |most: usize| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            usize::try_from(state >> 33).unwrap_or(0) % most.max(1)
+        };
+        for _ in 0..20_000 {
+            for seed in [DESCRIPTION.as_bytes(), search, fault.as_bytes()] {
+                let mut bytes = seed.to_vec();
+                for _ in 0..=next(4) {
+                    let place = next(bytes.len());
+                    match next(3) {
+                        0 => bytes.truncate(place),
+                        1 => bytes.splice(place..place, parts[next(parts.len())].iter().copied()).for_each(drop),
+                        _ => {
+                            if let Some(byte) = bytes.get_mut(place) {
+                                *byte ^= 1 << next(8);
+                            }
+                        }
+                    }
+                }
+                let _ = (description(&bytes, &at), answer(&bytes, "Get"), location(&bytes));
+            }
+        }
+    }
 }
