@@ -55,11 +55,60 @@ enum Mode {
     Ended,
 }
 
-struct Shared {
-    addr: SocketAddr,
-    request: Vec<u8>,
+/// Whatever spends CPU time on a load.
+pub(crate) trait Spends {
+    /// Its CPU time so far.
+    fn cpu(&mut self) -> Result<Duration>;
+}
+
+impl Spends for Child {
+    fn cpu(&mut self) -> Result<Duration> {
+        Child::cpu(self)
+    }
+}
+
+/// One task's request, but for its id.
+#[derive(Clone)]
+pub(crate) struct Request {
+    bytes: Vec<u8>,
     /// Where the id stands; as the nonce it is good once as well.
     ids_at: Vec<usize>,
+}
+
+impl Request {
+    /// A task for whom stands behind `path`.
+    pub(crate) fn new(addr: SocketAddr, path: &str, headers: &str, task: &str) -> Result<Self> {
+        let trace = "traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\r\n";
+        let bytes = http::post(addr, path, &format!("{trace}{headers}"), task);
+        let ids_at: Vec<usize> = memchr::memmem::find_iter(&bytes, PLACEHOLDER.as_bytes()).collect();
+        if ids_at.is_empty() {
+            return Err("no task id in the request".into());
+        }
+        Ok(Request { bytes, ids_at })
+    }
+
+    /// The usual task.
+    pub(crate) fn chat(addr: SocketAddr, path: &str) -> Result<Self> {
+        Self::new(addr, path, "", &envelope(PLACEHOLDER, &payload()))
+    }
+
+    /// Takes an id that was not used before, and says where it stands.
+    pub(crate) fn renew(&mut self) -> std::ops::Range<usize> {
+        let id = self.ids_at[0]..self.ids_at[0] + ID_LEN;
+        write_id(&mut self.bytes[id.clone()]);
+        for again in &self.ids_at[1..] {
+            self.bytes.copy_within(id.clone(), *again);
+        }
+        id
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+struct Shared {
+    addr: SocketAddr,
     done: AtomicU64,
     failed: AtomicBool,
 }
@@ -80,28 +129,27 @@ impl Load {
     /// The same, with more headers (whole lines), and with a nonce in every task.
     pub(crate) fn with(server: &Child, connections: usize, headers: &str, nonce: bool) -> Result<Self> {
         let addr = http::addr_of(server.said("url")?)?;
-        let trace = "traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\r\n";
         let mut task = envelope(PLACEHOLDER, &payload());
         if nonce {
             task.insert_str(1, &format!(r#""nonce":"{PLACEHOLDER}","#));
         }
-        let request = http::post(addr, "/v1/task", &format!("{trace}{headers}"), &task);
-        let ids_at: Vec<usize> = memchr::memmem::find_iter(&request, PLACEHOLDER.as_bytes()).collect();
-        if ids_at.is_empty() {
-            return Err("no task id in the request".into());
-        }
-        let (done, failed) = (AtomicU64::new(0), AtomicBool::new(false));
-        let shared = Arc::new(Shared { addr, request, ids_at, done, failed });
+        Self::of(addr, connections, &[Request::new(addr, "/v1/task", headers, &task)?])
+    }
+
+    /// With requests of one's own, which the connections share out.
+    pub(crate) fn of(addr: SocketAddr, connections: usize, requests: &[Request]) -> Result<Self> {
+        let shared = Arc::new(Shared { addr, done: AtomicU64::new(0), failed: AtomicBool::new(false) });
+        let requests: Vec<Request> = requests.iter().cycle().take(connections).cloned().collect();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (mode, told) = watch::channel(Mode::Paused);
         let senders_shared = shared.clone();
         let thread = std::thread::spawn(move || {
             runtime.block_on(async {
                 let mut senders = tokio::task::JoinSet::new();
-                for _ in 0..connections {
+                for request in requests {
                     let (shared, told) = (senders_shared.clone(), told.clone());
                     senders.spawn(async move {
-                        let outcome = shared.send(told).await;
+                        let outcome = shared.send(request, told).await;
                         shared.failed.fetch_or(outcome.is_err(), Relaxed);
                         outcome
                     });
@@ -116,7 +164,7 @@ impl Load {
     ///
     /// # Errors
     /// The first task that was not answered as it should be.
-    pub(crate) fn watch(&mut self, server: &mut Child, how_long: Duration) -> Result<Window> {
+    pub(crate) fn watch(&mut self, server: &mut impl Spends, how_long: Duration) -> Result<Window> {
         self.mode.send_replace(Mode::Running);
         std::thread::sleep(SETTLE);
         let (tasks, cpu, since) = (self.shared.done.load(Relaxed), server.cpu()?, Instant::now());
@@ -146,8 +194,7 @@ impl Drop for Load {
 }
 
 impl Shared {
-    async fn send(&self, mut told: watch::Receiver<Mode>) -> Result<()> {
-        let mut request = self.request.clone();
+    async fn send(&self, mut request: Request, mut told: watch::Receiver<Mode>) -> Result<()> {
         let mut answer = Vec::with_capacity(8 << 10);
         let mut open: Option<TcpStream> = None;
         loop {
@@ -164,12 +211,8 @@ impl Shared {
                 Some(stream) => stream,
                 None => TcpStream::connect(self.addr).await?,
             };
-            let id = self.ids_at[0]..self.ids_at[0] + ID_LEN;
-            write_id(&mut request[id.clone()]);
-            for again in &self.ids_at[1..] {
-                request.copy_within(id.clone(), *again);
-            }
-            let exchange = exchange(&mut stream, &request, id, &mut answer);
+            let id = request.renew();
+            let exchange = exchange(&mut stream, request.bytes(), id, &mut answer);
             let last =
                 tokio::time::timeout(PATIENCE, exchange).await.map_err(|_| format!("no answer in {PATIENCE:?}"))??;
             self.done.fetch_add(1, Relaxed);

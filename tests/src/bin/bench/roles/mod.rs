@@ -2,12 +2,15 @@
 //! as the language layers have it.
 
 mod engine;
+mod framed;
+mod relaying;
 mod servers;
 
 use std::future::Future;
 use std::io::{BufRead as _, Write as _};
 use std::time::{Duration, Instant};
 
+use iicp_core::options::NativeTransport;
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
@@ -38,17 +41,49 @@ pub(crate) fn play(role: &str, args: &[&str]) -> Result<()> {
         ("checking-client", [directory, in_flight]) => repeat(&runtime, in_flight, engine::checking_client(directory)?),
         ("bridge", [directory, in_flight]) => {
             let (host, in_flight) = (engine::Host::new(directory)?, in_flight.parse()?);
-            obey(json!({}), |count| host.submit_all(count, in_flight))
+            obey(json!({}), |count| host.submit_all(count, in_flight).map(|()| None))
+        }
+        ("framed-node", [directory]) => serve(&runtime, framed::node(directory)),
+        ("framed-client", [directory, way, in_flight]) => {
+            repeat(&runtime, in_flight, framed::client(directory, native(way)?)?)
+        }
+        ("stream-client", [directory, way]) => {
+            let streams = framed::streams(directory, native(way)?)?;
+            obey(json!({}), |count| runtime.block_on(streams(count)).map(|()| None))
+        }
+        ("first-part", [directory, way, form]) => {
+            let once = framed::first_part(directory, native(way)?, *form == "whole")?;
+            obey(json!({}), |count| runtime.block_on(middle(count, &once)).map(Some))
+        }
+        ("relay", []) => keep(&runtime, relaying::relay()),
+        ("workers", [relay, first, count, manner, wire]) => {
+            let (first, count) = (first.parse()?, count.parse()?);
+            let manner = relaying::Manner::named(manner)?;
+            keep(&runtime, relaying::workers(relay.parse()?, first, count, manner, *wire == "tls"))
         }
         ("reqwest", [url, in_flight]) => repeat(&runtime, in_flight, servers::reqwest_post(url)?),
         _ => Err(format!("there is no role {role} with {} arguments", args.len()).into()),
     }
 }
 
+/// Which way tasks go.
+fn native(way: &str) -> Result<NativeTransport> {
+    match way {
+        "native" => Ok(NativeTransport::Auto),
+        "http" => Ok(NativeTransport::Off),
+        _ => Err(format!("there is no way {way}").into()),
+    }
+}
+
 /// Starts a server, says where it is, and keeps it until the input ends.
 fn serve<S>(runtime: &Runtime, start: impl Future<Output = Result<(String, S)>>) -> Result<()> {
-    let (url, server) = runtime.block_on(start)?;
-    let outcome = obey(json!({ "url": url }), |_| Err("a server runs nothing by itself".into()));
+    keep(runtime, async { start.await.map(|(url, server)| (json!({ "url": url }), server)) })
+}
+
+/// The same with more to say.
+fn keep<S>(runtime: &Runtime, start: impl Future<Output = Result<(Value, S)>>) -> Result<()> {
+    let (ready, server) = runtime.block_on(start)?;
+    let outcome = obey(ready, |_| Err("a server runs nothing by itself".into()));
     let _inside = runtime.enter();
     drop(server);
     outcome
@@ -57,11 +92,11 @@ fn serve<S>(runtime: &Runtime, start: impl Future<Output = Result<(String, S)>>)
 /// Runs an operation as often as it is told to.
 fn repeat(runtime: &Runtime, in_flight: &str, operation: impl Operation) -> Result<()> {
     let in_flight = in_flight.parse()?;
-    obey(json!({}), |count| runtime.block_on(many(count, in_flight, operation.clone())))
+    obey(json!({}), |count| runtime.block_on(many(count, in_flight, operation.clone())).map(|()| None))
 }
 
-/// Answers the orchestrator.
-fn obey(ready: Value, mut run: impl FnMut(u64) -> Result<()>) -> Result<()> {
+/// Answers the orchestrator. A run may have a time of its own to tell instead of how long it took.
+fn obey(ready: Value, mut run: impl FnMut(u64) -> Result<Option<Duration>>) -> Result<()> {
     let mut stdout = std::io::stdout().lock();
     writeln!(stdout, "{ready}")?;
     for line in std::io::stdin().lock().lines() {
@@ -71,7 +106,10 @@ fn obey(ready: Value, mut run: impl FnMut(u64) -> Result<()>) -> Result<()> {
             Some(count) => {
                 let (before, since) = (cpu(), Instant::now());
                 match run(count.parse()?) {
-                    Ok(()) => json!({ "cpu_ns": nanos(cpu() - before), "wall_ns": nanos(since.elapsed()) }),
+                    Ok(told) => {
+                        let wall = told.unwrap_or_else(|| since.elapsed());
+                        json!({ "cpu_ns": nanos(cpu() - before), "wall_ns": nanos(wall) })
+                    }
                     Err(failure) => json!({ "failure": failure.to_string() }),
                 }
             }
@@ -115,6 +153,16 @@ where
     fn once(&self) -> impl Future<Output = Result<()>> + Send {
         (self.0)()
     }
+}
+
+/// The median of what `count` operations, one after the other, say that they took.
+async fn middle(count: u64, once: &impl AsyncFn() -> Result<Duration>) -> Result<Duration> {
+    let mut times = Vec::new();
+    for _ in 0..count.max(1) {
+        times.push(once().await?);
+    }
+    times.sort_unstable();
+    Ok(times[times.len() / 2])
 }
 
 /// Runs `count` operations, `in_flight` at a time, and ends at the first that fails.

@@ -157,9 +157,9 @@ async fn answer_all(mut stream: TcpStream, listed: Arc<[u8]>) -> Result<()> {
     Ok(())
 }
 
-const STUB_RESULT: &str = r#""status":"success","result":{"choices":[{"index":0,"message":{"role":"assistant","content":"A task goes straight from the consumer to the provider."},"finish_reason":"stop"}]},"metrics":{"latency_ms":0.01},"generated_by_ai":true}"#;
+pub(super) const STUB_RESULT: &str = r#""status":"success","result":{"choices":[{"index":0,"message":{"role":"assistant","content":"A task goes straight from the consumer to the provider."},"finish_reason":"stop"}]},"metrics":{"latency_ms":0.01},"generated_by_ai":true}"#;
 
-fn task_id(body: &[u8]) -> Option<&str> {
+pub(super) fn task_id(body: &[u8]) -> Option<&str> {
     let key = memchr::memmem::find(body, br#""task_id""#)? + 9;
     let start = key + memchr::memchr(b'"', &body[key..])? + 1;
     let end = start + memchr::memchr(b'"', &body[start..])?;

@@ -3,6 +3,7 @@
 mod backend;
 mod client;
 mod directory;
+mod framed;
 mod layer_c;
 mod layer_go;
 mod layer_node;
@@ -11,6 +12,7 @@ mod memory;
 mod node;
 mod provider;
 mod published;
+mod relay;
 mod safe;
 
 use std::io::Write as _;
@@ -27,6 +29,8 @@ const GROUPS: &[&[Row]] = &[
     node::ROWS,
     provider::ROWS,
     client::ROWS,
+    framed::ROWS,
+    relay::ROWS,
     backend::ROWS,
     safe::ROWS,
     published::ROWS,
