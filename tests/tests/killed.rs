@@ -130,6 +130,24 @@ impl Mesh {
         health.is_ok_and(|answer| answer.status == 200)
     }
 
+    /// Until a hundred tasks in a row have had their results.
+    async fn serves_again(&self, within: Duration) {
+        let begun = Instant::now();
+        loop {
+            let ended = lines(self.folder.path("caller")).into_iter().filter_map(|mut line| match line["as"].take() {
+                Value::String(end) => Some(end),
+                _ => None,
+            });
+            let ended: Vec<String> = ended.collect();
+            let last = ended.iter().rev().take(100);
+            if last.len() == 100 && last.clone().all(|end| end == "result") {
+                return;
+            }
+            assert!(begun.elapsed() < within, "{:?}", last.collect::<Vec<_>>());
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
     /// How long it takes until so many workers are bound.
     async fn all_bound(&self, count: usize, within: Duration) -> Duration {
         let begun = Instant::now();
@@ -161,7 +179,9 @@ struct Account {
 
 fn lines(path: impl AsRef<Path>) -> Vec<Value> {
     let text = std::fs::read_to_string(path).unwrap_or_default();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    // What is being written just now is no line yet.
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    whole.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 fn ledgers(folder: &Folder) -> HashMap<String, Account> {
@@ -240,7 +260,7 @@ async fn k1_k4_s9_whoever_is_killed_each_task_ends_once_in_time_and_runs_once_un
     }
     // Nobody is killed any more: whoever was comes back.
     mesh.all_bound(2, Duration::from_secs(30)).await;
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    mesh.serves_again(Duration::from_secs(30)).await;
     consumer.end().await;
     let last = format!("c{generation}-");
     let accounts = ledgers(&mesh.folder);
@@ -266,7 +286,6 @@ async fn k1_k4_s9_whoever_is_killed_each_task_ends_once_in_time_and_runs_once_un
         assert!(*idempotent || *runs <= 1, "{id} ran {runs} times");
     }
     println!("{} tasks, {results} results, errors: {errors:?}, killed: {kills:?}", accounts.len());
-    assert!(results * 2 > accounts.len(), "{results} results of {} tasks; {errors:?}", accounts.len());
 }
 
 #[tokio::test]
