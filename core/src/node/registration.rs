@@ -28,6 +28,7 @@ use crate::transport::http_client::Call;
 use crate::wire::directory::{
     Capability, HeartbeatRequest, Limits, RegisterRequest, SDK_COMPATIBILITY, TransportMetadata,
 };
+use crate::wire::events::LIFECYCLE;
 
 /// First pause before a directory that did not answer is told again where the node has moved; then twice as long each time.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
@@ -290,7 +291,7 @@ fn request<'a>(
         max_tokens: capability.max_tokens.unwrap_or(options.max_tokens),
         input_modalities: &capability.input_modalities,
         output_modalities: &capability.output_modalities,
-        supported_profiles: &capability.supported_profiles,
+        supported_profiles: profiles(capability),
     };
     RegisterRequest {
         node_id: &state.node_id,
@@ -323,6 +324,17 @@ fn request<'a>(
         implementation_name: "iicp-core",
         implementation_version: env!("CARGO_PKG_VERSION"),
     }
+}
+
+/// What the operator says that the capability keeps to, and what every node does: its tasks can be followed.
+fn profiles(capability: &NodeCapability) -> Vec<&str> {
+    /// Directories take no more.
+    const MOST: usize = 16;
+    let mut profiles: Vec<&str> = capability.supported_profiles.iter().map(String::as_str).collect();
+    if !profiles.contains(&LIFECYCLE) && profiles.len() < MOST {
+        profiles.push(LIFECYCLE);
+    }
+    profiles
 }
 
 fn transport_metadata<'a>(state: &'a State, way: Option<&'a Way>) -> Option<TransportMetadata<'a>> {
@@ -412,4 +424,19 @@ async fn leave(state: &State, directory: &DirectoryClient, registration: &mut Re
 
 fn deadline(patience: Duration) -> Instant {
     Instant::now() + patience
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_capability_says_that_its_tasks_can_be_followed() {
+        let mut capability = NodeCapability::default();
+        assert_eq!(profiles(&capability), [LIFECYCLE]);
+        capability.supported_profiles = vec!["urn:iicp:profile:a:v1".into(), LIFECYCLE.into()];
+        assert_eq!(profiles(&capability), ["urn:iicp:profile:a:v1", LIFECYCLE], "said once");
+        capability.supported_profiles = (0..16).map(|n| format!("urn:iicp:profile:p{n}:v1")).collect();
+        assert_eq!(profiles(&capability).len(), 16, "what the operator says goes first");
+    }
 }

@@ -101,8 +101,8 @@ pub(crate) struct Capability<'a> {
     pub(crate) input_modalities: &'a [Modality],
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     pub(crate) output_modalities: &'a [Modality],
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    pub(crate) supported_profiles: &'a [String],
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) supported_profiles: Vec<&'a str>,
 }
 
 #[derive(Serialize)]
