@@ -536,7 +536,7 @@ async def main():
         iicp.serve(endless, intents=[iicp.CHAT], directory=mesh.url),
         iicp.Client(directory=mesh.url) as client,
     ):
-        for _ in range(100):
+        for _ in range(20):
             async for chunk in client.stream("Hi"):
                 break
 
