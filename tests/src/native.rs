@@ -20,6 +20,8 @@ pub mod kind {
     pub const PING: u8 = 9;
     pub const PONG: u8 = 10;
     pub const CANCEL: u8 = 0xf0;
+    pub const PART: u8 = 0xf2;
+    pub const CREDIT: u8 = 0xf3;
 }
 
 /// What peers of our kind agree on.

@@ -25,8 +25,19 @@ impl StageProcess {
     /// # Errors
     /// The system's.
     pub fn start(program: impl AsRef<Path>) -> std::io::Result<StageProcess> {
-        let mut child =
-            Command::new(program.as_ref()).stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true).spawn()?;
+        StageProcess::spawn(&mut Command::new(program.as_ref()))
+    }
+
+    /// Starts the program with nodes that speak HTTP and nothing else.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn over_http(program: impl AsRef<Path>) -> std::io::Result<StageProcess> {
+        StageProcess::spawn(Command::new(program.as_ref()).env(crate::stage::TRANSPORT, "http"))
+    }
+
+    fn spawn(program: &mut Command) -> std::io::Result<StageProcess> {
+        let mut child = program.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true).spawn()?;
         let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
             return Err(std::io::ErrorKind::BrokenPipe.into());
         };

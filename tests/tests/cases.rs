@@ -60,6 +60,15 @@ const WORKERS: usize = 4;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_case_keeps_its_promise() {
+    every_case(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_case_keeps_its_promise_where_nodes_speak_http_alone() {
+    every_case(true).await;
+}
+
+async fn every_case(over_http: bool) {
     let wanted = std::env::var("CASE").unwrap_or_default();
     let cases: VecDeque<Case> = table().into_iter().filter(|case| case.name.contains(&wanted)).collect();
     let total = cases.len();
@@ -68,7 +77,9 @@ async fn every_case_keeps_its_promise() {
     let workers = (0..WORKERS).map(|_| {
         let (cases, failures) = (cases.clone(), failures.clone());
         tokio::spawn(async move {
-            let mut stage = StageProcess::start(env!("CARGO_BIN_EXE_stage")).unwrap();
+            let program = env!("CARGO_BIN_EXE_stage");
+            let stage = if over_http { StageProcess::over_http(program) } else { StageProcess::start(program) };
+            let mut stage = stage.unwrap();
             while let Some(case) = { cases.lock().unwrap().pop_front() } {
                 if let Err(why) = run(&mut stage, &case).await {
                     failures.lock().unwrap().push(format!("{}: {}\n    {why}", case.name, case.promise));

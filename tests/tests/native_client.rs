@@ -331,3 +331,151 @@ async fn a_peer_of_another_kind_keeps_its_tasks_over_http() {
     }
     assert_eq!((heard(&mesh.tap), *calls.lock().unwrap()), ((3, 0), 0));
 }
+
+// --- results in parts ---
+
+/// A node whose handler gives a part each time it is told to; `{"endless": true}` gives them as fast as they are taken, of
+/// 8 KiB each, and counts the bytes.
+async fn streaming() -> (Mesh, Arc<tokio::sync::Semaphore>, Arc<std::sync::atomic::AtomicUsize>) {
+    let mesh = mesh(|options| options.directory = String::new()).await;
+    let (go, made) = (Arc::new(tokio::sync::Semaphore::new(0)), Arc::new(std::sync::atomic::AtomicUsize::new(0)));
+    let port = free_port();
+    let tap = Tap::start(0, port).await.unwrap();
+    let mut options = NodeOptions::default();
+    options.intents = vec![CHAT.into()];
+    options.directory = mesh.directory.url();
+    options.port = port;
+    options.endpoint = Some(format!("http://{}", tap.addr()));
+    let (told, counted, tell) = (go.clone(), made.clone(), mesh.dropped.clone());
+    let handler = move |task: Inbound| {
+        let (told, counted, tell) = (told.clone(), counted.clone(), Tell(tell.clone()));
+        async move {
+            let payload = task.json::<Value>()?;
+            if !payload["endless"].is_null() || !payload["parts"].is_null() {
+                let endless = payload["endless"] == true;
+                let last = payload["parts"].as_u64().unwrap_or(u64::MAX);
+                let parts = futures_util::stream::unfold((0, tell), move |(n, tell)| {
+                    let (told, counted) = (told.clone(), counted.clone());
+                    async move {
+                        if n == last {
+                            return None;
+                        }
+                        if endless {
+                            counted.fetch_add(8 << 10, std::sync::atomic::Ordering::SeqCst);
+                            return Some((Ok(json!("x".repeat(8 << 10))), (n + 1, tell)));
+                        }
+                        told.acquire().await.ok()?.forget();
+                        Some((Ok(json!(format!("secret part {n}"))), (n + 1, tell)))
+                    }
+                });
+                return Ok(Reply::stream(parts));
+            }
+            let long = usize::try_from(payload["long"].as_u64().unwrap_or(0)).unwrap();
+            Ok(Reply::from(json!("y".repeat(long))))
+        }
+    };
+    let node = Node::bind(options).await.unwrap().serve(handler).await.unwrap();
+    (Mesh { node, tap, ..mesh }, go, made)
+}
+
+/// A client that has found out that the node takes tasks natively.
+async fn acquainted(mesh: &Mesh, change: impl FnOnce(&mut ClientOptions)) -> Client {
+    let ours = client(&mesh.directory.url(), change);
+    soon("a task that goes natively", async {
+        while heard(&mesh.tap).1 == 0 {
+            ours.submit(Task::new(CHAT, json!({}))).await.unwrap();
+        }
+    })
+    .await;
+    ours
+}
+
+#[tokio::test]
+async fn parts_come_natively_as_they_are_made_and_sealed() {
+    let (mesh, go, _) = streaming().await;
+    let ours = acquainted(&mesh, |_| {}).await;
+    let mut stream = None;
+    for n in 0..3 {
+        go.add_permits(1);
+        if stream.is_none() {
+            stream = Some(soon("a stream", ours.stream(Task::new(CHAT, json!({ "parts": 3 })))).await.unwrap());
+        }
+        // The handler makes no other before this one has come.
+        let part = soon("a part", stream.as_mut().unwrap().next()).await.unwrap().unwrap();
+        assert_eq!(part.result.json::<String>().unwrap(), format!("secret part {n}"));
+    }
+    assert!(soon("the end", stream.as_mut().unwrap().next()).await.is_none());
+    let heard = mesh.tap.take();
+    assert!(!heard.contains("POST /v1/task") && heard.contains("IICP\u{1}\u{5}"), "it went over HTTP");
+    assert!(!heard.contains("secret part"), "it went unsealed");
+}
+
+#[tokio::test]
+async fn leaving_a_native_stream_stops_its_handler_and_no_other() {
+    let (mesh, go, _) = streaming().await;
+    let ours = acquainted(&mesh, |_| {}).await;
+    let first = soon("a stream", ours.stream(Task::new(CHAT, json!({ "endless": true })))).await.unwrap();
+    go.add_permits(1);
+    let mut other = soon("another", ours.stream(Task::new(CHAT, json!({ "parts": 2 })))).await.unwrap();
+    drop(first);
+    soon("the handler's end", mesh.dropped.notified()).await;
+    soon("its slot", async {
+        while mesh.node.active_jobs() != 1 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    assert!(soon("its first", other.next()).await.unwrap().is_ok());
+    go.add_permits(1);
+    assert!(soon("its second", other.next()).await.unwrap().is_ok());
+    assert!(soon("its end", other.next()).await.is_none());
+}
+
+#[tokio::test]
+async fn who_does_not_read_one_stream_holds_up_no_other_call_and_little_memory() {
+    let (mesh, _, made) = streaming().await;
+    let ours = acquainted(&mesh, |_| {}).await;
+    let mut lazy = soon("a stream", ours.stream(Task::new(CHAT, json!({ "endless": true })))).await.unwrap();
+    assert!(soon("its first", lazy.next()).await.unwrap().is_ok());
+    for _ in 0..20 {
+        soon("a result", ours.submit(Task::new(CHAT, json!({})))).await.unwrap();
+        let mut quick = soon("a stream", ours.stream(Task::new(CHAT, json!({ "endless": true })))).await.unwrap();
+        for _ in 0..30 {
+            assert!(soon("a part", quick.next()).await.unwrap().is_ok());
+        }
+    }
+    let (http, _) = heard(&mesh.tap);
+    assert_eq!(http, 0, "they share the connection");
+    // What the quick ones made, and a window and what is on the way for each.
+    let made = made.load(std::sync::atomic::Ordering::SeqCst);
+    assert!(made < 21 * (512 << 10) + 20 * 31 * (8 << 10), "{made} bytes were made for nobody");
+    for _ in 0..100 {
+        assert!(soon("a part", lazy.next()).await.unwrap().is_ok(), "and it goes on where it was left");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_larger_than_a_frame_comes_natively_too() {
+    let (mesh, ..) = streaming().await;
+    let long = 20 << 20;
+    let ours = acquainted(&mesh, |options| options.max_response_bytes = 64 << 20).await;
+    let done = soon("a result", ours.submit(Task::new(CHAT, json!({ "long": long })))).await.unwrap();
+    assert_eq!(done.result.json::<String>().unwrap().len(), long);
+    assert_eq!(heard(&mesh.tap).0, 0);
+    let bounded = acquainted(&mesh, |options| options.max_response_bytes = 1 << 20).await;
+    let error = soon("an error", bounded.submit(Task::new(CHAT, json!({ "long": long })))).await.unwrap_err();
+    assert_eq!(error.code(), Code::ResponseTooLarge, "{error}");
+}
+
+#[tokio::test]
+async fn a_peer_that_sends_more_than_there_is_room_for_is_cut_off() {
+    let (at, _tasks) = by_hand(|call| {
+        let body = Cbor::Bytes(vec![b'x'; 200 << 10]);
+        Some(frame(kind::PART, 0, &map(&[(5, body), (15, call.text(15).into()), (102, 1.into())])))
+    })
+    .await;
+    let (mesh, ours) = elsewhere(&at).await;
+    let error = soon("an error", ours.stream(Task::new(CHAT, json!({})))).await.unwrap_err();
+    assert_eq!(error.code(), Code::Lost, "{error}");
+    assert_eq!(heard(&mesh.tap), (0, 0), "it may have run, and so it was not sent again");
+}

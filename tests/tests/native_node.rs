@@ -51,6 +51,13 @@ async fn node(change: impl FnOnce(&mut NodeOptions)) -> Served {
                 let _tell = Tell(tell);
                 std::future::pending::<()>().await;
             }
+            if let Some(parts) = payload["parts"].as_u64() {
+                let fails = payload["fails"] == true;
+                let parts = (0..parts).map(move |n| {
+                    if fails && n == 2 { Err(Error::rejected("no more")) } else { Ok(json!({ "n": n, "bytes": 1.5 })) }
+                });
+                return Ok(Reply::stream(futures_util::stream::iter(parts)));
+            }
             if payload["bad"] == true {
                 return Err(Error::rejected("not this one"));
             }
@@ -357,6 +364,43 @@ async fn a_connection_that_is_gone_stops_its_handlers() {
 }
 
 #[tokio::test]
+async fn frames_that_never_end_take_no_more_memory_than_there_is_for_all_of_them() {
+    let served = node(|_| {}).await;
+    let begun = [hello(), raw(1, kind::CALL, 0, 16 << 20, &vec![0; 15 << 20])].concat();
+    let mut open = Vec::new();
+    let mut refused = 0;
+    for _ in 0..12 {
+        let mut native = Native::open(served.node.addr()).await.unwrap();
+        // Who is cut off while it sends may hear of that by a reset.
+        let sent = native.send(&begun).await;
+        soon("the ACK", native.next()).await.ok();
+        let told = tokio::time::timeout(Duration::from_secs(1), native.next()).await;
+        if sent.is_err() || told.is_ok() {
+            refused += 1;
+        } else {
+            open.push(native);
+        }
+    }
+    assert!((6..=9).contains(&open.len()) && refused >= 3, "{} stay, {refused} were refused", open.len());
+    // Others are served all the while, and there is room again when they are gone.
+    let mut small = Native::greet(served.node.addr()).await.unwrap();
+    small.send(&call("c", &task("t", json!(1)))).await.unwrap();
+    assert_eq!(soon("an answer", small.next()).await.unwrap().unwrap().json()["result"], 1);
+    drop(open);
+    soon("room", async {
+        for n in 0.. {
+            let mut native = Native::greet(served.node.addr()).await.unwrap();
+            let body = json!("x".repeat(8 << 20));
+            native.send(&call("c", &task(&format!("t-{n}"), body))).await.ok();
+            if matches!(native.next().await, Ok(Some(frame)) if frame.kind == kind::PART) {
+                break;
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_stopping_node_finishes_its_calls_and_says_goodbye() {
     let served = node(|_| {}).await;
     let mut native = Native::greet(served.node.addr()).await.unwrap();
@@ -370,9 +414,42 @@ async fn a_stopping_node_finishes_its_calls_and_says_goodbye() {
 #[tokio::test]
 async fn large_answers_come_in_parts_and_compressed_for_those_who_take_them_so() {
     let served = node(|_| {}).await;
-    let long: String = (0..20_000).map(|n| n.to_string()).collect();
+    let long: String = (0..40_000).map(|n| n.to_string()).collect();
+    // Our kind: no more parts than there is room for.
     let mut native = Native::greet(served.node.addr()).await.unwrap();
     native.send(&call("c", &task("t", json!(long)))).await.unwrap();
+    let (mut whole, mut room, mut length) = (Vec::new(), 128_usize << 10, None);
+    loop {
+        let next =
+            tokio::time::timeout(Duration::from_millis(if room < 16 << 10 { 300 } else { 20_000 }), native.next());
+        let Ok(frame) = next.await else {
+            let more = map(&[(1, (64 << 10).into()), (15, "c".into())]);
+            native.send(&frame(kind::CREDIT, 0, &more)).await.unwrap();
+            room += 64 << 10;
+            continue;
+        };
+        let frame = frame.unwrap().unwrap();
+        if frame.kind == kind::RESPONSE {
+            assert_eq!((frame.text(4).as_str(), frame.get(5), frame.get(12)), ("success", Cbor::Null, true.into()));
+            break;
+        }
+        assert_eq!((frame.kind, frame.text(15).as_str()), (kind::PART, "c"));
+        if whole.is_empty() {
+            length = frame.get(101).into_integer().ok();
+        }
+        let part = frame.get(5).into_bytes().unwrap();
+        room = room.checked_sub(part.len()).expect("more than there was room for");
+        whole.extend(part);
+    }
+    assert_eq!(length, Some(whole.len().into()));
+    assert_eq!(serde_json::from_slice::<Value>(&whole).unwrap()["result"], long);
+
+    // The specification's kind: a message in parts.
+    let mut native = Native::open(served.node.addr()).await.unwrap();
+    native.send(&frame_of_init(&[(1, 1.into()), (2, 1.into())])).await.unwrap();
+    soon("the ACK", native.next()).await.unwrap().unwrap();
+    let body = Cbor::Bytes(serde_json::to_vec(&long).unwrap());
+    native.send(&published(&[(1, 1.into()), (3, CHAT.into()), (5, body), (15, "c".into())])).await.unwrap();
     let mut whole = Vec::new();
     loop {
         let frame = soon("a part", native.next()).await.unwrap().unwrap();
@@ -384,7 +461,7 @@ async fn large_answers_come_in_parts_and_compressed_for_those_who_take_them_so()
         }
     }
     let frame = iicp_tests::native::Frame { kind: kind::RESPONSE, flags: 0, payload: whole };
-    assert_eq!(frame.json()["result"], long);
+    assert_eq!(frame.json(), json!(long));
 
     let mut native = Native::open(served.node.addr()).await.unwrap();
     let gzip = Cbor::Array(vec!["gzip".into()]);
@@ -393,7 +470,8 @@ async fn large_answers_come_in_parts_and_compressed_for_those_who_take_them_so()
         .await
         .unwrap();
     assert_eq!(soon("the ACK", native.next()).await.unwrap().unwrap().text(4), "gzip");
-    native.send(&call("c", &task("t", json!(long)))).await.unwrap();
+    let long = &long[..90_000];
+    native.send(&call("c", &task("t-2", json!(long)))).await.unwrap();
     let frame = soon("the answer", native.next()).await.unwrap().unwrap();
     assert_eq!((frame.flags, &frame.payload[..2]), (1, &[0x1f, 0x8b][..]));
     assert!(frame.payload.len() < long.len() / 2);
@@ -477,6 +555,58 @@ async fn a_published_client_learns_of_a_failure_as_published_nodes_tell_it() {
 }
 
 // --- one gate ---
+
+/// What a published client that names its task is told of it: status, whether it is the last, sequence, event, result, error.
+async fn followed(served: &Served, task_id: &str, payload: Value) -> Vec<(String, bool, u64, String, Cbor, Cbor)> {
+    let mut native = Native::open(served.node.addr()).await.unwrap();
+    let body = Cbor::Bytes(payload.to_string().into_bytes());
+    let entries = [(2, "s-1".into()), (3, CHAT.into()), (5, body), (15, "c-1".into()), (24, Cbor::from(task_id))];
+    native.send(&published(&entries)).await.unwrap();
+    let mut told = Vec::new();
+    loop {
+        let frame = soon("an event", native.next()).await.unwrap().unwrap();
+        assert_eq!((frame.kind, frame.text(2).as_str(), frame.text(3).as_str()), (kind::RESPONSE, "s-1", "c-1"));
+        let inner = frame.get(13).into_map().unwrap();
+        let inner = |key: u64| inner.iter().find(|(known, _)| *known == key.into()).map(|(_, value)| value.clone());
+        assert_eq!((inner(1), inner(4)), (Some(task_id.into()), Some(frame.get(12))), "task and end are told twice");
+        let is_final = frame.get(12).into_bool().unwrap();
+        let sequence = u64::try_from(inner(2).unwrap().into_integer().unwrap()).unwrap();
+        let event = inner(3).unwrap().into_text().unwrap();
+        told.push((frame.text(4), is_final, sequence, event, frame.get(5), frame.get(6)));
+        if is_final {
+            return told;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_published_client_that_names_its_task_follows_it_to_exactly_one_end() {
+    let served = node(|_| {}).await;
+    let told = followed(&served, "t-parts", json!({ "parts": 3 })).await;
+    assert_eq!(told.len(), 4);
+    for (n, (status, is_final, sequence, event, result, error)) in told.iter().take(3).enumerate() {
+        let n = u64::try_from(n).unwrap();
+        assert_eq!((status.as_str(), *is_final, *sequence, event.as_str()), ("partial", false, n, "partial"));
+        let part = Cbor::Map(vec![("n".into(), n.into()), ("bytes".into(), 1.5.into())]);
+        assert_eq!((result, error), (&part, &Cbor::Null), "a bare value");
+    }
+    let end =
+        |status: &str, sequence, event: &str, result| (status.to_owned(), true, sequence, event.to_owned(), result);
+    let last = |told: &[(String, bool, u64, String, Cbor, Cbor)]| {
+        let (status, is_final, sequence, event, result, error) = told.last().unwrap().clone();
+        ((status, is_final, sequence, event, result), error)
+    };
+    assert_eq!(last(&told).0, end("success", 3, "completed", Cbor::Null));
+    // A handler without parts, one that fails between them, and one that refuses at once.
+    let told = followed(&served, "t-whole", json!("all of it")).await;
+    assert_eq!(last(&told).0, end("success", 0, "completed", "all of it".into()));
+    let told = followed(&served, "t-fails", json!({ "parts": 5, "fails": true })).await;
+    assert_eq!((told.len(), last(&told).0), (3, end("error", 2, "failed", Cbor::Null)));
+    let told = followed(&served, "t-bad", json!({ "bad": true })).await;
+    let (ended, error) = last(&told);
+    assert_eq!((told.len(), ended), (1, end("error", 0, "failed", Cbor::Null)));
+    assert!(error.as_map().is_some_and(|error| error.len() == 2), "{error:?}");
+}
 
 #[tokio::test]
 async fn the_same_tasks_are_judged_the_same_over_http_and_native() {

@@ -9,7 +9,7 @@ use http::Method;
 use tokio::time::Instant;
 
 use super::Inner;
-use super::stream::{Events, is_stream};
+use super::stream::{Events, Source, is_stream};
 use super::submit::Submit;
 use crate::crypto::cx::ReplyKey;
 use crate::discovery::routes::Route;
@@ -19,7 +19,8 @@ use crate::protocol::retry::Outcome;
 use crate::protocol::sealed::open_reply;
 use crate::telemetry;
 use crate::transport::http_client::{Call, NoReply, Redirects, Reply};
-use crate::transport::native_link::NativeCall;
+use crate::transport::native_link::{Link, NativeCall};
+use crate::transport::native_parts::Begun as Natively;
 use crate::types::{Chunk, Payload, Secret};
 use crate::wire::failure::Failure;
 use crate::wire::task::{Sending, TaskBody, write_request};
@@ -123,7 +124,7 @@ impl Submit<'_> {
         let call = self.call(route, body.clone(), token.as_deref());
         let sealed = reply_key.is_some();
         let answer = if self.streamed {
-            self.begin(call, node_id, reply_key).await
+            self.begin(route, call, reply_key).await
         } else {
             self.whole(route, call, reply_key).await
         };
@@ -147,44 +148,77 @@ impl Submit<'_> {
             Some(answer) => answer,
             None => self.client.http.call(call).await,
         };
-        let (connect, first_byte) = answer.as_ref().map_or_else(|_| Default::default(), |r| (r.connect, r.first_byte));
-        let result = read(node_id, &self.task_id, key.as_ref(), answer)?;
-        Ok(Sent { result, begun: None, sealed: false, connect, first_byte, waited: Duration::ZERO })
+        self.at_once(node_id, key.as_ref(), answer)
     }
 
     /// Reads the first part of the answer; all of it from a node that does not stream.
-    async fn begin(&self, call: Call<'_>, node_id: &str, key: Option<ReplyKey>) -> Result<Sent, Failed> {
-        let call = Call { accept: Some("text/event-stream, application/json"), ..call };
-        let incoming = self.client.http.open(call).await.map_err(|no_reply| unanswered(node_id, no_reply))?;
-        let (connect, first_byte) = (incoming.connect(), incoming.first_byte());
-        let (mut result, mut begun) = (Payload::from(serde_json::Value::Null), None);
-        if is_stream(&incoming) {
-            let most_bytes = self.client.options.max_response_bytes;
-            let mut rest = Events::new(incoming, node_id, &self.task_id, key, most_bytes);
-            begun = Some(Box::new(Begun { first: rest.next().await?, rest }));
-        } else {
-            result = read(node_id, &self.task_id, key.as_ref(), incoming.read().await)?;
-        }
+    async fn begin(&self, route: &Route, call: Call<'_>, key: Option<ReplyKey>) -> Result<Sent, Failed> {
+        let node_id = route.node.node_id.as_str();
+        let source = match self.natively_in_parts(route, &call).await {
+            Some(Ok(Natively::Parts(parts))) if parts.is_events() => Source::Native(parts),
+            Some(Ok(Natively::Parts(parts))) => return self.at_once(node_id, key.as_ref(), parts.read().await),
+            Some(Ok(Natively::Whole(reply))) => return self.at_once(node_id, key.as_ref(), Ok(reply)),
+            Some(Err(no_reply)) => return Err(unanswered(node_id, no_reply)),
+            None => {
+                let call = Call { accept: Some("text/event-stream, application/json"), ..call };
+                let incoming = self.client.http.open(call).await.map_err(|no_reply| unanswered(node_id, no_reply))?;
+                if !is_stream(&incoming) {
+                    return self.at_once(node_id, key.as_ref(), incoming.read().await);
+                }
+                Source::Http(incoming)
+            }
+        };
+        let (connect, first_byte) = source.took();
+        let mut rest = Events::new(source, node_id, &self.task_id, key, self.client.options.max_response_bytes);
+        let begun = Some(Box::new(Begun { first: rest.next().await?, rest }));
+        let result = serde_json::Value::Null.into();
         Ok(Sent { result, begun, sealed: false, connect, first_byte, waited: Duration::ZERO })
     }
 
-    /// Sends the task natively, where the node has proven that it takes it so; none if it cannot have begun to run there.
-    async fn natively(&self, route: &Route, call: &Call<'_>) -> Option<Result<Reply, NoReply>> {
-        // Frames have no place for it.
+    /// What came in one piece.
+    fn at_once(&self, node_id: &str, key: Option<&ReplyKey>, answer: Result<Reply, NoReply>) -> Result<Sent, Failed> {
+        let (connect, first_byte) = answer.as_ref().map_or_else(|_| Default::default(), |r| (r.connect, r.first_byte));
+        let result = read(node_id, &self.task_id, key, answer)?;
+        Ok(Sent { result, begun: None, sealed: false, connect, first_byte, waited: Duration::ZERO })
+    }
+
+    /// A connection on which the node has proven that it takes tasks natively, if there is one and the task fits.
+    async fn link(&self, route: &Route, call: &Call<'_>) -> Option<(Arc<Link>, Bytes)> {
+        // Frames have no place for a trace's state.
         let body = call.body.clone().filter(|_| call.tracestate.is_none())?;
         let link = self.client.native.link(route.native.as_ref()?).await.filter(|link| link.takes(body.len()))?;
-        let native = NativeCall {
+        Some((link, body))
+    }
+
+    /// Sends the task natively; none if it cannot have begun to run there, so that HTTP may have it.
+    async fn natively(&self, route: &Route, call: &Call<'_>) -> Option<Result<Reply, NoReply>> {
+        let (link, body) = self.link(route, call).await?;
+        match link.call(self.native(call, body)).await {
+            Err(NoReply::Connect) => None,
+            answer => Some(answer),
+        }
+    }
+
+    /// The same, for a result that is wanted in parts.
+    async fn natively_in_parts(&self, route: &Route, call: &Call<'_>) -> Option<Result<Natively, NoReply>> {
+        let (link, body) = self.link(route, call).await?;
+        match link.open(self.native(call, body)).await {
+            Err(NoReply::Connect) => None,
+            answer => Some(answer),
+        }
+    }
+
+    fn native<'c>(&'c self, call: &Call<'c>, body: Bytes) -> NativeCall<'c> {
+        NativeCall {
             task_id: &self.task_id,
             intent: &self.options.intent,
             body,
             consumer_token: call.consumer_token,
             traceparent: &self.trace,
             deadline: call.deadline,
+            idle: call.idle,
             most_bytes: call.most_bytes,
-        };
-        match link.call(native).await {
-            Err(NoReply::Connect) => None,
-            answer => Some(answer),
+            takes_events: self.streamed,
         }
     }
 

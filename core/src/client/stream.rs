@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::pin::Pin;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::Stream;
@@ -16,6 +17,7 @@ use crate::protocol::assemble::Assembly;
 use crate::protocol::lifecycle::{Lifecycle, Taken};
 use crate::protocol::retry::Outcome;
 use crate::transport::http_client::{Incoming, NoReply};
+use crate::transport::native_parts::Parts;
 use crate::types::{Chunk, Payload, TaskResult};
 use crate::wire::events::{EVENT_STREAM, EventName, EventReader, TaskEvent};
 use crate::wire::failure::Failure;
@@ -134,9 +136,32 @@ pub(super) fn is_stream(incoming: &Incoming) -> bool {
         && media.is_some_and(|media| media.split(';').next().unwrap_or("").trim().eq_ignore_ascii_case(EVENT_STREAM))
 }
 
+/// How the events come.
+pub(super) enum Source {
+    Http(Incoming),
+    Native(Parts),
+}
+
+impl Source {
+    /// Time for the connection, and from there to the head of the answer.
+    pub(super) fn took(&self) -> (Duration, Duration) {
+        match self {
+            Source::Http(incoming) => (incoming.connect(), incoming.first_byte()),
+            Source::Native(parts) => (Duration::ZERO, parts.first_byte()),
+        }
+    }
+
+    async fn chunk(&mut self) -> Result<Option<Bytes>, NoReply> {
+        match self {
+            Source::Http(incoming) => incoming.chunk().await,
+            Source::Native(parts) => parts.chunk().await,
+        }
+    }
+}
+
 /// The events of one task at one node.
 pub(super) struct Events {
-    incoming: Incoming,
+    source: Source,
     reader: EventReader,
     lifecycle: Lifecycle,
     node_id: String,
@@ -155,15 +180,9 @@ enum Seal {
 }
 
 impl Events {
-    pub(super) fn new(
-        incoming: Incoming,
-        node_id: &str,
-        task_id: &str,
-        key: Option<ReplyKey>,
-        most_bytes: usize,
-    ) -> Self {
+    pub(super) fn new(source: Source, node_id: &str, task_id: &str, key: Option<ReplyKey>, most_bytes: usize) -> Self {
         Events {
-            incoming,
+            source,
             reader: EventReader::new(most_bytes),
             lifecycle: Lifecycle::default(),
             node_id: node_id.to_owned(),
@@ -187,7 +206,7 @@ impl Events {
                 }
                 continue;
             }
-            let Some(bytes) = self.incoming.chunk().await.map_err(|no_reply| self.unanswered(no_reply))? else {
+            let Some(bytes) = self.source.chunk().await.map_err(|no_reply| self.unanswered(no_reply))? else {
                 return Err(self.unanswered(NoReply::Lost));
             };
             self.bytes += bytes.len();

@@ -2,28 +2,31 @@
 
 use std::collections::BTreeMap;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 
 use super::{seed, split};
+use crate::protocol::session::AGREED;
 use crate::wire::call::{Call, Content, Failed, Lifecycle, Response, Status};
 use crate::wire::cbor::{MapWriter, Reader, Result};
 use crate::wire::fragment::{MAX_FRAGMENTS, MAX_HELD, MAX_INCOMPLETE, Reassembly, TIMEOUT_MS, parts, write_part};
-use crate::wire::frame::{COMPRESSED, CustomKinds, FRAGMENTED, Kind, MAX_PAYLOAD, Reason, begin, end};
+use crate::wire::frame::{COMPRESSED, FRAGMENTED, Kind, MAX_PAYLOAD, Reason, begin, end};
 use crate::wire::gzip::deflate;
 use crate::wire::inbound::{Fault, Inbound, Message};
 use crate::wire::message::{
     Ack, Close, Discover, GZIP, Init, RelayAck, RelayBind, check, read_echo, write_close, write_echo,
 };
+use crate::wire::relay::{Beginning, CREDIT, PART, Part, read_credit, write_credit, write_part as write_piece};
 use crate::wire::transcode::{to_cbor, to_json};
 
 const URN: &str = crate::types::CHAT;
+const ID: &str = "e0000000-0000-4000-8000-000000000001";
 
 // --- frames as they arrive ---
 
 /// All messages of a stream, and what ended it, if the stream arrives in pieces of this size.
 fn messages(stream: &[u8], piece: usize) -> (Vec<Message>, Option<Fault>) {
     let mut inbound = Inbound::default();
-    (inbound.agreed, inbound.parts) = (CustomKinds(1), true);
+    (inbound.agreed, inbound.parts) = (AGREED, true);
     let (mut arrived, mut found) = (BytesMut::new(), Vec::new());
     for piece in stream.chunks(piece) {
         arrived.extend_from_slice(piece);
@@ -73,7 +76,7 @@ fn frame(kind: Kind, flags: u8, payload: &[u8]) -> Vec<u8> {
 fn in_parts(message: &[u8], flags: u8, order: &[usize]) -> Vec<u8> {
     let mut out = Vec::new();
     for seq in order {
-        write_part(&mut out, Kind::Call, flags, "e0000000-0000-4000-8000-000000000001", *seq, message).unwrap();
+        write_part(&mut out, Kind::Call, flags, ID, *seq, message).unwrap();
     }
     out
 }
@@ -90,6 +93,8 @@ pub(super) fn frames_seeds() -> Vec<Vec<u8>> {
         frame(Kind::Call, 0, call),
         frame(Kind::Call, COMPRESSED, &zipped),
         frame(Kind::Custom(0xf0), 0x80, b"x"),
+        write_credit(uuid::Uuid::from_bytes([7; 16]), 1024),
+        write_piece(ID, &Bytes::from_static(b"data: {}"), Some(&Beginning { length: Some(8), events: true })).concat(),
         written(|out| write_close(out, Reason::Graceful, Some("bye"))),
     ];
     vec![
@@ -138,6 +143,8 @@ fn read_message(kind: Kind, payload: &[u8]) -> bool {
         Kind::Response => Response::read(payload).is_ok(),
         Kind::Close => Close::read(payload).is_ok(),
         Kind::Ping | Kind::Pong => read_echo(payload).is_ok(),
+        PART => Part::read(&Bytes::copy_from_slice(payload)).is_ok(),
+        CREDIT => read_credit(payload).is_some(),
         other => check(other, payload).is_ok(),
     }
 }
@@ -260,6 +267,7 @@ fn call() -> Call<'static> {
         idempotency_key: Some("k-1"),
         qos: Some("interactive"),
         task_id: Some("t-1"),
+        takes_events: true,
     }
 }
 

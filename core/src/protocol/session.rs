@@ -3,7 +3,8 @@
 //!
 //! A caller speaks one of three ways, and each call says which. Published clients leave out the version (key 1) and the
 //! greeting if they like; their payload stands alone. The specification's callers greet first. Peers of our kind agree on
-//! [`CALLS`]: a call is the task as HTTP has it, and can be cancelled.
+//! [`CALLS`]: a call is the task as HTTP has it, and can be cancelled; an answer that is long, or made while it is sent, comes
+//! in [`PART`]s of which the caller says how many it has room for ([`CREDIT`]), so that no call holds up another.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -12,11 +13,14 @@ use bytes::Bytes;
 
 use super::admission::{Body, Done, Outcome, Received, Refusal};
 use crate::types::Secret;
-use crate::wire::call::{Call, Content, Failed, Response, Status};
-use crate::wire::fragment::{PART, parts, write_part};
+use crate::wire::call::{Call, Content, Failed, Lifecycle, Response, Status};
+use crate::wire::events::{Carried, Event, EventName};
+use crate::wire::failure::Failure;
+use crate::wire::fragment::{self, parts};
 use crate::wire::frame::{CustomKinds, HEADER_BYTES, Kind, MAX_PAYLOAD, Reason, begin, end};
 use crate::wire::inbound::{Inbound, Message};
 use crate::wire::message::{Ack, Close, Discover, GZIP, Init, check, read_cancel, read_echo, write_echo};
+use crate::wire::relay::{CREDIT, MOST_PART, PART, read_credit};
 use crate::wire::task::TaskParts;
 use crate::wire::transcode::{to_cbor, to_json};
 use crate::wire::{frame, gzip};
@@ -26,8 +30,10 @@ use crate::wire::{frame, gzip};
 pub(crate) const CALLS: &str = "urn:iicp:custom:core:call:v1";
 /// The frame that ends a call: a map with the call's id under 1.
 pub(crate) const CANCEL: Kind = Kind::Custom(0xf0);
-/// The bit of that frame among the agreed ones.
-pub(crate) const AGREED: CustomKinds = CustomKinds(1);
+/// The frames of our own, those of answers in parts as relays have them.
+pub(crate) const AGREED: CustomKinds = CustomKinds(0b1101);
+/// Answers that are longer than about this come in parts to those who know them.
+const WHOLE: usize = 64 << 10;
 /// Calls of one connection that may run at the same time.
 pub(crate) const MAX_CALLS: usize = 256;
 /// From this size on, answers are compressed for those who asked for it.
@@ -55,6 +61,8 @@ pub(crate) struct Ticket {
     pub(crate) call_id: Box<str>,
     session_id: Option<Box<str>>,
     form: Form,
+    /// The task whose events the caller follows, if it does.
+    followed: Option<Box<str>>,
 }
 
 /// The task of a call.
@@ -67,6 +75,7 @@ pub(crate) struct Asked {
     qos: Option<String>,
     token: Option<Secret>,
     traceparent: Option<String>,
+    takes_events: bool,
 }
 
 impl Asked {
@@ -90,6 +99,7 @@ impl Asked {
         Received {
             consumer_token: token.filter(|_| self.form == Form::Ours),
             traceparent: self.traceparent.as_deref(),
+            takes_events: self.takes_events,
             ..Received::new(peer, body)
         }
     }
@@ -99,11 +109,22 @@ impl Asked {
     }
 }
 
+/// How answers are cut for a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Sizes {
+    /// The longest answer that goes out in one piece.
+    pub(crate) whole: usize,
+    /// The longest part of another.
+    pub(crate) part: usize,
+}
+
 /// What is to be done about a message. What it is answered with stands in the output already.
 pub(crate) enum Step {
     Nothing,
     Run(Ticket, Box<Asked>),
     Cancel(Box<str>),
+    /// A call's answer has room for so many bytes more.
+    Credit(Box<str>, usize),
     /// The peer says goodbye; whether it waits for ours.
     Leave {
         answered: bool,
@@ -137,6 +158,11 @@ impl<H> Session<H> {
         self.running.insert(call_id, stop);
     }
 
+    /// What belongs to a call that runs.
+    pub(crate) fn running(&self, call_id: &str) -> Option<&H> {
+        self.running.get(call_id)
+    }
+
     /// Forgets a call, and gives what stops it.
     pub(crate) fn ended(&mut self, call_id: &str) -> Option<H> {
         self.running.remove(call_id)
@@ -165,8 +191,12 @@ impl<H> Session<H> {
                 return Ok(Step::Leave { answered: matches!(self.greeting, Greeting::Specified { .. }) });
             }
             CANCEL => return Ok(Step::Cancel(read_cancel(payload)?.into())),
+            CREDIT => {
+                let (call_id, bytes) = read_credit(payload).ok_or(Reason::InvalidPayload)?;
+                return Ok(Step::Credit(call_id.into(), bytes));
+            }
             // These come from servers.
-            Kind::Ack | Kind::Response | Kind::Advertise => return Err(Reason::ProtocolError),
+            Kind::Ack | Kind::Response | Kind::Advertise | PART => return Err(Reason::ProtocolError),
             other => check(other, payload)?,
         }
         Ok(Step::Nothing)
@@ -218,10 +248,13 @@ impl<H> Session<H> {
         if self.greeting == Greeting::None {
             self.greeting = Greeting::Published;
         }
+        // Who names the task follows its events (specification: service-lifecycle profile); our kind says so.
+        let followed = call.task_id.filter(|_| form != Form::Ours);
         let ticket = Ticket {
             call_id: call.call_id.unwrap_or_default().into(),
             session_id: call.session_id.map(Into::into),
             form,
+            followed: followed.map(Into::into),
         };
         // Two answers under one id could not be told apart.
         if self.running.contains_key(&ticket.call_id) {
@@ -236,6 +269,7 @@ impl<H> Session<H> {
             qos: call.qos.map(Into::into),
             token: call.auth_token.filter(|_| form != Form::Published).map(Secret::from),
             traceparent: call.trace_id.map(|trace| traceparent(trace, call.parent_span)),
+            takes_events: if form == Form::Ours { call.takes_events } else { followed.is_some() },
         };
         if self.running.len() >= MAX_CALLS {
             let why = Refusal::new(429, "capacity_exceeded", "too many calls run on this connection");
@@ -249,9 +283,13 @@ impl<H> Session<H> {
     pub(crate) fn answer(&self, ticket: &Ticket, outcome: Outcome, out: &mut Vec<u8>) {
         let begun = out.len();
         let written = match outcome {
+            Outcome::Done(done) if ticket.followed.is_some() => match done.result() {
+                Some(result) => ticket.completed(result, out),
+                None => Err(Reason::InvalidPayload),
+            },
             Outcome::Done(done) => self.done(ticket, done, out),
             Outcome::Refused(refusal) => refused(ticket, &refusal, out),
-            // Nobody here asks for parts.
+            // They are followed, not answered.
             Outcome::Events(_) => Err(Reason::ProtocolError),
         };
         if written.is_ok() && self.pack(begun, out).is_ok() {
@@ -261,7 +299,7 @@ impl<H> Session<H> {
         let why = Refusal::new(
             500,
             "response_too_large",
-            "the answer does not fit into a frame of 16 MiB; ask over HTTP (option native) with a max_response_bytes that it fits",
+            "the answer does not fit into a frame of 16 MiB; ask over HTTP, or follow it in parts",
         );
         // What is this short always fits.
         let _ = refused(ticket, &why, out);
@@ -288,8 +326,20 @@ impl<H> Session<H> {
         answer.write(out)
     }
 
+    /// When an answer of this call comes in parts; none if its caller knows none.
+    pub(crate) fn sizes(&self, ticket: &Ticket) -> Option<Sizes> {
+        let Greeting::Specified { ours: true, gzip, max_payload } = self.greeting else { return None };
+        // What is compressed is small enough for a frame, or for some of them.
+        let whole = if gzip { max_payload } else { max_payload.min(WHOLE) };
+        let sizes = Sizes { whole: whole.saturating_sub(1024), part: (max_payload / 2).clamp(256, MOST_PART) };
+        ticket.is_ours().then_some(sizes)
+    }
+
     /// Brings what was written last into the form that goes over the wire: compressed or in parts, if that was agreed on.
-    fn pack(&self, begun: usize, out: &mut Vec<u8>) -> Result<(), Reason> {
+    ///
+    /// # Errors
+    /// `FrameTooLarge` if it fits in no form that the peer takes.
+    pub(crate) fn pack(&self, begun: usize, out: &mut Vec<u8>) -> Result<(), Reason> {
         let Greeting::Specified { gzip, max_payload, .. } = self.greeting else { return Ok(()) };
         let length = out.len() - begun - HEADER_BYTES;
         let smaller =
@@ -297,7 +347,7 @@ impl<H> Session<H> {
         let flags = if smaller.is_some() { frame::COMPRESSED } else { 0 };
         let message = smaller.as_deref().unwrap_or(&out[begun + HEADER_BYTES..]);
         // A part has its own head: whose limit is as low as that gets no parts.
-        let parted = message.len() > PART && max_payload >= 2 * PART;
+        let parted = message.len() > fragment::PART && max_payload >= 2 * fragment::PART;
         if !parted && message.len() > max_payload {
             return Err(Reason::FrameTooLarge);
         }
@@ -312,7 +362,7 @@ impl<H> Session<H> {
             return end(out, begun);
         }
         let id = uuid::Uuid::new_v4().to_string();
-        (0..parts(&message)).try_for_each(|seq| write_part(out, Kind::Response, flags, &id, seq, &message))
+        (0..parts(&message)).try_for_each(|seq| fragment::write_part(out, Kind::Response, flags, &id, seq, &message))
     }
 }
 
@@ -320,12 +370,87 @@ impl Ticket {
     fn names(&self) -> (Option<&str>, Option<&str>) {
         (self.session_id.as_deref(), (!self.call_id.is_empty()).then_some(&self.call_id))
     }
+
+    /// Whether the caller is of our kind, and takes an answer as HTTP has it.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.form == Form::Ours
+    }
+
+    /// Writes that an answer has come to its end: all of it stands in parts.
+    pub(crate) fn end_of_parts(&self, out: &mut Vec<u8>) {
+        let (session_id, call_id) = self.names();
+        let end = Response {
+            version: Some(u64::from(frame::VERSION)),
+            session_id,
+            call_id,
+            status: Some(Status::Success.as_str()),
+            is_final: Some(true),
+            ..Response::default()
+        };
+        // What is this short always fits.
+        let _ = end.write(out);
+    }
+
+    /// Writes an event for a caller who follows the task; false if the framed transport does not tell it.
+    ///
+    /// # Errors
+    /// `FrameTooLarge`, or `InvalidPayload` for what has no form here.
+    pub(crate) fn event(&self, sequence: u64, event: &Event, out: &mut Vec<u8>) -> Result<bool, Reason> {
+        let status = match event.name {
+            EventName::Accepted | EventName::Working => return Ok(false),
+            EventName::Partial => Status::Partial,
+            EventName::Completed => Status::Success,
+            EventName::Failed | EventName::Cancelled => Status::Error,
+            EventName::TimedOut => Status::Timeout,
+        };
+        let (session_id, call_id) = self.names();
+        let is_final = Some(event.name.is_final());
+        let (result, failure) = match &event.carried {
+            Carried::Nothing => (None, None),
+            Carried::Result(json) => (Some(to_cbor(json)?), None),
+            Carried::Error(json) => (None, Some(Failure::read(json))),
+            // Nobody can ask for a seal here.
+            Carried::Part(_) | Carried::Salt(_) => return Err(Reason::InvalidPayload),
+        };
+        let answer = Response {
+            version: Some(u64::from(frame::VERSION)),
+            session_id,
+            call_id,
+            status: Some(status.as_str()),
+            result: result.as_deref().map_or(Content::None, Content::Value),
+            error: failure
+                .as_ref()
+                .map(|failure| Failed { code: failure.code.as_deref(), message: failure.message.as_deref() }),
+            tokens_used: Some(event.tokens_used).filter(|tokens| *tokens > 0),
+            is_final,
+            lifecycle: Some(Lifecycle {
+                task_id: self.followed.as_deref(),
+                sequence: Some(sequence),
+                event: Some(event.name.as_str()),
+                is_final,
+            }),
+            ..Response::default()
+        };
+        answer.write(out).map(|()| true)
+    }
+
+    /// Writes the end of a followed task whose whole result is there.
+    fn completed(&self, result: Bytes, out: &mut Vec<u8>) -> Result<(), Reason> {
+        let carried = Carried::Result(result);
+        let end = Event { sequence: 0, name: EventName::Completed, carried, tokens_used: 0 };
+        self.event(0, &end, out).map(drop)
+    }
 }
 
 fn refused(ticket: &Ticket, refusal: &Refusal, out: &mut Vec<u8>) -> Result<(), Reason> {
     let (session_id, call_id) = ticket.names();
     let named = Response { session_id, call_id, ..Response::default() };
     let status = u64::from(refusal.status);
+    if ticket.followed.is_some() {
+        let name = if refusal.status == 504 { EventName::TimedOut } else { EventName::Failed };
+        let end = Event { sequence: 0, name, carried: Carried::Error(refusal.error()), tokens_used: 0 };
+        return ticket.event(0, &end, out).map(drop);
+    }
     if ticket.form == Form::Published {
         // Published clients know a full node by this beginning.
         let full = if refusal.status == 429 { "IICP-E021: " } else { "" };

@@ -18,15 +18,17 @@ use tokio_rustls::client::TlsStream;
 use uuid::{Builder, Uuid};
 
 use super::http_client::{NoReply, Reply};
+use super::native_parts::{Answer, Begun, Parts, Waits};
 use crate::protocol::session::{AGREED, CALLS, CANCEL, MAX_CALLS};
 use crate::telemetry;
 use crate::types::Traceparent;
 use crate::wire::call::{Call, Content, Response, Status};
 use crate::wire::failure;
-use crate::wire::fragment::{PART, parts, write_part};
+use crate::wire::fragment::{self, parts};
 use crate::wire::frame::{HEADER_BYTES, Kind, MAX_PAYLOAD, Reason, VERSION};
 use crate::wire::inbound::{Fault, Inbound, Message};
 use crate::wire::message::{Ack, Init, read_echo, write_cancel, write_close, write_echo};
+use crate::wire::relay::{CREDIT, PART, Part, write_credit};
 
 /// An idle connection is closed before the peer's own deadline can hit a task that is being sent.
 const IDLE: Duration = Duration::from_secs(20);
@@ -59,11 +61,15 @@ pub(crate) struct NativeCall<'a> {
     pub(crate) consumer_token: Option<&'a str>,
     pub(crate) traceparent: &'a Traceparent,
     pub(crate) deadline: Instant,
+    /// Longest silence between the parts of an answer.
+    pub(crate) idle: Duration,
     pub(crate) most_bytes: usize,
+    /// Whether the result is taken in parts.
+    pub(crate) takes_events: bool,
 }
 
 struct Waiting {
-    answer: oneshot::Sender<Result<Reply, NoReply>>,
+    waits: Waits,
     since: Instant,
     most_bytes: usize,
     /// Where the call's frame ends among all that was ever given to this connection.
@@ -164,15 +170,36 @@ impl Link {
         bytes + 1024 <= self.max_payload
     }
 
-    /// Makes one call. Dropping the future cancels it at the far end. `Connect` means that the peer cannot have begun.
-    pub(crate) async fn call(&self, call: NativeCall<'_>) -> Result<Reply, NoReply> {
+    /// Makes one call, and reads its whole answer. Dropping the future cancels it at the far end. `Connect` means that the peer
+    /// cannot have begun.
+    pub(crate) async fn call(self: &Arc<Self>, call: NativeCall<'_>) -> Result<Reply, NoReply> {
+        match self.open(call).await? {
+            Begun::Whole(reply) => Ok(reply),
+            Begun::Parts(parts) => parts.read().await,
+        }
+    }
+
+    /// Makes one call; an answer that comes in parts is left to be read.
+    pub(crate) async fn open(self: &Arc<Self>, call: NativeCall<'_>) -> Result<Begun, NoReply> {
         let (answer, answered) = oneshot::channel();
         let (deadline, since) = (call.deadline, Instant::now());
-        let waiting = Waiting { answer, since, most_bytes: call.most_bytes, end: 0 };
+        let waiting = Waiting { waits: Waits::Answer(answer), since, most_bytes: call.most_bytes, end: 0 };
         let id = self.begin(&call, waiting)?;
-        let _cancelled = CancelOnDrop { link: self, id };
+        let cancelled = CancelOnDrop { link: self.clone(), id };
         match tokio::time::timeout_at(deadline, answered).await {
-            Ok(Ok(answer)) => answer,
+            Ok(Ok(answer)) => answer.map(|answer| match answer {
+                Answer::Whole(reply) => Begun::Whole(reply),
+                Answer::Parts(beginning, parts) => Begun::Parts(Parts {
+                    call: cancelled,
+                    beginning,
+                    parts,
+                    deadline,
+                    idle: call.idle,
+                    most_bytes: call.most_bytes,
+                    first_byte: since.elapsed(),
+                    taken: 0,
+                }),
+            }),
             Ok(Err(_)) => Err(NoReply::Lost),
             Err(_) => Err(NoReply::Deadline),
         }
@@ -217,17 +244,18 @@ impl Link {
             parent_span: Some(&parent_span),
             call_id: Some(id.hyphenated().encode_lower(&mut text)),
             task_id: Some(call.task_id),
+            takes_events: call.takes_events,
             ..Call::default()
         };
         message.write(&mut out)?;
-        if out.len() - HEADER_BYTES <= PART {
+        if out.len() - HEADER_BYTES <= fragment::PART {
             return Ok(out);
         }
         let message = &out[HEADER_BYTES..];
         let mut parted = Vec::with_capacity(message.len() + parts(message) * 128);
         let id = Uuid::new_v4().to_string();
         for seq in 0..parts(message) {
-            write_part(&mut parted, Kind::Call, 0, &id, seq, message)?;
+            fragment::write_part(&mut parted, Kind::Call, 0, &id, seq, message)?;
         }
         Ok(parted)
     }
@@ -272,7 +300,7 @@ impl Link {
         let written = shared.written;
         for (_, waiting) in shared.waiting.drain() {
             let why = if waiting.end > written { NoReply::Connect } else { NoReply::Lost };
-            let _ = waiting.answer.send(Err(why));
+            waiting.waits.fail(why);
         }
     }
 
@@ -340,6 +368,7 @@ impl Link {
         let payload = &message.payload;
         match message.kind {
             Kind::Response => self.deliver(payload),
+            PART => self.part(payload),
             Kind::Ping => {
                 let mut pong = Vec::new();
                 write_echo(&mut pong, Kind::Pong, read_echo(payload)?)?;
@@ -349,7 +378,7 @@ impl Link {
             Kind::Pong => read_echo(payload).map(|_| ()),
             // What it still owes, it has said before that.
             Kind::Close => Err(Reason::Graceful),
-            Kind::Ack | Kind::Init | Kind::Call => Err(Reason::ProtocolError),
+            Kind::Ack | Kind::Init | Kind::Call | CREDIT => Err(Reason::ProtocolError),
             other => crate::wire::message::check(other, payload),
         }
     }
@@ -373,8 +402,26 @@ impl Link {
             }
         };
         let answer = reply(payload, &response, &waiting);
-        let _ = waiting.answer.send(answer);
+        waiting.waits.end(answer);
         Ok(())
+    }
+
+    /// Takes a part of an answer.
+    fn part(&self, payload: &Bytes) -> Result<(), Reason> {
+        let part = Part::read(payload)?.ok_or(Reason::ProtocolError)?;
+        let mut shared = self.shared();
+        if let Some(waiting) = shared.waiting.get_mut(&part.call) {
+            return waiting.waits.part(part.body, part.beginning);
+        }
+        if shared.abandoned.contains(&part.call) { Ok(()) } else { Err(Reason::ProtocolError) }
+    }
+
+    /// So many bytes of an answer in parts were taken: as many more may come.
+    fn make_room(&self, id: Uuid, bytes: usize) {
+        let mut shared = self.shared();
+        if shared.waiting.get_mut(&id).is_some_and(|waiting| waiting.waits.make_room(bytes)) {
+            self.send(&mut shared, &write_credit(id, bytes));
+        }
     }
 }
 
@@ -383,6 +430,8 @@ fn reply(payload: &Bytes, response: &Response<'_>, waiting: &Waiting) -> Result<
     let (status, body) = match response.status.and_then(Status::parse) {
         Some(Status::Success) => match response.result {
             Content::Bytes(result) => (200, payload.slice_ref(result)),
+            // The last word after parts.
+            Content::None if matches!(waiting.waits, Waits::Parts(_)) => (200, Bytes::new()),
             _ => return Err(NoReply::Malformed),
         },
         Some(Status::Error | Status::Timeout) => {
@@ -407,12 +456,20 @@ fn reply(payload: &Bytes, response: &Response<'_>, waiting: &Waiting) -> Result<
     })
 }
 
-struct CancelOnDrop<'a> {
-    link: &'a Link,
+/// A call that somebody waits for.
+pub(super) struct CancelOnDrop {
+    link: Arc<Link>,
     id: Uuid,
 }
 
-impl Drop for CancelOnDrop<'_> {
+impl CancelOnDrop {
+    /// So many bytes of its answer were taken.
+    pub(super) fn make_room(&self, bytes: usize) {
+        self.link.make_room(self.id, bytes);
+    }
+}
+
+impl Drop for CancelOnDrop {
     fn drop(&mut self) {
         self.link.cancel(self.id);
     }

@@ -2,20 +2,22 @@
 //! gone, or the task is dropped, they stop.
 
 use std::io;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::BytesMut;
 use futures_util::FutureExt as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::conn::{Conn, Phase, Watched};
+use super::native_call::{Answering, Ended, MOST_PIECES, Piece, add_credit, credit};
 use crate::protocol::admission::{Admission, Outcome, Refusal};
 use crate::protocol::session::{Asked, Session, Step, Ticket};
 use crate::telemetry;
-use crate::wire::frame::{HEADER_BYTES, Reason};
+use crate::wire::frame::{HEADER_BYTES, Kind, Reason};
 use crate::wire::inbound::Fault;
 use crate::wire::message::write_close;
 
@@ -24,6 +26,9 @@ const FIRST_ROOM: usize = 4 << 10;
 const MOST_ROOM: usize = 256 << 10;
 /// From this many bytes on, what is to be written is written before another answer is added.
 const WRITE_AT: usize = 64 << 10;
+/// Most bytes of messages that are not whole yet, of all connections together. Who has few of them is no trouble.
+const MOST_HELD: usize = 128 << 20;
+const FEW: usize = 256 << 10;
 /// How long the last words may take.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -34,6 +39,36 @@ pub(crate) struct Native {
     /// Whether frames are taken in plain text from other machines.
     pub(crate) plaintext: bool,
     pub(crate) max_body_bytes: usize,
+    /// Bytes of messages that are not whole yet, of all connections.
+    pub(crate) held: AtomicUsize,
+}
+
+/// What one connection has of them.
+struct Held<'a> {
+    all: &'a AtomicUsize,
+    own: usize,
+}
+
+impl Held<'_> {
+    /// Notes how many they are now.
+    ///
+    /// # Errors
+    /// `ReassemblyLimitExceeded` if all together are too many, and this one is part of the trouble.
+    fn note(&mut self, now: usize) -> Result<(), Reason> {
+        let before = std::mem::replace(&mut self.own, now);
+        if now <= before {
+            self.all.fetch_sub(before - now, Relaxed);
+            return Ok(());
+        }
+        let all = self.all.fetch_add(now - before, Relaxed) + now - before;
+        if all > MOST_HELD && now > FEW { Err(Reason::ReassemblyLimitExceeded) } else { Ok(()) }
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.all.fetch_sub(self.own, Relaxed);
+    }
 }
 
 /// How a connection ends.
@@ -49,15 +84,25 @@ impl From<io::Error> for End {
     }
 }
 
+/// A call that runs.
+struct Running {
+    stop: AbortHandle,
+    /// Bytes of parts that its caller has room for.
+    credit: Arc<Semaphore>,
+}
+
 /// One connection.
 struct Connection<'a> {
     native: &'a Native,
     conn: &'a Conn,
     stream: Watched,
-    session: Session<AbortHandle>,
+    session: Session<Running>,
     arrived: BytesMut,
+    held: Held<'a>,
     out: Vec<u8>,
-    calls: JoinSet<(Ticket, Outcome)>,
+    calls: JoinSet<(Ticket, Ended)>,
+    /// Parts of answers, on their way from the calls.
+    pieces: (mpsc::Sender<Piece>, mpsc::Receiver<Piece>),
     /// Whether a whole message has come since the phase was noted.
     progressed: bool,
     /// What the peer wants, once it has said goodbye: none, or to hear ours.
@@ -72,8 +117,10 @@ pub(super) async fn serve(native: Arc<Native>, stream: Watched, conn: &Conn, clo
         stream,
         session: Session::new(),
         arrived: BytesMut::new(),
+        held: Held { all: &native.held, own: 0 },
         out: Vec::new(),
         calls: JoinSet::new(),
+        pieces: mpsc::channel(MOST_PIECES),
         progressed: false,
         leaving: None,
     };
@@ -109,8 +156,8 @@ impl Connection<'_> {
             }
             let missing = self.session.inbound.missing(&self.arrived);
             let step = tokio::select! {
-                biased;
                 Some(done) = self.calls.join_next(), if !self.calls.is_empty() => self.finish(done),
+                Some(piece) = self.pieces.1.recv() => self.add_parts(Some(piece)),
                 () = &mut closing, if !stopping => {
                     stopping = true;
                     Ok(())
@@ -184,7 +231,12 @@ impl Connection<'_> {
                 Ok(Step::Run(ticket, asked)) => self.begin(ticket, asked),
                 Ok(Step::Cancel(call_id)) => {
                     if let Some(call) = self.session.ended(&call_id) {
-                        call.abort();
+                        call.stop.abort();
+                    }
+                }
+                Ok(Step::Credit(call_id, bytes)) => {
+                    if let Some(call) = self.session.running(&call_id) {
+                        add_credit(&call.credit, bytes);
                     }
                 }
                 Ok(Step::Leave { answered }) => self.leaving = Some(answered),
@@ -195,7 +247,7 @@ impl Connection<'_> {
             // An idle connection holds no buffer.
             self.arrived = BytesMut::new();
         }
-        Ok(())
+        self.held.note(self.arrived.len() + self.session.inbound.held()).map_err(|reason| self.fault(reason))
     }
 
     fn fault(&self, reason: Reason) -> End {
@@ -217,22 +269,46 @@ impl Connection<'_> {
             return self.session.answer(&ticket, Outcome::Refused(why), &mut self.out);
         }
         let (admission, peer, call_id) = (self.native.admission.clone(), self.conn.peer, ticket.call_id.clone());
-        let call = self.calls.spawn(async move {
-            let admitted = AssertUnwindSafe(admission.admit(asked.received(peer))).catch_unwind().await;
-            let broken = |_| Outcome::Refused(Refusal::new(500, "internal_error", "the node broke down"));
-            (ticket, admitted.unwrap_or_else(broken))
-        });
-        self.session.began(call_id, call);
+        let (credit, sizes) = (credit(), self.session.sizes(&ticket));
+        let answering = Answering { ticket, pieces: self.pieces.0.clone(), credit: credit.clone(), sizes };
+        let stop = self.calls.spawn(answering.run(admission, asked, peer));
+        self.session.began(call_id, Running { stop, credit });
+    }
+
+    /// Writes parts that have been made. Those of a call that was cancelled are nobody's.
+    fn add_parts(&mut self, mut next: Option<Piece>) -> Result<(), End> {
+        while let Some(Piece { call_id, kind, frame }) = next.take() {
+            if self.session.running(&call_id).is_some() {
+                let begun = self.out.len();
+                self.out.extend_from_slice(&frame);
+                if kind == Kind::Response {
+                    self.session.pack(begun, &mut self.out).map_err(|reason| End::Close(reason, None))?;
+                }
+            }
+            if self.out.len() < WRITE_AT {
+                next = self.pieces.1.try_recv().ok();
+            }
+        }
+        Ok(())
     }
 
     /// Writes the answer to a call that is over, and to all others that are. A call that was cancelled has none.
-    fn finish(&mut self, done: Result<(Ticket, Outcome), tokio::task::JoinError>) -> Result<(), End> {
+    fn finish(&mut self, done: Result<(Ticket, Ended), tokio::task::JoinError>) -> Result<(), End> {
         let mut next = Some(done);
         while let Some(done) = next.take() {
-            if let Ok((ticket, outcome)) = done
+            // Its parts come before its end; they are among so many.
+            for _ in 0..MOST_PIECES {
+                let Ok(piece) = self.pieces.1.try_recv() else { break };
+                self.add_parts(Some(piece))?;
+            }
+            if let Ok((ticket, ended)) = done
                 && self.session.ended(&ticket.call_id).is_some()
             {
-                self.session.answer(&ticket, outcome, &mut self.out);
+                match ended {
+                    Ended::Whole(outcome) => self.session.answer(&ticket, outcome, &mut self.out),
+                    Ended::Parts => ticket.end_of_parts(&mut self.out),
+                    Ended::Nothing => {}
+                }
             }
             if self.out.len() < WRITE_AT {
                 next = self.calls.try_join_next();

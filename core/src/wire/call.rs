@@ -45,6 +45,8 @@ pub(crate) struct Call<'a> {
     pub(crate) idempotency_key: Option<&'a str>,
     pub(crate) qos: Option<&'a str>,
     pub(crate) task_id: Option<&'a str>,
+    /// Whether the caller takes the result in parts; between peers of our kind.
+    pub(crate) takes_events: bool,
 }
 
 impl<'a> Call<'a> {
@@ -64,6 +66,7 @@ impl<'a> Call<'a> {
                 16 => call.idempotency_key = Some(value.text()?),
                 18 => call.qos = Some(value.text()?),
                 24 => call.task_id = Some(value.text()?),
+                106 => call.takes_events = value.uint()? != 0,
                 4 | 9 | 10 | 19 | 20 => value.skip_kind(ValueKind::Text)?,
                 7 | 8 | 17 | 22 => value.skip_kind(ValueKind::Uint)?,
                 12 | 23 => value.skip_kind(ValueKind::Map)?,
@@ -87,7 +90,8 @@ impl<'a> Call<'a> {
                 .text(15, self.call_id)
                 .text(16, self.idempotency_key)
                 .text(18, self.qos)
-                .text(24, self.task_id);
+                .text(24, self.task_id)
+                .uint(106, self.takes_events.then_some(1));
         })
     }
 }

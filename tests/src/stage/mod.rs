@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use iicp_core::options::{DirectoryOptions, NodeOptions};
+use iicp_core::options::{DirectoryOptions, NativeTransport, NodeOptions};
 use iicp_core::{CHAT, Directory, LiveNode, Node};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -56,6 +56,10 @@ enum Command {
     AddNode(Box<NodeSetup>),
     Teardown {},
 }
+
+/// The variable that says which transport the nodes of a stage speak: `http` for nothing else; by themselves they take
+/// native frames as well, and clients send them those.
+pub const TRANSPORT: &str = "IICP_STAGE_TRANSPORT";
 
 /// The stage between two lines.
 #[derive(Default)]
@@ -256,6 +260,9 @@ impl Scene {
     async fn add(&mut self, setup: NodeSetup) -> Result<(), String> {
         let NodeSetup { handler, peer, backend, mut options } = setup;
         let number = self.nodes.len();
+        if std::env::var(TRANSPORT).is_ok_and(|transport| transport == "http") {
+            options.native = NativeTransport::Off;
+        }
         if options.intents.is_empty() && backend.is_none() {
             options.intents = vec![CHAT.into()];
         }
