@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use iicp_core::options::{AvailabilityWindow, DirectoryOptions, NodeOptions, NodePricing};
-use iicp_core::{CHAT, Code, Directory, Inbound, LiveNode, Node, Reply};
+use iicp_core::options::{AvailabilityWindow, ClientOptions, DirectoryOptions, NodeOptions, NodePricing};
+use iicp_core::{CHAT, Client, Code, Directory, Inbound, LiveNode, Node, Reply, Task};
 use iicp_tests::between::{Between, Clock, Mood, Seen};
 use iicp_tests::http::{Answer, Conn, addr};
 use serde_json::json;
@@ -202,6 +202,35 @@ async fn k8_a_node_that_is_started_again_is_the_same_and_proves_it() {
     drop(serve(options).await.unwrap());
     let told = &other.seen()[0].body;
     assert!(told["current_node_token"].is_null() && told["node_hmac_key"].is_null(), "{told:#}");
+}
+
+#[tokio::test]
+async fn a_client_follows_its_only_node_to_another_port() {
+    // A directory that remembers long, as in the world: it lists the node at its old place until it comes back.
+    let real = Directory::bind(DirectoryOptions::loopback()).await.unwrap();
+    let folder = Folder::new();
+    let mut options = NodeOptions::default();
+    (options.intents, options.directory, options.state_dir) = (vec![CHAT.into()], real.url(), folder.text());
+    let start = async || serve(options.clone()).await.unwrap();
+    let mut client = ClientOptions::default();
+    client.directory = real.url();
+    let client = Client::new(client).unwrap();
+    // A connection that breaks leaves open whether the task ran; it may run again.
+    let task = || Task::new(CHAT, json!({ "n": 1 })).timeout(Duration::from_secs(5)).idempotent(true);
+    let ask = async || client.submit(task()).await;
+
+    let first = start().await;
+    ask().await.unwrap();
+    drop(first);
+    let second = start().await;
+    ask().await.expect("the first task after the move");
+    drop(second);
+    // Long enough for its circuit to open, which stays so for half a minute.
+    for _ in 0..8 {
+        assert!(ask().await.is_err(), "nobody is there");
+    }
+    let _third = start().await;
+    until("following the node", async || ask().await.is_ok()).await;
 }
 
 #[tokio::test]

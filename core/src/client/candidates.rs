@@ -53,6 +53,11 @@ impl Inner {
         }
     }
 
+    /// Whether the node has failed too often at this place.
+    pub(super) fn is_left_alone(&self, route: &Route) -> bool {
+        matches!(self.breakers().look(route.at(), self.started.elapsed()), Admission::Open { .. })
+    }
+
     /// Why nobody is eligible.
     pub(super) fn nobody(&self, eligible: &Eligible, intent: &str) -> Error {
         if let Some(until) = eligible.open_until {
@@ -103,6 +108,12 @@ fn refused_by_ranker(error: Error) -> Error {
 }
 
 impl Chosen {
+    /// Takes in further ones, after those that are there.
+    pub(super) fn add(&mut self, mut further: Eligible) {
+        self.eligible += further.routes.len();
+        self.routes.append(&mut further.routes);
+    }
+
     /// Asks the application, which may put one of the candidates first.
     ///
     /// # Errors

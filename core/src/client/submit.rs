@@ -84,6 +84,8 @@ pub(super) struct Submit<'a> {
     fresh: bool,
     further: u32,
     asked_again: u32,
+    /// The candidates that nobody answered for at their place.
+    unreached: Vec<Arc<Route>>,
     pub(super) attempts: AtomicU32,
     negotiated: Option<String>,
     /// Whether the result is taken in parts.
@@ -118,6 +120,7 @@ impl<'a> Submit<'a> {
             fresh: false,
             further: 0,
             asked_again: 0,
+            unreached: Vec::new(),
             attempts: AtomicU32::new(0),
             negotiated: None,
             streamed: false,
@@ -189,6 +192,9 @@ impl<'a> Submit<'a> {
         self.client.eligible(&routes, &self.policy, &mut eligible);
         self.known = routes;
         while eligible.routes.is_empty() && self.more(&mut eligible).await {}
+        if eligible.routes.is_empty() {
+            self.search(&mut eligible).await;
+        }
         Ok(eligible)
     }
 
@@ -240,6 +246,9 @@ impl<'a> Submit<'a> {
                     Ok(sent) => return Ok((at, sent, waited)),
                     Err(failed) => {
                         plan.tried(at, failed.outcome, self.started.elapsed(), jitter());
+                        if failed.error.code() == Code::Connect {
+                            self.unreached.push(chosen.routes[at].clone());
+                        }
                         waited += failed.waited;
                         last = Some(worse(last, failed));
                     }
@@ -257,8 +266,30 @@ impl<'a> Submit<'a> {
         Err(last.map_or_else(|| out_of_time(self.timeout), |failed| failed.error))
     }
 
-    /// Waits a little for a node behind a relay that is gone: it is about to be listed at another one.
+    /// Asks where nodes are by now that do not answer at their place, or have failed there too often: who has started
+    /// again may have another address.
+    async fn search(&mut self, eligible: &mut Eligible) {
+        let is_gone =
+            |route: &Route| self.unreached.iter().any(|old| old.at() == route.at()) || self.client.is_left_alone(route);
+        if !self.known.iter().any(|route| is_gone(route)) || !self.client.routes.may_search(&self.query) {
+            return;
+        }
+        let begun = Instant::now();
+        let found = self.client.routes.moved(&self.query, &self.known, is_gone, &self.trace, self.deadline()).await;
+        self.discover += begun.elapsed();
+        self.client.eligible(&found, &self.policy, eligible);
+        self.known.extend_from_slice(&found);
+    }
+
+    /// Looks for the candidates elsewhere. Waits a little for a node behind a relay that is gone: it is about to be listed at
+    /// another one.
     async fn moved(&mut self, chosen: &mut Chosen) -> bool {
+        let mut eligible = Eligible::default();
+        self.search(&mut eligible).await;
+        if !eligible.routes.is_empty() {
+            chosen.add(eligible);
+            return true;
+        }
         while self.known.iter().any(|route| route.is_relayed()) && self.asked_again < MOST_ASKED_AGAIN {
             let pause = MOVING.saturating_mul(1 << self.asked_again);
             self.asked_again += 1;
@@ -268,14 +299,13 @@ impl<'a> Submit<'a> {
             let begun = Instant::now();
             tokio::time::sleep(pause).await;
             let routes = &self.client.routes;
-            let found = routes.moved(&self.query, &self.known, &self.trace, self.deadline()).await;
+            let found = routes.moved(&self.query, &self.known, Route::is_relayed, &self.trace, self.deadline()).await;
             self.discover += begun.elapsed();
             let mut eligible = Eligible::default();
             self.client.eligible(&found, &self.policy, &mut eligible);
             self.known.extend_from_slice(&found);
             if !eligible.routes.is_empty() {
-                chosen.eligible += eligible.routes.len();
-                chosen.routes.append(&mut eligible.routes);
+                chosen.add(eligible);
                 return true;
             }
         }
@@ -289,8 +319,7 @@ impl<'a> Submit<'a> {
                 return false;
             }
         }
-        chosen.eligible += eligible.routes.len();
-        chosen.routes.append(&mut eligible.routes);
+        chosen.add(eligible);
         true
     }
 

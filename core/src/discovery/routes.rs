@@ -40,6 +40,8 @@ const SPARE: Duration = Duration::from_secs(10);
 const WANTED: usize = 3;
 /// How long it is remembered that the directory has no further node for a question.
 const EXHAUSTED_FOR: Duration = Duration::from_secs(30);
+/// How often nodes are searched for that are not where they were.
+const SEARCH_EVERY: Duration = Duration::from_secs(2);
 /// Different questions whose answers are held.
 const MOST_HELD: usize = 1_024;
 /// Most ids that a directory lets one exclude, and the shortest that it takes.
@@ -129,6 +131,8 @@ struct Held {
     /// Until when the directory is not waited for: it was away.
     away: Option<Instant>,
     profile: Option<String>,
+    /// When nodes were last searched for that are not where they were.
+    searched: Option<Instant>,
 }
 
 impl Held {
@@ -169,6 +173,16 @@ impl Slot {
         held.routes.sort_by(|a, b| b.node.score.total_cmp(&a.node.score));
         held.since = Some(now);
         held.away = None;
+    }
+
+    /// Holds routes again for which nothing better was found.
+    fn put_back(&self, routes: Vec<Arc<Route>>) {
+        let mut held = self.held();
+        for route in routes {
+            if !held.routes.iter().any(|other| other.node.node_id == route.node.node_id) {
+                held.routes.push(route);
+            }
+        }
     }
 
     /// What is held, after the directory did not answer: the mesh goes on without it for a while.
@@ -309,19 +323,37 @@ impl Routes {
         self.besides(query, tried, exclude, fresh, trace, deadline).await
     }
 
-    /// Nodes behind relays that were tried and are reached elsewhere by now.
+    /// Nodes that are gone from where they were tried, and are reached elsewhere by now. If none is, what is held stays.
     pub(crate) async fn moved(
         self: &Arc<Self>,
         query: &Discover,
         tried: &[Arc<Route>],
+        is_gone: impl Fn(&Route) -> bool,
         trace: &Traceparent,
         deadline: Instant,
     ) -> Vec<Arc<Route>> {
-        let is_gone = |held: &Arc<Route>| held.is_relayed() && tried.iter().any(|old| old.task_url == held.task_url);
-        self.slot(query).held().routes.retain(|held| !is_gone(held));
-        let stay = tried.iter().filter(|route| !route.is_relayed());
-        let exclude = stay.map(|route| route.node.node_id.clone()).collect();
-        self.besides(query, tried, exclude, false, trace, deadline).await
+        let (gone, stay): (Vec<_>, Vec<_>) = tried.iter().partition(|route| is_gone(route));
+        let slot = self.slot(query);
+        let was_tried = |held: &Arc<Route>| gone.iter().any(|old| old.task_url == held.task_url);
+        let (away, kept) = std::mem::take(&mut slot.held().routes).into_iter().partition::<Vec<_>, _>(was_tried);
+        slot.held().routes.extend(kept);
+        let exclude = stay.iter().map(|route| route.node.node_id.clone()).collect();
+        let found = self.besides(query, tried, exclude, false, trace, deadline).await;
+        if found.is_empty() {
+            slot.put_back(away);
+        }
+        found
+    }
+
+    /// Whether the directory may be asked for nodes that were there a moment ago; who asks for all says so for two seconds.
+    pub(crate) fn may_search(&self, query: &Discover) -> bool {
+        let slot = self.slot(query);
+        let mut held = slot.held();
+        let may = held.searched.is_none_or(|since| since.elapsed() >= SEARCH_EVERY);
+        if may {
+            held.searched = Some(Instant::now());
+        }
+        may
     }
 
     /// Routes that are none of those that were tried; `exclude` are the nodes that no ticket is wanted for.
@@ -550,7 +582,8 @@ impl Routes {
         }
         let routes = self.usable(listed.nodes, query)?;
         let profile = listed.profile.map(|profile| profile.status);
-        let held = Held { routes, since: Some(Instant::now()), exhausted: None, away: None, profile };
+        let searched = slot.held().searched;
+        let held = Held { routes, since: Some(Instant::now()), exhausted: None, away: None, profile, searched };
         slot.held().clone_from(&held);
         Ok(Found { routes: held.routes, fresh: true, profile: held.profile })
     }

@@ -26,7 +26,7 @@ pub(crate) enum Admission {
 }
 
 /// A node where it is called.
-#[derive(Clone, Copy, Debug, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct At<'a> {
     pub(crate) node_id: &'a str,
     pub(crate) endpoint: &'a str,
