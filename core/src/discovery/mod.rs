@@ -3,5 +3,6 @@
 pub(crate) mod consumer_tokens;
 pub(crate) mod directory_client;
 pub(crate) mod directory_key;
+mod held;
 pub(crate) mod routes;
 mod tickets;
