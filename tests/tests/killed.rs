@@ -68,7 +68,8 @@ impl Part {
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let line = tokio::time::timeout(Duration::from_secs(60), lines.next_line()).await;
+        // A host of hundreds of nodes takes its time.
+        let line = tokio::time::timeout(Duration::from_secs(if soak() { 300 } else { 60 }), lines.next_line()).await;
         assert_eq!(line.expect("a part is silent").unwrap().as_deref(), Some("ready"), "{args:?}");
         child
     }
@@ -285,6 +286,8 @@ async fn k1_k4_s9_whoever_is_killed_each_task_ends_once_in_time_and_runs_once_un
         }
         assert!(*idempotent || *runs <= 1, "{id} ran {runs} times");
     }
+    // In between they were served; it was half of them when this was written.
+    assert!(results * 5 >= accounts.len(), "{results} results of {} tasks: {errors:?}", accounts.len());
     println!("{} tasks, {results} results, errors: {errors:?}, killed: {kills:?}", accounts.len());
 }
 
