@@ -89,6 +89,7 @@ func TestLeavingTheLoopStopsTheIterator(t *testing.T) {
 	}
 	<-stopped
 	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
 	var last error
 	for _, err := range m.client.Stream(ctx, iicp.UserChat("Hi")) {
 		cancel()
