@@ -439,6 +439,5 @@ fn a_node_with_a_backend_asks_nothing_of_the_host() {
     ok(host.done(op));
     host.bridge.client_close(client).unwrap();
     let bad = json!({ "backend": { "url": "ftp://x" } }).to_string();
-    let op = host.bridge.node_serve(host.queue, &bad, NODE).unwrap();
-    assert_eq!(host.done(op).error.unwrap().code(), Code::ConfigInvalid);
+    assert_eq!(host.bridge.node_serve(host.queue, &bad, NODE).unwrap_err().code(), Code::ConfigInvalid);
 }
