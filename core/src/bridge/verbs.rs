@@ -261,7 +261,7 @@ impl Bridge {
         self.open()?.nodes.read(node, |node| to_json(&node.live.status()))?
     }
 
-    /// How a node can be reached from outside: a [`NatReport`](crate::types::NatReport), and as `text` the same for people.
+    /// How a node can be reached from outside: a [`NatReport`], and as `text` the same for people.
     ///
     /// # Errors
     /// `STALE_ID`, `CLOSED`, `FORKED`.

@@ -207,9 +207,11 @@ async fn a_flood_of_interim_answers_ends_at_the_deadline_and_the_connection_is_c
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());
     let flood = std::thread::spawn(move || {
-        use std::io::Write as _;
+        use std::io::{Read as _, Write as _};
         let (mut stream, _) = listener.accept().unwrap();
         stream.set_write_timeout(Some(LONG)).unwrap();
+        // Who answers before he is asked does not speak HTTP, and is cut for that.
+        assert!(stream.read(&mut [0; 1024]).unwrap() > 0);
         let hints = "HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n".repeat(1_000);
         loop {
             if let Err(error) = stream.write_all(hints.as_bytes()) {
