@@ -7,7 +7,7 @@ use iicp_core::{CHAT, Code, Node};
 use serde_json::{Value, json};
 use url::Url;
 
-use super::node_defaults;
+use super::{deepest, node_defaults};
 use crate::Context;
 use crate::console::{good, printable, strong};
 use crate::failure::Failure;
@@ -313,15 +313,8 @@ struct Answer {
 async fn get(url: Url) -> Result<Answer, String> {
     // This is no library: what its process uses for TLS is its own affair.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let plain = |error: reqwest::Error| {
-        let mut cause: &dyn std::error::Error = &error;
-        while let Some(deeper) = cause.source() {
-            cause = deeper;
-        }
-        cause.to_string()
-    };
-    let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().map_err(plain)?;
-    let mut answer = client.get(url).send().await.map_err(plain)?;
+    let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().map_err(deepest)?;
+    let mut answer = client.get(url).send().await.map_err(deepest)?;
     let date = answer.headers().get("date").and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok());
     let (status, mut bytes) = (answer.status().as_u16(), Vec::new());
     while let Ok(Some(piece)) = answer.chunk().await {

@@ -7,7 +7,7 @@ use iicp_core::{Code, Error};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::{directory_defaults, node_defaults};
+use super::{deepest, directory_defaults, node_defaults};
 use crate::Context;
 use crate::failure::Failure;
 use crate::settings::{Flags, Section, Takes, attach};
@@ -127,21 +127,14 @@ fn listening(host: &str, port: u16, what: &str) -> Result<String, Failure> {
 async fn report(url: &str) -> Result<Value, String> {
     // This is no library: what its process uses for TLS is its own affair.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let plain = |error: reqwest::Error| {
-        let mut cause: &dyn std::error::Error = &error;
-        while let Some(deeper) = cause.source() {
-            cause = deeper;
-        }
-        cause.to_string()
-    };
     let client =
-        reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build().map_err(plain)?;
-    let mut answer = client.get(url).send().await.map_err(plain)?;
+        reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build().map_err(deepest)?;
+    let mut answer = client.get(url).send().await.map_err(deepest)?;
     if !answer.status().is_success() {
         return Err(format!("it answered {}", answer.status()));
     }
     let mut body = Vec::new();
-    while let Some(piece) = answer.chunk().await.map_err(plain)? {
+    while let Some(piece) = answer.chunk().await.map_err(deepest)? {
         if body.len() + piece.len() > MOST_BYTES {
             return Err("its report does not end".into());
         }

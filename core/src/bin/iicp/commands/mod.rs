@@ -44,6 +44,16 @@ pub(crate) fn client(settings: &Settings) -> Result<(Client, ClientOptions), Fai
     }
 }
 
+/// What was at the bottom of a call that failed: what stands above it tells the URL, which the caller knows.
+#[allow(clippy::needless_pass_by_value)] // as map_err has it
+fn deepest(error: reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = &error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    cause.to_string()
+}
+
 /// What the command sets for a client where nobody says otherwise.
 pub(crate) fn client_defaults() -> ClientOptions {
     ClientOptions::default()
