@@ -355,10 +355,23 @@ pub(crate) enum Begins {
     Native,
 }
 
-/// A socket that tells its [`Conn`] what passes.
+/// A stream that can say that something is there to be read, before anybody makes room for it.
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {
+    /// Resolves when there may be something to read, or the stream is over. One that cannot tell resolves at once.
+    fn readable(&self) -> impl Future<Output = ()> + Send;
+}
+
+impl Stream for TcpStream {
+    async fn readable(&self) {
+        // What is wrong with the socket, reading tells.
+        let _ = TcpStream::readable(self).await;
+    }
+}
+
+/// A stream that tells its [`Conn`] what passes.
 #[derive(Debug)]
-pub(crate) struct Watched {
-    stream: TcpStream,
+pub(crate) struct Watched<S = TcpStream> {
+    stream: S,
     conn: Arc<Conn>,
     /// The first bytes, which were looked at, and are read again by whoever takes the connection.
     first: [u8; MAGIC.len()],
@@ -368,10 +381,6 @@ pub(crate) struct Watched {
 }
 
 impl Watched {
-    pub(crate) fn new(stream: TcpStream, conn: Arc<Conn>) -> Self {
-        Watched { stream, conn, first: [0; MAGIC.len()], unread: 0, stalled: false }
-    }
-
     /// Looks at what the peer begins with: one byte tells, unless it could be the first of the native magic. None if the
     /// peer goes before that.
     pub(crate) async fn begins(&mut self) -> Option<Begins> {
@@ -399,12 +408,17 @@ impl Watched {
         self.unread = u8::try_from(n).unwrap_or_default();
         Some(begins)
     }
+}
+
+impl<S: Stream> Watched<S> {
+    pub(crate) fn new(stream: S, conn: Arc<Conn>) -> Self {
+        Watched { stream, conn, first: [0; MAGIC.len()], unread: 0, stalled: false }
+    }
 
     /// Resolves when there is something to read. It takes no buffer to wait here.
     pub(crate) async fn readable(&self) {
         if self.unread == 0 {
-            // What is wrong with the socket, reading tells.
-            let _ = self.stream.readable().await;
+            self.stream.readable().await;
         }
     }
 
@@ -424,7 +438,7 @@ impl Watched {
     }
 }
 
-impl AsyncRead for Watched {
+impl<S: Stream> AsyncRead for Watched<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.unread > 0 && buf.remaining() > 0 {
             let begin = self.first.len() - usize::from(self.unread);
@@ -447,7 +461,7 @@ impl AsyncRead for Watched {
     }
 }
 
-impl AsyncWrite for Watched {
+impl<S: Stream> AsyncWrite for Watched<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.stream).poll_write(cx, buf);
         self.wrote(result)

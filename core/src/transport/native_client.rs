@@ -16,7 +16,7 @@ use url::{Host, Url};
 
 use super::guard::{self, Reach};
 use super::http_client::NoReply;
-use super::native_link::{Link, Socket};
+use super::native_link::{IDLE, Link, Socket};
 use super::pool;
 use super::resolve::Names;
 use crate::options::NativeTransport;
@@ -230,7 +230,7 @@ impl Inner {
         }
         let connecting = tokio::time::timeout(CONNECT_TIMEOUT, self.connect(place));
         let socket = connecting.await.map_err(|_| "no connection in time")??;
-        let greeting = tokio::time::timeout(GREETING_TIMEOUT, Link::greet(socket));
+        let greeting = tokio::time::timeout(GREETING_TIMEOUT, Link::greet(socket, IDLE));
         let (link, answers) = greeting.await.map_err(|_| "no ACK in time")??;
         let (owner, closing) = (link.clone(), self.group.closing());
         self.group.spawn("native-link", async move { answers.serve(&owner, closing).await });
@@ -266,7 +266,8 @@ impl Inner {
         let name = rustls::pki_types::ServerName::try_from(place.host.to_string().trim_matches(['[', ']']).to_owned());
         let name = name.map_err(|_| "its host is none that a certificate names")?;
         let secured: Result<TlsStream<TcpStream>, _> = TlsConnector::from(config).connect(name, stream).await;
-        secured.map(|stream| Socket::Tls(Box::new(stream))).map_err(|_| "the TLS handshake failed")
+        let (reader, writer) = tokio::io::split(secured.map_err(|_| "the TLS handshake failed")?);
+        Ok(Socket::secured(reader, writer))
     }
 }
 

@@ -10,11 +10,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
-use tokio_rustls::client::TlsStream;
 use uuid::{Builder, Uuid};
 
 use super::http_client::{NoReply, Reply};
@@ -31,7 +30,7 @@ use crate::wire::message::{Ack, Init, read_echo, write_cancel, write_close, writ
 use crate::wire::relay::{CREDIT, PART, Part, write_credit};
 
 /// An idle connection is closed before the peer's own deadline can hit a task that is being sent.
-const IDLE: Duration = Duration::from_secs(20);
+pub(super) const IDLE: Duration = Duration::from_secs(20);
 /// How long a peer that owes answers may be silent before it is asked whether it is there, and how long that may take.
 const SILENCE: Duration = Duration::from_secs(15);
 const PONG_WITHIN: Duration = Duration::from_secs(10);
@@ -46,10 +45,23 @@ const MOST_QUEUED: usize = 8 << 20;
 const FIRST_ROOM: usize = 8 << 10;
 const MOST_ROOM: usize = 256 << 10;
 
+/// Both halves of a connection that is no plain socket.
+type Reader = Box<dyn AsyncRead + Send + Unpin>;
+type Writer = Box<dyn AsyncWrite + Send + Unpin>;
+
 /// What a connection runs over.
-pub(super) enum Socket {
+pub(crate) enum Socket {
     Plain(Arc<TcpStream>),
-    Tls(Box<TlsStream<TcpStream>>),
+    Secured(Reader, Writer),
+}
+
+impl Socket {
+    pub(crate) fn secured(
+        reader: impl AsyncRead + Send + Unpin + 'static,
+        writer: impl AsyncWrite + Send + Unpin + 'static,
+    ) -> Self {
+        Socket::Secured(Box::new(reader), Box::new(writer))
+    }
 }
 
 /// What a call asks, and how long it may take.
@@ -102,11 +114,12 @@ pub(crate) struct Link {
     /// Milliseconds from the beginning to the last byte that came.
     heard_ms: AtomicU64,
     since: Instant,
+    idle: Duration,
 }
 
 impl Link {
-    /// Greets a peer.
-    pub(super) async fn greet(socket: Socket) -> Result<(Arc<Link>, Answers), &'static str> {
+    /// Greets a peer. The connection is closed when nothing was asked for `idle`.
+    pub(crate) async fn greet(socket: Socket, idle: Duration) -> Result<(Arc<Link>, Answers), &'static str> {
         let mut hello = Vec::new();
         let init = Init {
             version: Some(u64::from(VERSION)),
@@ -118,7 +131,7 @@ impl Link {
         init.write(&mut hello).map_err(|_| "the greeting could not be written")?;
         let direct = match &socket {
             Socket::Plain(stream) => Some(stream.clone()),
-            Socket::Tls(_) => None,
+            Socket::Secured(..) => None,
         };
         let mut answers = Answers::over(socket);
         answers.pen.write(&hello).await.map_err(|_| "the connection broke")?;
@@ -152,6 +165,7 @@ impl Link {
             closed: AtomicBool::new(false),
             heard_ms: AtomicU64::new(0),
             since: Instant::now(),
+            idle,
         };
         Ok((Arc::new(link), answers))
     }
@@ -339,7 +353,7 @@ impl Link {
             let silent = self.silent_for();
             let mut shared = self.shared();
             match shared.waiting.is_empty() {
-                true if silent >= IDLE => {
+                true if silent >= self.idle => {
                     // No call may begin between here and the goodbye.
                     shared.open = false;
                     return Some(Reason::Graceful);
@@ -478,7 +492,7 @@ impl Drop for CancelOnDrop {
 /// The reading side of a socket.
 enum Half {
     Plain(Arc<TcpStream>),
-    Tls(ReadHalf<TlsStream<TcpStream>>),
+    Secured(Reader),
 }
 
 impl Half {
@@ -486,7 +500,7 @@ impl Half {
     async fn read(&mut self, arrived: &mut BytesMut, missing: usize) -> io::Result<usize> {
         let room = missing.min(arrived.len()).clamp(FIRST_ROOM, MOST_ROOM);
         match self {
-            Half::Tls(half) => {
+            Half::Secured(half) => {
                 arrived.reserve(room);
                 half.read_buf(arrived).await
             }
@@ -505,13 +519,13 @@ impl Half {
 /// The writing side of a socket; a plain one is shared with the calls.
 enum Pen {
     Plain(Arc<TcpStream>),
-    Tls(WriteHalf<TlsStream<TcpStream>>),
+    Secured(Writer),
 }
 
 impl Pen {
     async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         match self {
-            Pen::Tls(half) => {
+            Pen::Secured(half) => {
                 half.write_all(bytes).await?;
                 half.flush().await
             }
@@ -540,7 +554,7 @@ impl Pen {
                         stream.writable().await?;
                     }
                 }
-                Pen::Tls(half) => {
+                Pen::Secured(half) => {
                     while let Some(bytes) = link.take_queued() {
                         half.write_all(&bytes).await?;
                         half.flush().await?;
@@ -552,7 +566,7 @@ impl Pen {
 }
 
 /// The connection's own side of it: reads answers, and writes what the calls could not.
-pub(super) struct Answers {
+pub(crate) struct Answers {
     half: Half,
     pen: Pen,
     inbound: Inbound,
@@ -563,10 +577,7 @@ impl Answers {
     fn over(socket: Socket) -> Self {
         let (half, pen) = match socket {
             Socket::Plain(stream) => (Half::Plain(stream.clone()), Pen::Plain(stream)),
-            Socket::Tls(stream) => {
-                let (read, write) = tokio::io::split(*stream);
-                (Half::Tls(read), Pen::Tls(write))
-            }
+            Socket::Secured(reader, writer) => (Half::Secured(reader), Pen::Secured(writer)),
         };
         Answers { half, pen, inbound: Inbound::default(), arrived: BytesMut::new() }
     }
@@ -589,7 +600,7 @@ impl Answers {
     }
 
     /// Serves the connection until one side is done with it.
-    pub(super) async fn serve(mut self, link: &Link, closing: impl Future<Output = ()>) {
+    pub(crate) async fn serve(mut self, link: &Link, closing: impl Future<Output = ()>) {
         let _closes = CloseOnDrop(link);
         let Answers { half, pen, inbound, arrived } = &mut self;
         let reading = async {

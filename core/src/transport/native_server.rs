@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
 
-use super::conn::{Conn, Phase, Watched};
+use super::conn::{Conn, Phase, Stream, Watched};
 use super::native_call::{Answering, Ended, MOST_PIECES, Piece, add_credit, credit};
 use crate::protocol::admission::{Admission, Outcome, Refusal};
 use crate::protocol::session::{Asked, Session, Step, Ticket};
@@ -92,10 +92,10 @@ struct Running {
 }
 
 /// One connection.
-struct Connection<'a> {
+struct Connection<'a, S> {
     native: &'a Native,
     conn: &'a Conn,
-    stream: Watched,
+    stream: Watched<S>,
     session: Session<Running>,
     arrived: BytesMut,
     held: Held<'a>,
@@ -109,8 +109,20 @@ struct Connection<'a> {
     leaving: Option<bool>,
 }
 
-/// Serves a connection that began with the magic, until one side is done with it.
+/// Serves a connection that began with the magic, until one side is done with it. In plain text, from other machines, it is
+/// told why not unless the node takes that.
 pub(super) async fn serve(native: Arc<Native>, stream: Watched, conn: &Conn, closing: impl Future<Output = ()>) {
+    let may = native.plaintext || conn.peer.ip().to_canonical().is_loopback();
+    run(native, stream, conn, closing, may).await;
+}
+
+async fn run(
+    native: Arc<Native>,
+    stream: Watched<impl Stream>,
+    conn: &Conn,
+    closing: impl Future<Output = ()>,
+    may: bool,
+) {
     let mut connection = Connection {
         native: &native,
         conn,
@@ -126,7 +138,7 @@ pub(super) async fn serve(native: Arc<Native>, stream: Watched, conn: &Conn, clo
     };
     conn.enter(Phase::Greeting);
     conn.will_say_goodbye();
-    let end = if native.plaintext || conn.peer.ip().to_canonical().is_loopback() {
+    let end = if may {
         connection.run(closing).await
     } else {
         End::Close(Reason::AuthFailed, Some("this node takes native frames over TLS only"))
@@ -137,7 +149,7 @@ pub(super) async fn serve(native: Arc<Native>, stream: Watched, conn: &Conn, clo
     }
 }
 
-impl Connection<'_> {
+impl<S: Stream> Connection<'_, S> {
     async fn run(&mut self, closing: impl Future<Output = ()>) -> End {
         let mut closing = std::pin::pin!(closing.fuse());
         let mut stopping = false;
@@ -350,13 +362,13 @@ impl Connection<'_> {
     }
 }
 
-async fn write_all(stream: &mut Watched, bytes: &[u8]) -> io::Result<()> {
+async fn write_all(stream: &mut Watched<impl Stream>, bytes: &[u8]) -> io::Result<()> {
     stream.write_all(bytes).await?;
     stream.flush().await
 }
 
 /// Reads what has come. Room grows with what is there, so that a frame that only says it is large costs nothing.
-async fn read(stream: &mut Watched, arrived: &mut BytesMut, missing: usize) -> io::Result<usize> {
+async fn read(stream: &mut Watched<impl Stream>, arrived: &mut BytesMut, missing: usize) -> io::Result<usize> {
     if arrived.is_empty() {
         stream.readable().await;
     }
