@@ -25,7 +25,7 @@ use crate::wire::events::{Carried, Event, EventName};
 
 /// Runs an admitted task; its result goes out event by event.
 pub(super) fn begin(attempt: Attempt, inbound: Inbound, seal: Option<&ReplySeal>) -> Outcome {
-    let task_id = inbound.task_id.clone();
+    let (task_id, deadline) = (inbound.task_id.clone(), inbound.deadline.into_std());
     let (seal, accepted) = match seal.map(|seal| seal.stream(&task_id)).transpose() {
         Ok(Some((seal, salt))) => (Some(seal), Carried::Salt(salt)),
         Ok(None) => (None, Carried::Nothing),
@@ -41,7 +41,7 @@ pub(super) fn begin(attempt: Attempt, inbound: Inbound, seal: Option<&ReplySeal>
         sequence: 1,
         tokens_used: 0,
     };
-    Outcome::Events(Events { task_id, events: Box::pin(running) })
+    Outcome::Events(Events { task_id, events: Box::pin(running), deadline })
 }
 
 /// Calls the handler, and contains its panics.

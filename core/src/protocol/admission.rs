@@ -6,7 +6,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::Stream;
@@ -67,6 +67,8 @@ pub(crate) enum Outcome {
 pub(crate) struct Events {
     pub(crate) task_id: String,
     pub(crate) events: Pin<Box<dyn Stream<Item = Event> + Send>>,
+    /// When the task's time is over: whoever asks for the next event from then on is given its end.
+    pub(crate) deadline: Instant,
 }
 
 /// A task that was answered, now or earlier.

@@ -425,7 +425,11 @@ impl Way {
             Outcome::Done(Done { reply, .. }) => match &self.credit {
                 Some(credit) if reply.len() > WHOLE => {
                     let first = Beginning { length: Some(reply.len()), events: false };
-                    self.parts(credit, &reply, &mut Some(first)).await?;
+                    let mut first = Some(first);
+                    for part in reply.chunks(MOST_PART) {
+                        room(credit, part).await?;
+                        self.part(reply.slice_ref(part), &mut first).await?;
+                    }
                     self.last(Bytes::new(), 200).await
                 }
                 _ => self.last(reply, 200).await,
@@ -436,7 +440,10 @@ impl Way {
                     let mut first = Some(Beginning { length: None, events: true });
                     let mut events = EventBytes::new(events);
                     while let Some(bytes) = events.next().await {
-                        self.parts(credit, &bytes, &mut first).await?;
+                        for part in bytes.chunks(MOST_PART) {
+                            events.wait(room(credit, part)).await?;
+                            self.part(bytes.slice_ref(part), &mut first).await?;
+                        }
                     }
                     self.last(Bytes::new(), 200).await
                 }
@@ -449,18 +456,9 @@ impl Way {
         }
     }
 
-    /// Sends bytes as the relay has room for them. `first` is what the next part says of them all.
-    async fn parts(&self, credit: &Semaphore, bytes: &Bytes, first: &mut Option<Beginning>) -> Result<(), Gone> {
-        let mut sent = 0;
-        while sent < bytes.len() {
-            let end = bytes.len().min(sent + MOST_PART);
-            let room = u32::try_from(end - sent).map_err(|_| Gone)?;
-            credit.acquire_many(room).await.map_err(|_| Gone)?.forget();
-            let part = words::write_part(&self.call, &bytes.slice(sent..end), first.take().as_ref());
-            self.send(part).await?;
-            sent = end;
-        }
-        Ok(())
+    /// Sends a part for which there is room. `first` is what the first one says of them all.
+    async fn part(&self, part: Bytes, first: &mut Option<Beginning>) -> Result<(), Gone> {
+        self.send(words::write_part(&self.call, &part, first.take().as_ref())).await
     }
 
     async fn last(&self, body: Bytes, status: u16) -> Result<(), Gone> {
@@ -470,6 +468,13 @@ impl Way {
     async fn send(&self, frames: [Bytes; 3]) -> Result<(), Gone> {
         self.answers.send(Piece::Answer(frames)).await.map_err(|_| Gone)
     }
+}
+
+/// Waits until the relay has room for a part.
+async fn room(credit: &Semaphore, part: &[u8]) -> Result<(), Gone> {
+    let room = u32::try_from(part.len()).map_err(|_| Gone)?;
+    credit.acquire_many(room).await.map_err(|_| Gone)?.forget();
+    Ok(())
 }
 
 /// Frames as they arrive. Memory grows with what is there, not with what is announced.

@@ -31,6 +31,29 @@ impl EventBytes {
         sign_of_life.reset();
         EventBytes { events, out: Vec::new(), ended: false, sign_of_life }
     }
+
+    /// Waits for room, or whatever else has to come before the next bytes. A task whose time is over meanwhile ends, and gives
+    /// back what it holds: that nobody takes its parts makes it no longer.
+    pub(crate) async fn wait<T>(&mut self, room: impl Future<Output = T>) -> T {
+        let mut room = std::pin::pin!(room);
+        tokio::select! {
+            biased;
+            room = &mut room => return room,
+            () = tokio::time::sleep_until(self.events.deadline.into()) => {}
+        }
+        while !self.ended {
+            let event = tokio::select! {
+                biased;
+                room = &mut room => return room,
+                event = self.events.events.next() => event,
+            };
+            match event {
+                Some(event) => write_event(&mut self.out, &self.events.task_id, &event),
+                None => self.ended = true,
+            }
+        }
+        room.await
+    }
 }
 
 impl Stream for EventBytes {

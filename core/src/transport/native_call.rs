@@ -91,7 +91,10 @@ impl Answering {
         let mut first = Some(Beginning { length: None, events: true });
         let mut events = EventBytes::new(events);
         while let Some(bytes) = events.next().await {
-            self.parts(&bytes, &mut first).await?;
+            for part in bytes.chunks(self.part_bytes()) {
+                events.wait(self.room(part)).await?;
+                self.part(bytes.slice_ref(part), &mut first).await?;
+            }
         }
         Ok(Ended::Parts)
     }
@@ -99,20 +102,29 @@ impl Answering {
     /// An answer that is there, and long.
     async fn in_parts(&self, done: Done) -> Result<Ended, Stalled> {
         let mut first = Some(Beginning { length: Some(done.reply.len()), events: false });
-        self.parts(&done.reply, &mut first).await?;
+        for part in done.reply.chunks(self.part_bytes()) {
+            self.room(part).await?;
+            self.part(done.reply.slice_ref(part), &mut first).await?;
+        }
         Ok(Ended::Parts)
     }
 
-    /// Sends bytes as the caller has room for them. `first` is what the next part says of them all.
-    async fn parts(&self, bytes: &Bytes, first: &mut Option<Beginning>) -> Result<(), Stalled> {
-        for part in bytes.chunks(self.sizes.map_or(MOST_PART, |sizes| sizes.part)) {
-            let room = u32::try_from(part.len()).map_err(|_| Stalled)?;
-            let credit = tokio::time::timeout(STALL, self.credit.acquire_many(room)).await;
-            credit.map_err(|_| Stalled)?.map_err(|_| Stalled)?.forget();
-            let frame = write_part(&self.ticket.call_id, &bytes.slice_ref(part), first.take().as_ref());
-            self.send(PART, frame.concat()).await?;
-        }
+    fn part_bytes(&self) -> usize {
+        self.sizes.map_or(MOST_PART, |sizes| sizes.part)
+    }
+
+    /// Waits until the caller has room for a part.
+    async fn room(&self, part: &[u8]) -> Result<(), Stalled> {
+        let room = u32::try_from(part.len()).map_err(|_| Stalled)?;
+        let credit = tokio::time::timeout(STALL, self.credit.acquire_many(room)).await;
+        credit.map_err(|_| Stalled)?.map_err(|_| Stalled)?.forget();
         Ok(())
+    }
+
+    /// Sends a part for which there is room. `first` is what the first one says of them all.
+    async fn part(&self, part: Bytes, first: &mut Option<Beginning>) -> Result<(), Stalled> {
+        let frame = write_part(&self.ticket.call_id, &part, first.take().as_ref());
+        self.send(PART, frame.concat()).await
     }
 
     /// Events for a caller who follows the task as the service-lifecycle profile has it. There is no word on room in that: what

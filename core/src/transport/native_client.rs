@@ -16,7 +16,8 @@ use url::{Host, Url};
 
 use super::guard::{self, Reach};
 use super::http_client::NoReply;
-use super::native_link::{IDLE, Link, Socket};
+use super::native_link::{IDLE, Link};
+use super::native_socket::Socket;
 use super::pool;
 use super::resolve::Names;
 use crate::options::NativeTransport;

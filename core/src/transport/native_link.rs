@@ -10,23 +10,23 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 use uuid::{Builder, Uuid};
 
 use super::http_client::{NoReply, Reply};
+use super::native_answers::{Answers, Spoken};
 use super::native_parts::{Answer, Begun, Parts, Waits};
-use crate::protocol::session::{AGREED, CALLS, CANCEL, MAX_CALLS};
-use crate::telemetry;
+use super::native_socket::Socket;
+use crate::protocol::session::{CANCEL, MAX_CALLS};
 use crate::types::Traceparent;
 use crate::wire::call::{Call, Content, Response, Status};
 use crate::wire::failure;
 use crate::wire::fragment::{self, parts};
 use crate::wire::frame::{HEADER_BYTES, Kind, MAX_PAYLOAD, Reason, VERSION};
-use crate::wire::inbound::{Fault, Inbound, Message};
-use crate::wire::message::{Ack, Init, read_echo, write_cancel, write_close, write_echo};
+use crate::wire::inbound::Message;
+use crate::wire::message::{read_echo, write_cancel, write_echo};
 use crate::wire::relay::{CREDIT, PART, Part, write_credit};
 
 /// An idle connection is closed before the peer's own deadline can hit a task that is being sent.
@@ -35,34 +35,10 @@ pub(super) const IDLE: Duration = Duration::from_secs(20);
 const SILENCE: Duration = Duration::from_secs(15);
 const PONG_WITHIN: Duration = Duration::from_secs(10);
 const TICK: Duration = Duration::from_secs(5);
-/// How long a goodbye may take.
-const FAREWELL: Duration = Duration::from_secs(1);
 /// Calls that nobody waits for any more whose answers may still come.
 const MOST_ABANDONED: usize = 1024;
 /// Most bytes that wait to be written; a peer that takes no more gets no more calls.
 const MOST_QUEUED: usize = 8 << 20;
-/// Room for what arrives: see the server's side.
-const FIRST_ROOM: usize = 8 << 10;
-const MOST_ROOM: usize = 256 << 10;
-
-/// Both halves of a connection that is no plain socket.
-type Reader = Box<dyn AsyncRead + Send + Unpin>;
-type Writer = Box<dyn AsyncWrite + Send + Unpin>;
-
-/// What a connection runs over.
-pub(crate) enum Socket {
-    Plain(Arc<TcpStream>),
-    Secured(Reader, Writer),
-}
-
-impl Socket {
-    pub(crate) fn secured(
-        reader: impl AsyncRead + Send + Unpin + 'static,
-        writer: impl AsyncWrite + Send + Unpin + 'static,
-    ) -> Self {
-        Socket::Secured(Box::new(reader), Box::new(writer))
-    }
-}
 
 /// What a call asks, and how long it may take.
 pub(crate) struct NativeCall<'a> {
@@ -109,43 +85,25 @@ pub(crate) struct Link {
     ids: u128,
     max_payload: usize,
     /// Told when something waits to be written.
-    queued: Notify,
+    pub(super) queued: Notify,
     closed: AtomicBool,
     /// Milliseconds from the beginning to the last byte that came.
     heard_ms: AtomicU64,
-    since: Instant,
+    pub(super) since: Instant,
     idle: Duration,
 }
 
 impl Link {
-    /// Greets a peer. The connection is closed when nothing was asked for `idle`.
+    /// Greets a peer of our kind. The connection is closed when nothing was asked for `idle`.
     pub(crate) async fn greet(socket: Socket, idle: Duration) -> Result<(Arc<Link>, Answers), &'static str> {
-        let mut hello = Vec::new();
-        let init = Init {
-            version: Some(u64::from(VERSION)),
-            min_version: Some(u64::from(VERSION)),
-            capabilities: vec![CALLS],
-            max_frame_size: Some(MAX_PAYLOAD as u64),
-            ..Init::default()
-        };
-        init.write(&mut hello).map_err(|_| "the greeting could not be written")?;
-        let direct = match &socket {
-            Socket::Plain(stream) => Some(stream.clone()),
-            Socket::Secured(..) => None,
-        };
-        let mut answers = Answers::over(socket);
-        answers.pen.write(&hello).await.map_err(|_| "the connection broke")?;
-        let message = answers.next(0).await.map_err(|_| "it hung up on the greeting, or speaks something else")?;
-        let ack = (message.kind == Kind::Ack).then(|| Ack::read(&message.payload).ok()).flatten();
-        let ack = ack.ok_or("it did not answer the greeting")?;
-        if ack.version != Some(u64::from(VERSION)) {
-            return Err("it answered with another version");
+        match Answers::greet(socket).await? {
+            (answers, Spoken::Ours { max_payload }) => Ok((Link::new(answers.direct(), max_payload, idle), answers)),
+            (_, Spoken::Published { .. }) => Err("it does not know calls as HTTP has them"),
         }
-        if !ack.capabilities.as_ref().is_some_and(|known| known.contains(&CALLS)) {
-            return Err("it does not know calls as HTTP has them");
-        }
-        (answers.inbound.parts, answers.inbound.agreed) = (true, AGREED);
-        let max_payload = ack.max_frame_size.map_or(MAX_PAYLOAD, |max| usize::try_from(max).unwrap_or(MAX_PAYLOAD));
+    }
+
+    /// A connection to a peer that has been greeted.
+    pub(super) fn new(direct: Option<Arc<TcpStream>>, max_payload: usize, idle: Duration) -> Arc<Link> {
         let shared = Shared {
             waiting: HashMap::new(),
             abandoned: VecDeque::new(),
@@ -156,7 +114,7 @@ impl Link {
             calls: 0,
             direct,
         };
-        let link = Link {
+        Arc::new(Link {
             shared: Mutex::new(shared),
             session_id: Uuid::new_v4().to_string(),
             ids: Uuid::new_v4().as_u128(),
@@ -166,8 +124,7 @@ impl Link {
             heard_ms: AtomicU64::new(0),
             since: Instant::now(),
             idle,
-        };
-        Ok((Arc::new(link), answers))
+        })
     }
 
     fn shared(&self) -> MutexGuard<'_, Shared> {
@@ -306,7 +263,7 @@ impl Link {
     }
 
     /// Ends every call: those whose frame has not left cannot have begun.
-    fn close(&self) {
+    pub(super) fn close(&self) {
         self.closed.store(true, Relaxed);
         let mut shared = self.shared();
         shared.open = false;
@@ -319,7 +276,7 @@ impl Link {
     }
 
     /// Writes what waits to a plain socket; true if something is left.
-    fn write_some(&self, stream: &TcpStream) -> io::Result<bool> {
+    pub(super) fn write_some(&self, stream: &TcpStream) -> io::Result<bool> {
         let mut shared = self.shared();
         while !shared.queue.is_empty() {
             match stream.try_write(&shared.queue) {
@@ -336,7 +293,7 @@ impl Link {
     }
 
     /// What waits, for a socket that takes it all in the end. It counts as written from here on: it may be.
-    fn take_queued(&self) -> Option<BytesMut> {
+    pub(super) fn take_queued(&self) -> Option<BytesMut> {
         let mut shared = self.shared();
         if shared.queue.is_empty() {
             return None;
@@ -346,7 +303,7 @@ impl Link {
     }
 
     /// Resolves when the connection has been idle for long enough, or the peer is silent though it owes answers.
-    async fn watch(&self) -> Option<Reason> {
+    pub(super) async fn watch(&self) -> Option<Reason> {
         let mut tick = tokio::time::interval(TICK);
         loop {
             tick.tick().await;
@@ -370,7 +327,7 @@ impl Link {
         }
     }
 
-    fn heard(&self) {
+    pub(super) fn heard(&self) {
         self.heard_ms.store(crate::options::millis(self.since.elapsed()), Relaxed);
     }
 
@@ -378,7 +335,7 @@ impl Link {
         self.since.elapsed().saturating_sub(Duration::from_millis(self.heard_ms.load(Relaxed)))
     }
 
-    fn take(&self, message: &Message) -> Result<(), Reason> {
+    pub(super) fn take(&self, message: &Message) -> Result<(), Reason> {
         let payload = &message.payload;
         match message.kind {
             Kind::Response => self.deliver(payload),
@@ -486,170 +443,5 @@ impl CancelOnDrop {
 impl Drop for CancelOnDrop {
     fn drop(&mut self) {
         self.link.cancel(self.id);
-    }
-}
-
-/// The reading side of a socket.
-enum Half {
-    Plain(Arc<TcpStream>),
-    Secured(Reader),
-}
-
-impl Half {
-    /// Reads what has come. An idle plain connection waits without a buffer.
-    async fn read(&mut self, arrived: &mut BytesMut, missing: usize) -> io::Result<usize> {
-        let room = missing.min(arrived.len()).clamp(FIRST_ROOM, MOST_ROOM);
-        match self {
-            Half::Secured(half) => {
-                arrived.reserve(room);
-                half.read_buf(arrived).await
-            }
-            Half::Plain(stream) => loop {
-                stream.readable().await?;
-                arrived.reserve(room);
-                match stream.try_read_buf(arrived) {
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    read => return read,
-                }
-            },
-        }
-    }
-}
-
-/// The writing side of a socket; a plain one is shared with the calls.
-enum Pen {
-    Plain(Arc<TcpStream>),
-    Secured(Writer),
-}
-
-impl Pen {
-    async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        match self {
-            Pen::Secured(half) => {
-                half.write_all(bytes).await?;
-                half.flush().await
-            }
-            Pen::Plain(stream) => {
-                let mut rest = bytes;
-                while !rest.is_empty() {
-                    stream.writable().await?;
-                    match stream.try_write(rest) {
-                        Ok(n) => rest = &rest[n..],
-                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                        Err(error) => return Err(error),
-                    }
-                }
-                Ok(())
-            }
-        }
-    }
-
-    /// Writes what waits, whenever something does.
-    async fn write_queued(&mut self, link: &Link) -> io::Result<()> {
-        loop {
-            link.queued.notified().await;
-            match self {
-                Pen::Plain(stream) => {
-                    while link.write_some(stream)? {
-                        stream.writable().await?;
-                    }
-                }
-                Pen::Secured(half) => {
-                    while let Some(bytes) = link.take_queued() {
-                        half.write_all(&bytes).await?;
-                        half.flush().await?;
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// The connection's own side of it: reads answers, and writes what the calls could not.
-pub(crate) struct Answers {
-    half: Half,
-    pen: Pen,
-    inbound: Inbound,
-    arrived: BytesMut,
-}
-
-impl Answers {
-    fn over(socket: Socket) -> Self {
-        let (half, pen) = match socket {
-            Socket::Plain(stream) => (Half::Plain(stream.clone()), Pen::Plain(stream)),
-            Socket::Secured(reader, writer) => (Half::Secured(reader), Pen::Secured(writer)),
-        };
-        Answers { half, pen, inbound: Inbound::default(), arrived: BytesMut::new() }
-    }
-
-    /// The next message; an error if there is none any more.
-    async fn next(&mut self, now_ms: u64) -> Result<Message, Fault> {
-        loop {
-            if let Some(message) = self.inbound.next(&mut self.arrived, now_ms)? {
-                return Ok(message);
-            }
-            if self.arrived.is_empty() {
-                // An idle connection holds no buffer.
-                self.arrived = BytesMut::new();
-            }
-            let missing = self.inbound.missing(&self.arrived);
-            if self.half.read(&mut self.arrived, missing).await.unwrap_or(0) == 0 {
-                return Err(Fault::NotIicp);
-            }
-        }
-    }
-
-    /// Serves the connection until one side is done with it.
-    pub(crate) async fn serve(mut self, link: &Link, closing: impl Future<Output = ()>) {
-        let _closes = CloseOnDrop(link);
-        let Answers { half, pen, inbound, arrived } = &mut self;
-        let reading = async {
-            loop {
-                let now_ms = crate::options::millis(link.since.elapsed());
-                let taken = inbound.check_time(now_ms).map_err(Fault::Close);
-                match taken.and_then(|()| inbound.next(arrived, now_ms)) {
-                    Ok(Some(message)) => match link.take(&message) {
-                        Ok(()) => continue,
-                        Err(reason) => return Some(reason),
-                    },
-                    Ok(None) => {}
-                    Err(Fault::Close(reason)) => return Some(reason),
-                    Err(Fault::NotIicp) => return None,
-                }
-                if arrived.is_empty() {
-                    // An idle connection holds no buffer.
-                    *arrived = BytesMut::new();
-                }
-                let missing = inbound.missing(arrived);
-                if half.read(arrived, missing).await.unwrap_or(0) == 0 {
-                    return None;
-                }
-                link.heard();
-            }
-        };
-        let reason = tokio::select! {
-            reason = reading => reason,
-            _ = pen.write_queued(link) => None,
-            reason = link.watch() => reason,
-            () = closing => Some(Reason::Graceful),
-        };
-        if let Some(reason) = reason {
-            if reason != Reason::Graceful {
-                tracing::warn!(target: telemetry::TRANSPORT, %reason, "a node sent native frames that it may not");
-            }
-            link.close();
-            let mut last = Vec::new();
-            if write_close(&mut last, reason, None).is_ok() {
-                let _ = tokio::time::timeout(FAREWELL, self.pen.write(&last)).await;
-            }
-        }
-    }
-}
-
-struct CloseOnDrop<'a>(&'a Link);
-
-impl Drop for CloseOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.close();
     }
 }
