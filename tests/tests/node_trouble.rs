@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use iicp_core::options::{AvailabilityWindow, ClientOptions, DirectoryOptions, NodeOptions, NodePricing};
 use iicp_core::{CHAT, Client, Code, Directory, Inbound, LiveNode, Node, Reply, Task};
+use iicp_core::types::Chunk;
 use iicp_tests::between::{Between, Clock, Mood, Seen};
 use iicp_tests::http::{Answer, Conn, addr};
 use serde_json::json;
@@ -313,6 +314,42 @@ async fn credits_are_asked_for_once_per_task_whatever_becomes_of_the_directory()
         assert!(keys.iter().any(|key| hmac(key, &text) == part("signature")));
         assert_eq!(part("nonce").len(), 32);
         assert!(part("expires_at").ends_with('Z'), "{body}");
+    }
+}
+
+#[tokio::test]
+async fn a_streamed_task_earns_what_the_same_task_in_one_piece_does() {
+    let real = directory().await;
+    let between = Between::start(addr(&real.url())).await.unwrap();
+    let mut options = options(&between);
+    options.receipts = true;
+    let handler = async |_: Inbound| {
+        let parts = [json!("Hel").into(), Chunk::from(json!("lo")).tokens_used(7)];
+        Ok(Reply::stream(futures_util::stream::iter(parts.map(Ok))))
+    };
+    let node = Node::bind(options).await.unwrap().serve(handler).await.unwrap();
+    until_listed(&real, &node).await;
+    let mut options = ClientOptions::default();
+    options.directory = real.url();
+    let client = Client::new(options).unwrap();
+    let whole = client.submit(Task::new(CHAT, json!({}))).await.unwrap();
+    assert_eq!(whole.result.json::<String>().unwrap(), "Hello");
+    let mut stream = client.stream(Task::new(CHAT, json!({}))).await.unwrap();
+    let mut parts = 0;
+    while let Some(part) = stream.next().await {
+        part.unwrap();
+        parts += 1;
+    }
+    assert_eq!(parts, 2);
+    // Who leaves a stream half-way was not served, and pays nothing.
+    let mut left = client.stream(Task::new(CHAT, json!({}))).await.unwrap();
+    left.next().await.unwrap().unwrap();
+    drop(left);
+    assert!(node.shutdown(Duration::from_secs(5)).await);
+    let awarded: Vec<Seen> = between.seen().into_iter().filter(|seen| seen.is("POST /v1/credits/award")).collect();
+    assert!(awarded.len() >= 2, "{awarded:?}");
+    for Seen { body, status, .. } in &awarded {
+        assert_eq!((status, &body["tokens_used"], &body["response_hash"]), (&200, &json!(7), &awarded[0].body["response_hash"]));
     }
 }
 

@@ -1,10 +1,11 @@
-//! Asks the directory for the credits of finished tasks. All of it happens in the background, in a bounded queue whose
+//! Asks the directory for the credits of finished tasks, whether their answers went out whole or in parts. All of it happens in the background, in a bounded queue whose
 //! oldest entries give way: no task waits for it.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use serde_json::value::RawValue;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
@@ -14,6 +15,7 @@ use crate::crypto::digest::{hex, jitter, random};
 use crate::discovery::directory_client::DirectoryClient;
 use crate::error::{Code, Error, Result};
 use crate::options::is_node_id;
+use crate::protocol::assemble::Assembly;
 use crate::protocol::receipt::{Receipt, VALIDITY};
 use crate::state::Credentials;
 use crate::telemetry;
@@ -34,19 +36,71 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Results up to this size are read where everything else runs.
 const SMALL: usize = 64 << 10;
 
-/// A finished task.
-pub(super) struct Earned {
+/// Most that is held of the parts of one answer; beyond that its task is not claimed.
+const MOST_PARTS_BYTES: usize = 4 << 20;
+
+/// Whose credits will be asked for if the task is done.
+pub(super) struct Claim {
     pub(super) task_id: String,
-    /// As the handler said; 0 if it did not.
-    pub(super) tokens: u64,
-    pub(super) result: Payload,
     pub(super) querying_node_id: Option<String>,
     pub(super) since: Instant,
 }
 
+/// A finished task.
+pub(super) struct Earned {
+    pub(super) claim: Claim,
+    /// As the handler said; 0 if it did not.
+    pub(super) tokens: u64,
+    pub(super) result: Given,
+}
+
+/// What a caller was given.
+pub(super) enum Given {
+    Whole(Payload),
+    Parts(Parts),
+}
+
+/// The parts of an answer, one after the other. In one piece, so that they hold nothing else in memory.
+#[derive(Default)]
+pub(super) struct Parts {
+    lines: Vec<u8>,
+    too_many: bool,
+}
+
+impl Parts {
+    /// Adds a part, which is JSON.
+    pub(super) fn push(&mut self, part: &[u8]) {
+        self.too_many |= self.lines.len() + part.len() >= MOST_PARTS_BYTES;
+        if self.too_many {
+            self.lines = Vec::new();
+        } else {
+            self.lines.extend_from_slice(part);
+            self.lines.push(b'\n');
+        }
+    }
+
+    /// What the caller would have been given in one piece. None if that is not known any more.
+    fn whole(&self) -> Option<Payload> {
+        let mut whole = Assembly::new(MOST_PARTS_BYTES);
+        for part in serde_json::Deserializer::from_slice(&self.lines).into_iter::<&RawValue>() {
+            whole.push(part.ok()?.get().as_bytes()).ok()?;
+        }
+        (!self.too_many).then(|| whole.finish())
+    }
+}
+
+impl Given {
+    fn len(&self) -> usize {
+        match self {
+            Given::Whole(result) => result.bytes().len(),
+            Given::Parts(parts) => parts.lines.len(),
+        }
+    }
+}
+
 impl Earned {
     fn cost(&self) -> usize {
-        self.result.bytes().len() + self.task_id.len() + size_of::<Earned>()
+        self.result.len() + self.claim.task_id.len() + size_of::<Earned>()
     }
 }
 
@@ -154,7 +208,7 @@ impl Receipts {
 pub(super) async fn send(state: &State, directory: &DirectoryClient) {
     loop {
         let earned = state.receipts.pop().await;
-        let since = earned.since;
+        let since = earned.claim.since;
         let end = match receipt(earned).await {
             Ok(Some(receipt)) => deliver(state, directory, &receipt, since).await,
             Ok(None) => continue,
@@ -170,10 +224,15 @@ pub(super) async fn send(state: &State, directory: &DirectoryClient) {
 /// The receipt, if there is something to claim.
 async fn receipt(earned: Earned) -> Result<Option<Receipt>> {
     let nonce = hex(&random::<16>()?);
-    let large = earned.result.bytes().len() > SMALL;
+    let large = earned.result.len() > SMALL;
     let make = move || {
-        let Earned { task_id, tokens, result, querying_node_id, .. } = earned;
-        Receipt::new(task_id, tokens, nonce, result.bytes(), querying_node_id.filter(|id| is_node_id(id)))
+        let Earned { claim, tokens, result } = earned;
+        let result = match result {
+            Given::Whole(result) => result,
+            Given::Parts(parts) => parts.whole()?,
+        };
+        let asking = claim.querying_node_id.filter(|id| is_node_id(id));
+        Receipt::new(claim.task_id, tokens, nonce, result.bytes(), asking)
     };
     if !large {
         return Ok(make());
@@ -241,11 +300,9 @@ mod tests {
 
     fn earned(task_id: &str, bytes: usize) -> Earned {
         Earned {
-            task_id: task_id.into(),
+            claim: Claim { task_id: task_id.into(), querying_node_id: None, since: Instant::now() },
             tokens: 1,
-            result: Payload::from_json(format!("\"{}\"", "x".repeat(bytes))).unwrap(),
-            querying_node_id: None,
-            since: Instant::now(),
+            result: Given::Whole(Payload::from_json(format!("\"{}\"", "x".repeat(bytes))).unwrap()),
         }
     }
 
@@ -254,12 +311,25 @@ mod tests {
         let receipts = Receipts::new();
         let dropped: u64 = (0..MOST + 7).map(|n| receipts.push(earned(&n.to_string(), 1))).sum();
         assert_eq!((dropped, receipts.queue().waiting.len()), (7, MOST));
-        assert_eq!(receipts.pop().await.task_id, "7");
+        assert_eq!(receipts.pop().await.claim.task_id, "7");
         let dropped = receipts.push(earned("large", MOST_BYTES - 4_096));
         assert!(dropped as usize > MOST / 2, "{dropped}");
         assert!(receipts.queue().bytes <= MOST_BYTES);
-        while receipts.pop().await.task_id != "large" {}
+        while receipts.pop().await.claim.task_id != "large" {}
         assert_eq!(receipts.queue().bytes, 0);
+    }
+
+    #[test]
+    fn parts_are_claimed_as_the_answer_that_they_make_and_not_without_bound() {
+        let mut parts = Parts::default();
+        parts.push(b"\"Hel\"");
+        parts.push(b"\"lo\"");
+        assert_eq!(parts.whole().unwrap().bytes(), "\"Hello\"");
+        for _ in 0..5 {
+            parts.push(&[b'1'; 1 << 20]);
+        }
+        assert!(parts.whole().is_none());
+        assert_eq!(parts.lines.capacity(), 0);
     }
 
     #[tokio::test]

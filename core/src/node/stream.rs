@@ -13,6 +13,7 @@ use tokio::time::Sleep;
 use super::State;
 use super::handler::{Chunks, Content, Inbound, Reply};
 use super::metrics::Ending;
+use super::receipts::{Given, Parts};
 use super::refusal::failed;
 use super::task::Attempt;
 use crate::crypto::cx::{ReplySeal, StreamSeal};
@@ -35,6 +36,7 @@ pub(super) fn begin(attempt: Attempt, inbound: Inbound, seal: Option<&ReplySeal>
         first: Some(Event { sequence: 0, name: EventName::Accepted, carried: accepted, tokens_used: 0 }),
         deadline: Box::pin(tokio::time::sleep_until(inbound.deadline)),
         work: Work::Calling(Box::pin(call(attempt.state.clone(), inbound))),
+        given: attempt.claim.is_some().then(Parts::default),
         attempt: Some(attempt),
         task_id: task_id.clone(),
         seal,
@@ -101,6 +103,8 @@ struct Running {
     seal: Option<StreamSeal>,
     sequence: u64,
     tokens_used: u64,
+    /// The parts so far, if a receipt will be made of them.
+    given: Option<Parts>,
     deadline: Pin<Box<Sleep>>,
 }
 
@@ -165,6 +169,9 @@ impl Running {
             self.tokens_used = chunk.tokens_used.unwrap_or(self.tokens_used);
             chunk.result.into_bytes()
         });
+        if let Some(given) = self.given.as_mut().filter(|_| !part.is_empty()) {
+            given.push(&part);
+        }
         let carried = match &self.seal {
             Some(seal) => Carried::Part(seal.seal(self.sequence, name.as_str(), &part)?),
             None if part.is_empty() => Carried::Nothing,
@@ -183,8 +190,8 @@ impl Running {
         match ended {
             Ok(event) => {
                 if let Some(mut attempt) = attempt {
-                    (attempt.ending, attempt.tokens) = (Ending::Completed, self.tokens_used);
                     attempt.keep_without_answer();
+                    attempt.completed(self.tokens_used, || Given::Parts(self.given.take().unwrap_or_default()));
                 }
                 event
             }

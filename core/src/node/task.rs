@@ -14,7 +14,7 @@ use super::callers::{Proven, Shown};
 use super::envelope::{self, Accepted};
 use super::handler::{Caller, Inbound};
 use super::metrics::{Ending, ReceiptEnd};
-use super::receipts::Earned;
+use super::receipts::{Claim, Earned, Given};
 use super::refusal::{self, failed};
 use super::stream;
 use crate::crypto::cx::ReplySeal;
@@ -161,7 +161,7 @@ fn spare_opening(state: &State, request: &TaskRequest<'_>, id: u128) -> Result<(
 
 fn take_nonce(state: &State, request: &TaskRequest<'_>, now: Duration) -> Result<Option<Taken>, Refusal> {
     let Some(nonce) = request.nonce() else { return Ok(None) };
-    state.nonces.take(fingerprint(&[nonce.as_bytes()]), now.as_secs()).map(Some).map_err(refusal::spent)
+    state.nonces.take(nonce, now.as_secs()).map(Some).map_err(refusal::spent)
 }
 
 /// The answer to a finished task; what is stored is plain, and sealed anew for everyone who asks.
@@ -201,6 +201,8 @@ pub(super) struct Attempt {
     pub(super) tokens: u64,
     kept: bool,
     nonce: Option<Taken>,
+    /// Whose credits are asked for when it is done.
+    pub(super) claim: Option<Claim>,
 }
 
 impl Attempt {
@@ -217,7 +219,17 @@ impl Attempt {
             tokens: 0,
             kept: false,
             nonce: None,
+            claim: None,
             state,
+        }
+    }
+
+    /// The task is done; its credits are asked for, if they are to be.
+    pub(super) fn completed(&mut self, tokens: u64, result: impl FnOnce() -> Given) {
+        (self.ending, self.tokens) = (Ending::Completed, tokens);
+        if let Some(claim) = self.claim.take() {
+            let given_way = self.state.receipts.push(Earned { claim, tokens, result: result() });
+            self.state.metrics.receipt_ended(ReceiptEnd::Dropped, given_way);
         }
     }
 
@@ -252,7 +264,11 @@ async fn run(mut attempt: Attempt, task: Accepted, arrival: Arrival<'_>, cancell
     let deadline = attempt.received + task.timeout;
     let Arrival { received, proven, .. } = arrival;
     let (traceparent, tracestate) = trace(&received);
-    let querying_node_id = task.source_node_id.clone().filter(|_| task.creditable);
+    attempt.claim = task.creditable.then(|| Claim {
+        task_id: task.task_id.clone(),
+        querying_node_id: task.source_node_id.clone(),
+        since: attempt.received,
+    });
     let inbound = Inbound {
         task_id: task.task_id.clone(),
         intent: attempt.state.intents[task.intent].clone(),
@@ -281,17 +297,10 @@ async fn run(mut attempt: Attempt, task: Accepted, arrival: Arrival<'_>, cancell
     let timeout = || Err(Error::new(Code::TaskTimeout, "the handler did not finish in time"));
     match tokio::time::timeout_at(deadline, whole).await.unwrap_or_else(|_| timeout()) {
         Ok((result, tokens_used)) => {
-            attempt.ending = Ending::Completed;
-            attempt.tokens = tokens_used;
             let latency_ms = attempt.received.elapsed().as_secs_f64() * 1000.0;
             let body = Bytes::from(write_reply(&task.task_id, result.bytes(), latency_ms));
             attempt.keep(&body);
-            if task.creditable {
-                let (task_id, since) = (task.task_id.clone(), attempt.received);
-                let earned = Earned { task_id, tokens: tokens_used, result, querying_node_id, since };
-                let given_way = attempt.state.receipts.push(earned);
-                attempt.state.metrics.receipt_ended(ReceiptEnd::Dropped, given_way);
-            }
+            attempt.completed(tokens_used, || Given::Whole(result));
             reply(&task.task_id, task.seal.as_ref(), body)
         }
         Err(error) => {

@@ -224,7 +224,7 @@ fn brief(content: u128) -> u64 {
 }
 
 /// A node that runs for a century comes to its end here.
-fn seconds(now_s: u64) -> u32 {
+pub(super) fn seconds(now_s: u64) -> u32 {
     u32::try_from(now_s).unwrap_or(u32::MAX)
 }
 
