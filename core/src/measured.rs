@@ -1,6 +1,7 @@
 //! What the benches measure and nobody else can reach. Behind the feature `testing`.
 
 use crate::crypto::cx::{NodeKey, SealingKey};
+use crate::crypto::digest::{same, token_hash};
 use crate::error::{Code, Error, Result};
 
 /// A node's key as both sides have it.
@@ -36,5 +37,23 @@ impl Sealed {
 impl std::fmt::Debug for Sealed {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Sealed")
+    }
+}
+
+/// A token as a node or directory keeps it.
+#[derive(Debug)]
+pub struct Kept([u8; 32]);
+
+impl Kept {
+    /// Keeps a token.
+    #[must_use]
+    pub fn new(token: &str) -> Self {
+        Kept(token_hash(token))
+    }
+
+    /// Judges what a caller shows, as it is done at every door.
+    #[must_use]
+    pub fn is(&self, shown: &str) -> bool {
+        same(&self.0, &token_hash(shown))
     }
 }

@@ -93,6 +93,11 @@ pub(crate) enum TicketFault {
 }
 
 impl TicketFault {
+    /// Whether it may lie with the judge: that the directory has another key by now, or its clock another time.
+    pub(crate) const fn may_be_the_judges(self) -> bool {
+        matches!(self, TicketFault::Signature | TicketFault::Early | TicketFault::Expired)
+    }
+
     /// What is wrong, for a message.
     pub(crate) const fn text(self) -> &'static str {
         match self {

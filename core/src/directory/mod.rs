@@ -41,6 +41,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::Router;
+use http::header::{DATE, HeaderValue};
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
@@ -299,11 +300,19 @@ struct Front {
 impl Service for Front {
     fn call(self: Arc<Self>, request: Request<Incoming>, conn: Arc<Conn>) -> AnswerFuture {
         Box::pin(async move {
-            let answer = self.answer(request, &conn).await.unwrap_or_else(Refusal::answer);
+            let mut answer = self.answer(request, &conn).await.unwrap_or_else(Refusal::answer);
+            answer.headers_mut().insert(DATE, date());
             self.desk.answered[usize::from(answer.status().as_u16() / 100) % 6].fetch_add(1, Ordering::Relaxed);
             answer
         })
     }
+}
+
+/// The time, from which nodes and clients learn how their clocks differ. hyper's own header stands still while a clock that was set
+/// back catches up.
+fn date() -> HeaderValue {
+    let date = httpdate::fmt_http_date(SystemTime::now());
+    HeaderValue::from_str(&date).unwrap_or(HeaderValue::from_static(""))
 }
 
 impl Front {

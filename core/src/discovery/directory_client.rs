@@ -159,6 +159,7 @@ impl DirectoryClient {
     pub(crate) async fn key(&self, deadline: Instant) -> Result<[u8; 32]> {
         let reply =
             self.send("directory-key", call(Method::GET, self.base.join("/v1/directory-key")?, deadline)).await?;
+        self.note_time(&reply);
         let key: DirectoryKeyReply = read("directory-key", &reply.body)?;
         unhex(&key.public_key).ok_or_else(|| {
             Error::new(Code::DirectoryMalformed, "the directory's key is not 64 hex digits; ask its operator")

@@ -1,4 +1,5 @@
-//! The key that a directory signs with: fetched when it is first needed, and again when it no longer fits.
+//! The key that a directory signs with: fetched when it is first needed, and again when it, or the directory's clock as it is
+//! known here, no longer fits.
 
 use std::num::NonZeroU32;
 use std::sync::{Mutex, PoisonError};
@@ -57,20 +58,22 @@ impl DirectoryKey {
         &self.directory
     }
 
-    /// Checks with the key that is held, and once more with a fresh one if that does not fit: keys change.
+    /// Checks with the key that is held and the time by the directory's clock, and once more with fresh ones if they do not fit:
+    /// keys change, and clocks are set.
     ///
     /// # Errors
     /// `DIRECTORY_UNREACHABLE` and other 3xxx while no key is known at all.
     pub(crate) async fn check<T>(
         &self,
-        check: impl Fn(&[u8; 32]) -> Result<T, TicketFault>,
+        check: impl Fn(&[u8; 32], u64) -> Result<T, TicketFault>,
         deadline: Instant,
     ) -> Result<Result<T, TicketFault>> {
         let key = self.key(None, deadline).await?;
-        match check(&key.bytes) {
-            Err(TicketFault::Signature) => Ok(match self.key(Some(key), deadline).await {
-                Ok(newer) if newer.bytes != key.bytes => check(&newer.bytes),
-                _ => Err(TicketFault::Signature),
+        let now = self.directory.now_unix_s();
+        match check(&key.bytes, now) {
+            Err(fault) if fault.may_be_the_judges() => Ok(match self.key(Some(key), deadline).await {
+                Ok(newer) if newer.since != key.since => check(&newer.bytes, self.directory.now_unix_s()),
+                _ => Err(fault),
             }),
             settled => Ok(settled),
         }
@@ -154,7 +157,7 @@ mod tests {
     }
 
     async fn misses(key: &DirectoryKey) {
-        let checked = key.check(|_| Ok(()), Instant::now() + Duration::from_secs(5)).await;
+        let checked = key.check(|_, _| Ok(()), Instant::now() + Duration::from_secs(5)).await;
         assert_eq!(checked.unwrap_err().code(), Code::DirectoryUnreachable);
     }
 

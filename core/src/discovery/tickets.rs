@@ -140,18 +140,18 @@ impl Tickets {
 
     async fn verify(&self, ticketed: Ticketed, query: &Discover, deadline: Instant) -> Result<Disclosed> {
         let Ticketed { ticket, node } = ticketed;
-        let now = self.directory.now_unix_s();
-        let check = |key: &[u8; 32]| {
+        let check = |key: &[u8; 32], now_unix_s| {
             let expected = Expected {
                 issuer: self.directory.issuer(),
                 node_id: &node.node_id,
                 intent: &query.intent,
-                now_unix_s: now,
+                now_unix_s,
             };
             ticket::verify_ticket(&ticket, key, expected)
         };
         let claims = self.key.check(check, deadline).await?.map_err(TicketFault::error)?;
         ticket::check_manifest(&claims, node.node_policy_manifest.as_ref())?;
+        let now = self.directory.now_unix_s();
         let lasts = Duration::from_secs(claims.exp.saturating_sub(now).min(3_600));
         self.take(&claims, lasts)?;
         Ok(Disclosed { node, id_prefix: claims.jti.get(..12).unwrap_or_default().to_owned(), lasts })
@@ -185,10 +185,9 @@ impl Tickets {
         intent: &str,
         deadline: Instant,
     ) -> Result<Result<ConsumerClaims, TicketFault>> {
-        let now = self.directory.now_unix_s();
-        let check = |key: &[u8; 32]| {
+        let check = |key: &[u8; 32], now_unix_s| {
             let issuer = Some(self.directory.issuer());
-            let expected = ExpectedCaller { issuer, caller, target, intent, now_unix_s: now, grace_s: TOKEN_GRACE_S };
+            let expected = ExpectedCaller { issuer, caller, target, intent, now_unix_s, grace_s: TOKEN_GRACE_S };
             ticket::verify_consumer_token(token, key, expected)
         };
         self.key.check(check, deadline).await

@@ -115,8 +115,7 @@ impl Callers {
         if let Some(caller) = self.known_caller(name, now) {
             return Some(Ok(caller));
         }
-        let now_unix_s = key.directory().now_unix_s();
-        let expected = ExpectedCaller {
+        let expected = |now_unix_s| ExpectedCaller {
             // The signature says which directory it is; it may be known to the caller under another URL.
             issuer: None,
             caller: None,
@@ -125,9 +124,12 @@ impl Callers {
             now_unix_s,
             grace_s: GRACE_S,
         };
-        let checked = key.check(|key| verify_consumer_token(token, key, expected), now + PATIENCE).await;
+        let checked = key.check(|key, at| verify_consumer_token(token, key, expected(at)), now + PATIENCE).await;
         match checked {
-            Ok(verified) => Some(verified.map(|claims| self.remember(name, claims, now, now_unix_s))),
+            Ok(verified) => {
+                let now_unix_s = key.directory().now_unix_s();
+                Some(verified.map(|claims| self.remember(name, claims, now, now_unix_s)))
+            }
             Err(error) => {
                 tracing::debug!(target: telemetry::NODE, node_id = %self.node_id, code = %error.code(), "no directory key");
                 None

@@ -65,12 +65,12 @@ impl TicketJudge {
         !matches!(self.source, Source::Nobody)
     }
 
-    /// Verifies a ticket. A signature that does not fit the key that is held may be that of a new one.
+    /// Verifies a ticket. A signature that does not fit the key that is held may be that of a new one, and a date that does not fit
+    /// that of a clock that was set.
     pub(crate) async fn verify(&self, ticket: &str, worker_id: &str) -> Result<BindClaims, Doubt> {
-        let now = self.now_unix_s();
         let check = |key: Option<[u8; 32]>| {
             let key = key.ok_or(Doubt::NoKey)?;
-            verify_bind_ticket(ticket, &key, worker_id, &self.relay_id, now).map_err(Doubt::Fault)
+            verify_bind_ticket(ticket, &key, worker_id, &self.relay_id, self.now_unix_s()).map_err(Doubt::Fault)
         };
         let (client, held, asking) = match &self.source {
             Source::Nobody => return Err(Doubt::NoKey),
@@ -80,7 +80,11 @@ impl TicketJudge {
         let read = || *held.lock().unwrap_or_else(PoisonError::into_inner);
         let may_ask = |held: Held| held.asked.is_none_or(|asked| asked.elapsed() >= FRESH);
         let verdict = check(read().key);
-        let is_settled = !matches!(verdict, Err(Doubt::NoKey | Doubt::Fault(TicketFault::Signature)));
+        let is_settled = match &verdict {
+            Ok(_) => true,
+            Err(Doubt::NoKey) => false,
+            Err(Doubt::Fault(fault)) => !fault.may_be_the_judges(),
+        };
         if is_settled || !may_ask(read()) {
             return verdict;
         }

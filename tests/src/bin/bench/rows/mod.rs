@@ -14,6 +14,7 @@ mod provider;
 mod published;
 mod relay;
 mod safe;
+mod timing;
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -33,6 +34,7 @@ const GROUPS: &[&[Row]] = &[
     relay::ROWS,
     backend::ROWS,
     safe::ROWS,
+    timing::ROWS,
     published::ROWS,
     memory::ROWS,
     directory::ROWS,
