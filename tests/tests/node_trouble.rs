@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use iicp_core::options::{AvailabilityWindow, ClientOptions, DirectoryOptions, NodeOptions, NodePricing};
-use iicp_core::{CHAT, Client, Code, Directory, Inbound, LiveNode, Node, Reply, Task};
 use iicp_core::types::Chunk;
+use iicp_core::{CHAT, Client, Code, Directory, Inbound, LiveNode, Node, Reply, Task};
 use iicp_tests::between::{Between, Clock, Mood, Seen};
 use iicp_tests::http::{Answer, Conn, addr};
 use serde_json::json;
@@ -349,7 +349,10 @@ async fn a_streamed_task_earns_what_the_same_task_in_one_piece_does() {
     let awarded: Vec<Seen> = between.seen().into_iter().filter(|seen| seen.is("POST /v1/credits/award")).collect();
     assert!(awarded.len() >= 2, "{awarded:?}");
     for Seen { body, status, .. } in &awarded {
-        assert_eq!((status, &body["tokens_used"], &body["response_hash"]), (&200, &json!(7), &awarded[0].body["response_hash"]));
+        assert_eq!(
+            (status, &body["tokens_used"], &body["response_hash"]),
+            (&200, &json!(7), &awarded[0].body["response_hash"])
+        );
     }
 }
 

@@ -141,12 +141,8 @@ impl Tickets {
     async fn verify(&self, ticketed: Ticketed, query: &Discover, deadline: Instant) -> Result<Disclosed> {
         let Ticketed { ticket, node } = ticketed;
         let check = |key: &[u8; 32], now_unix_s| {
-            let expected = Expected {
-                issuer: self.directory.issuer(),
-                node_id: &node.node_id,
-                intent: &query.intent,
-                now_unix_s,
-            };
+            let expected =
+                Expected { issuer: self.directory.issuer(), node_id: &node.node_id, intent: &query.intent, now_unix_s };
             ticket::verify_ticket(&ticket, key, expected)
         };
         let claims = self.key.check(check, deadline).await?.map_err(TicketFault::error)?;

@@ -80,5 +80,8 @@ fn token_compare() -> Result<Figure> {
     }
     let [near, far] = times;
     let t = (near.mean - far.mean) / (near.variance_of_mean() + far.variance_of_mean()).sqrt();
-    Ok(Figure { value: t.abs(), seen: format!("{:.1} ns for the near one, {:.1} ns for random ones", near.mean, far.mean) })
+    Ok(Figure {
+        value: t.abs(),
+        seen: format!("{:.1} ns for the near one, {:.1} ns for random ones", near.mean, far.mean),
+    })
 }
