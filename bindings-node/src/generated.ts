@@ -204,6 +204,8 @@ export interface ClientOptions {
   nodeToken?: string | undefined;
   /** Id of the node that `node_token` belongs to, where the directory wants to be told. */
   nodeId?: string | undefined;
+  /** Certificates of authorities that are trusted beside the system's: path of a PEM file, or its text. For directories and nodes, over HTTPS and native connections; read once. */
+  trustedCa?: string | undefined;
   /** Whether nodes on private, loopback and other addresses that are not public may be called. A directory that is itself on this machine may name nodes on this machine. Default: `false`. */
   allowPrivateEndpoints?: boolean | undefined;
   /** Whether nodes that take native frames are sent them. A node's place is tried once before; who does not answer there is sent his tasks over HTTP. Default: `"auto"`. */
@@ -234,6 +236,7 @@ export const CLIENT_NAMES: ReadonlyMap<string, string> = new Map([
   ["consumerAuth", "consumer_auth"],
   ["nodeToken", "node_token"],
   ["nodeId", "node_id"],
+  ["trustedCa", "trusted_ca"],
   ["allowPrivateEndpoints", "allow_private_endpoints"],
   ["native", "native"],
   ["breakerFailures", "breaker_failures"],
@@ -757,6 +760,10 @@ export interface NodeOptions {
   port?: number | undefined;
   /** URL under which callers reach the node; by default the address it listens on. */
   endpoint?: string | undefined;
+  /** TLS on the node's port; by default it speaks HTTP, for what speaks TLS in front of it. With it, an `endpoint` begins with `https`. */
+  tls?: TlsOptions | undefined;
+  /** Certificates of authorities that are trusted beside the system's: path of a PEM file, or its text. For the directory, and for the node's look at itself. */
+  trustedCa?: string | undefined;
   /** Lends the node's address to workers that nobody can reach: the node is a relay. By default it is none. */
   relayServer?: RelayServerOptions | undefined;
   /** Has the node reached through a relay, because nobody can reach it. By default it is called where it listens. */
@@ -843,6 +850,8 @@ export const NODE_NAMES: ReadonlyMap<string, string> = new Map([
   ["host", "host"],
   ["port", "port"],
   ["endpoint", "endpoint"],
+  ["tls", "tls"],
+  ["trustedCa", "trusted_ca"],
   ["relayServer", "relay_server"],
   ["relayWorker", "relay_worker"],
   ["nat", "nat"],
@@ -917,6 +926,23 @@ export const BACKEND_NAMES: ReadonlyMap<string, string> = new Map([
   ["probeIntervalMs", "probe_interval_ms"],
   ["breakerFailures", "breaker_failures"],
   ["breakerOpenMs", "breaker_open_ms"],
+]);
+
+/** The TLS of a serving node: its one port takes HTTPS and native frames over TLS 1.3, beside what comes in plain text from this machine. Files are looked at every few seconds: renewed ones are taken without a restart, and connections that are open stay open. */
+export interface TlsOptions {
+  /** The certificate and those that lead from it to an authority, the node's own first: path of a PEM file, or its text. */
+  certificate?: string | undefined;
+  /** The certificate's private key, not encrypted: path of a PEM file, or its text. */
+  key?: string | undefined;
+  /** Whether nothing is taken in plain text. By default callers on this machine may do without TLS, and everybody may ask for the node's health; whatever else comes in plain text is told to use `https`. Default: `false`. */
+  only?: boolean | undefined;
+}
+
+/** What the core calls the options of `TlsOptions`. */
+export const TLS_NAMES: ReadonlyMap<string, string> = new Map([
+  ["certificate", "certificate"],
+  ["key", "key"],
+  ["only", "only"],
 ]);
 
 /** An intent as the node serves it with some models: directories list one entry per intent and set of modalities. */
@@ -1150,6 +1176,8 @@ export interface DirectoryOptions {
   maxNodes?: number | undefined;
   /** File for what must outlive the process: registrations and the directory's keys. It is made if it is not there, for its owner alone. By default nothing is kept. Needs a build with SQLite; any other refuses it as `UNSUPPORTED`. */
   path?: string | undefined;
+  /** Certificates of authorities that are trusted beside the system's when nodes are asked for their health: path of a PEM file, or its text. */
+  trustedCa?: string | undefined;
 }
 
 /** What the core calls the options of `DirectoryOptions`. */
@@ -1163,6 +1191,7 @@ export const DIRECTORY_NAMES: ReadonlyMap<string, string> = new Map([
   ["nodeTtlMs", "node_ttl_ms"],
   ["maxNodes", "max_nodes"],
   ["path", "path"],
+  ["trustedCa", "trusted_ca"],
 ]);
 
 /** Options that hold options of their own, by what the core calls them. */
@@ -1179,6 +1208,7 @@ export const NESTED: ReadonlyMap<string, ReadonlyMap<string, string>> = new Map(
   ["relay_worker", RELAYWORKER_NAMES],
   ["route", ROUTECONSTRAINTS_NAMES],
   ["routing_policy", ROUTINGPOLICY_NAMES],
+  ["tls", TLS_NAMES],
 ]);
 
 /** How a directory for development on this machine differs from a public one. */

@@ -24,6 +24,7 @@ mod node;
 mod policy;
 mod relay;
 mod statements;
+mod tls;
 
 pub use backend::{BackendKind, BackendOptions};
 pub use calls::{Discover, TaskOptions};
@@ -46,6 +47,8 @@ pub use policy::{
 };
 pub(crate) use relay::{RELAY_PORT, relay_place};
 pub use relay::{RelayServerOptions, RelayWorkerOptions};
+pub use tls::TlsOptions;
+pub(crate) use tls::{MOST_PEM_BYTES, is_pem};
 
 /// The longest time a task may ask for, in milliseconds (specification: SDK-04).
 pub const MAX_TIMEOUT_MS: u64 = 120_000;

@@ -431,7 +431,8 @@ impl Eq for Secret {}
 
 impl Serialize for Secret {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str("<secret>")
+        // Where there is none, nothing is hidden.
+        serializer.serialize_str(if self.0.is_empty() { "" } else { "<secret>" })
     }
 }
 

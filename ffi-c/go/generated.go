@@ -218,6 +218,8 @@ type ClientOptions struct {
 	NodeToken Secret `json:"node_token,omitempty"`
 	// Id of the node that `node_token` belongs to, where the directory wants to be told.
 	NodeID string `json:"node_id,omitempty"`
+	// Certificates of authorities that are trusted beside the system's: path of a PEM file, or its text. For directories and nodes, over HTTPS and native connections; read once.
+	TrustedCa string `json:"trusted_ca,omitempty"`
 	// Whether nodes on private, loopback and other addresses that are not public may be called. A directory that is itself on this machine may name nodes on this machine.
 	AllowPrivateEndpoints bool `json:"allow_private_endpoints,omitempty"`
 	// Whether nodes that take native frames are sent them. A node's place is tried once before; who does not answer there is sent his tasks over HTTP. One of auto, any, off. Default "auto".
@@ -572,6 +574,10 @@ type NodeOptions struct {
 	Port int64 `json:"port,omitempty"`
 	// URL under which callers reach the node; by default the address it listens on.
 	Endpoint string `json:"endpoint,omitempty"`
+	// TLS on the node's port; by default it speaks HTTP, for what speaks TLS in front of it. With it, an `endpoint` begins with `https`.
+	TLS *TlsOptions `json:"tls,omitempty"`
+	// Certificates of authorities that are trusted beside the system's: path of a PEM file, or its text. For the directory, and for the node's look at itself.
+	TrustedCa string `json:"trusted_ca,omitempty"`
 	// Lends the node's address to workers that nobody can reach: the node is a relay. By default it is none.
 	RelayServer *RelayServerOptions `json:"relay_server,omitempty"`
 	// Has the node reached through a relay, because nobody can reach it. By default it is called where it listens.
@@ -668,6 +674,16 @@ type BackendOptions struct {
 	BreakerFailures int64 `json:"breaker_failures,omitempty"`
 	// How long it is left alone before one task tries it again, in milliseconds. Default 10000.
 	BreakerOpenMs int64 `json:"breaker_open_ms,omitempty"`
+}
+
+// TlsOptions: The TLS of a serving node: its one port takes HTTPS and native frames over TLS 1.3, beside what comes in plain text from this machine. Files are looked at every few seconds: renewed ones are taken without a restart, and connections that are open stay open.
+type TlsOptions struct {
+	// The certificate and those that lead from it to an authority, the node's own first: path of a PEM file, or its text.
+	Certificate string `json:"certificate,omitempty"`
+	// The certificate's private key, not encrypted: path of a PEM file, or its text.
+	Key string `json:"key,omitempty"`
+	// Whether nothing is taken in plain text. By default callers on this machine may do without TLS, and everybody may ask for the node's health; whatever else comes in plain text is told to use `https`.
+	Only bool `json:"only,omitempty"`
 }
 
 // NodeCapability: An intent as the node serves it with some models: directories list one entry per intent and set of modalities.
@@ -820,6 +836,8 @@ type DirectoryOptions struct {
 	MaxNodes int64 `json:"max_nodes,omitempty"`
 	// File for what must outlive the process: registrations and the directory's keys. It is made if it is not there, for its owner alone. By default nothing is kept. Needs a build with SQLite; any other refuses it as `UNSUPPORTED`.
 	Path string `json:"path,omitempty"`
+	// Certificates of authorities that are trusted beside the system's when nodes are asked for their health: path of a PEM file, or its text.
+	TrustedCa string `json:"trusted_ca,omitempty"`
 }
 
 // loopbackOptions are those of a directory for development on this machine.

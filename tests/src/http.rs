@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 
 /// One answer.
@@ -40,7 +40,7 @@ impl fmt::Debug for Answer {
 
 /// A connection that lives from one exchange to the next.
 #[derive(Debug)]
-pub struct Conn(BufReader<TcpStream>);
+pub struct Conn<Io = TcpStream>(BufReader<Io>);
 
 impl Conn {
     /// Connects.
@@ -52,15 +52,17 @@ impl Conn {
         stream.set_nodelay(true)?;
         Ok(Conn(BufReader::new(stream)))
     }
+}
 
-    /// Over a socket that is connected already.
+impl<Io: AsyncRead + AsyncWrite + Unpin> Conn<Io> {
+    /// Over a connection that is there already.
     #[must_use]
-    pub fn over(stream: TcpStream) -> Conn {
+    pub fn over(stream: Io) -> Conn<Io> {
         Conn(BufReader::new(stream))
     }
 
     /// The socket.
-    pub fn socket(&mut self) -> &mut TcpStream {
+    pub fn socket(&mut self) -> &mut Io {
         self.0.get_mut()
     }
 
@@ -69,7 +71,8 @@ impl Conn {
     /// # Errors
     /// The system's.
     pub async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.0.get_mut().write_all(bytes).await
+        self.0.get_mut().write_all(bytes).await?;
+        self.0.get_mut().flush().await
     }
 
     /// Sends a request with a JSON body, and reads the answer.

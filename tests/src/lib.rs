@@ -10,6 +10,7 @@ pub mod process;
 pub mod stage;
 pub mod stage_process;
 pub mod tap;
+pub mod tls;
 
 use std::path::Path;
 

@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 
 use ciborium::Value;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 /// Type bytes.
@@ -102,7 +102,7 @@ impl Frame {
 
 /// A native connection.
 #[derive(Debug)]
-pub struct Native(pub TcpStream);
+pub struct Native<Io = TcpStream>(pub Io);
 
 impl Native {
     /// Connects, and says nothing yet.
@@ -120,10 +120,19 @@ impl Native {
     /// # Errors
     /// The system's, and an answer that is no ACK.
     pub async fn greet(addr: SocketAddr) -> io::Result<Native> {
-        let mut native = Native::open(addr).await?;
-        native.send(&hello()).await?;
-        match native.next().await? {
-            Some(frame) if frame.kind == kind::ACK => Ok(native),
+        Native::open(addr).await?.greeted().await
+    }
+}
+
+impl<Io: AsyncRead + AsyncWrite + Unpin> Native<Io> {
+    /// Greets as a peer of our kind.
+    ///
+    /// # Errors
+    /// The system's, and an answer that is no ACK.
+    pub async fn greeted(mut self) -> io::Result<Self> {
+        self.send(&hello()).await?;
+        match self.next().await? {
+            Some(frame) if frame.kind == kind::ACK => Ok(self),
             other => Err(io::Error::new(ErrorKind::InvalidData, format!("no ACK but {other:?}"))),
         }
     }
@@ -133,7 +142,8 @@ impl Native {
     /// # Errors
     /// The system's.
     pub async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.0.write_all(bytes).await
+        self.0.write_all(bytes).await?;
+        self.0.flush().await
     }
 
     /// Reads the next frame; none at the end of the connection.

@@ -267,6 +267,8 @@ class ClientOptions(TypedDict, total=False):
     """The caller's own credential at the directory; goes nowhere else."""
     node_id: str | None
     """Id of the node that ``node_token`` belongs to, where the directory wants to be told."""
+    trusted_ca: str | None
+    """Certificates of authorities that are trusted beside the system's: path of a PEM file, or its text. For directories and nodes, over HTTPS and native connections; read once."""
     allow_private_endpoints: bool
     """Whether nodes on private, loopback and other addresses that are not public may be called. A directory that is itself on this machine may name nodes on this machine. Default: False."""
     native: Literal["auto", "any", "off"]
@@ -622,6 +624,10 @@ class NodeOptions(TypedDict, total=False):
     """Port to listen on; 0 lets the system choose. Default: ``0``."""
     endpoint: str | None
     """URL under which callers reach the node; by default the address it listens on."""
+    tls: TlsOptions | None
+    """TLS on the node's port; by default it speaks HTTP, for what speaks TLS in front of it. With it, an ``endpoint`` begins with ``https``."""
+    trusted_ca: str | None
+    """Certificates of authorities that are trusted beside the system's: path of a PEM file, or its text. For the directory, and for the node's look at itself."""
     relay_server: RelayServerOptions | None
     """Lends the node's address to workers that nobody can reach: the node is a relay. By default it is none."""
     relay_worker: RelayWorkerOptions | None
@@ -733,6 +739,17 @@ class BackendOptions(TypedDict, total=False):
     """Failures in a row after which it is left alone for a while. Default: ``5``."""
     breaker_open: float
     """How long it is left alone before one task tries it again, in seconds. Default: 10.0."""
+
+
+class TlsOptions(TypedDict, total=False):
+    """The TLS of a serving node: its one port takes HTTPS and native frames over TLS 1.3, beside what comes in plain text from this machine. Files are looked at every few seconds: renewed ones are taken without a restart, and connections that are open stay open."""
+
+    certificate: str
+    """The certificate and those that lead from it to an authority, the node's own first: path of a PEM file, or its text. Default: ``""``."""
+    key: str
+    """The certificate's private key, not encrypted: path of a PEM file, or its text. Default: ``""``."""
+    only: bool
+    """Whether nothing is taken in plain text. By default callers on this machine may do without TLS, and everybody may ask for the node's health; whatever else comes in plain text is told to use ``https``. Default: False."""
 
 
 class NodeCapability(TypedDict, total=False):
@@ -894,3 +911,5 @@ class DirectoryOptions(TypedDict, total=False):
     """Nodes that may be registered at the same time. Default: ``10000``."""
     path: str | None
     """File for what must outlive the process: registrations and the directory's keys. It is made if it is not there, for its owner alone. By default nothing is kept. Needs a build with SQLite; any other refuses it as ``UNSUPPORTED``."""
+    trusted_ca: str | None
+    """Certificates of authorities that are trusted beside the system's when nodes are asked for their health: path of a PEM file, or its text."""

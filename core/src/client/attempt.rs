@@ -302,7 +302,10 @@ fn read(
 pub(super) fn unanswered(node_id: &str, no_reply: NoReply) -> Failed {
     let (code, why, outcome) = match no_reply {
         NoReply::Connect => (Code::Connect, "cannot be reached", Outcome::Elsewhere),
-        NoReply::Tls => (Code::Tls, "failed the TLS handshake", Outcome::Elsewhere),
+        NoReply::Tls(why) => {
+            let why = format!("node {node_id} cannot be trusted: {}", why.as_str());
+            return Failed::new(Code::Tls, why, Outcome::Elsewhere);
+        }
         NoReply::Refused => {
             let why = format!("node {node_id} is at an address that may not be called; nothing was sent");
             let error = Error::new(Code::EndpointRefused, why).with_wire_code("IICP-ENDPOINT-REFUSED");
@@ -358,7 +361,8 @@ fn judge(status: u16, wire_code: Option<&str>, retry_after: Option<Duration>) ->
         404 if wire_code == Some("IICP-E029") => (Code::TaskRejected, Outcome::Elsewhere),
         404 | 405 => (Code::Malformed, Outcome::Elsewhere),
         413 => (Code::PayloadTooLarge, Outcome::Elsewhere),
-        300..400 => (Code::EndpointRefused, Outcome::Elsewhere),
+        // Leads elsewhere, or to TLS: what comes in plain text is not taken.
+        300..400 | 426 => (Code::EndpointRefused, Outcome::Elsewhere),
         409 => (Code::Duplicate, Outcome::Final),
         504 => (Code::TaskTimeout, Outcome::MayHaveRun),
         // It has run, and would make the same answer again.

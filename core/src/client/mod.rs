@@ -30,6 +30,7 @@ use crate::protocol::breaker::Breakers;
 use crate::runtime::TaskGroup;
 use crate::transport::http_client::HttpClient;
 use crate::transport::native_client::NativeClient;
+use crate::transport::trust::Trust;
 use crate::types::{
     ChatReply, CompletionReply, EmbeddingReply, ModerationReply, NodeInfo, SpeechReply, TaskResult, Traceparent,
     TranscriptionReply,
@@ -87,7 +88,7 @@ impl Client {
     /// Checks the options. Nothing is sent before the first call.
     ///
     /// # Errors
-    /// `CONFIG_INVALID` or `TIMEOUT_TOO_LARGE`; `ENDPOINT_REFUSED` for a directory that nobody can call, such as `0.0.0.0`.
+    /// `CONFIG_INVALID`, also for a `trusted_ca` that cannot be read, or `TIMEOUT_TOO_LARGE`; `ENDPOINT_REFUSED` for a directory that nobody can call, such as `0.0.0.0`.
     pub fn new(options: ClientOptions) -> Result<Self> {
         Client::build(options, None)
     }
@@ -102,10 +103,10 @@ impl Client {
 
     fn build(options: ClientOptions, ranker: Option<Arc<dyn CandidateRanker>>) -> Result<Self> {
         options.validate()?;
-        let http = HttpClient::new()?;
+        let http = HttpClient::trusting(Trust::with(options.trusted_ca.as_deref())?)?;
         let directory = DirectoryClient::new(http.clone(), &options.directory)?;
         let group = TaskGroup::new();
-        let native = NativeClient::new(options.native, http.names(), group.clone());
+        let native = NativeClient::new(options.native, &http, group.clone());
         let ttl = Duration::from_millis(options.route_ttl_ms);
         let routes =
             Routes::new(directory, options.route_discovery, options.allow_private_endpoints, ttl, group.clone());

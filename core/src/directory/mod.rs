@@ -56,7 +56,7 @@ use crate::runtime::TaskGroup;
 use crate::telemetry;
 use crate::transport::conn::{Conn, Deadlines};
 use crate::transport::http_server::{
-    AnswerFuture, BodyFailure, HttpServer, ServerLimits, Service, affordable_connections, read_body,
+    AnswerFuture, Behind, BodyFailure, HttpServer, ServerLimits, Service, affordable_connections, read_body,
 };
 use answer::{Outcome, Refusal};
 use desk::{Caller, Peer};
@@ -106,6 +106,7 @@ impl Directory {
         if !literal.map_or(host.eq_ignore_ascii_case("localhost"), |ip| ip.is_loopback()) {
             return Err(off_loopback(host));
         }
+        let probe = if options.probe { Some(Probe::trusting(options.trusted_ca.as_deref())?) } else { None };
         let limits = ServerLimits { deadlines: DEADLINES, max_connections: affordable_connections(MOST_CONNECTIONS) };
         let server = HttpServer::bind(host, options.port, limits).await?;
         let addr = server.addr;
@@ -119,10 +120,11 @@ impl Directory {
             Some(path) => Some(tokio::task::spawn_blocking(move || Disk::open(&path)).await.map_err(no_thread)??),
             None => None,
         };
-        let shared = open(options, url.clone(), file)?;
+        let shared = open(options, url.clone(), probe, file)?;
         let keeper = shared.keeper.clone();
         let group = TaskGroup::new();
-        server.serve(Arc::new(Front { router: routes::router(shared.clone()), desk: shared.clone() }), None, &group);
+        let http = Arc::new(Front { router: routes::router(shared.clone()), desk: shared.clone() });
+        server.serve(Behind { http, native: None, tls: None }, &group);
         let closing = group.closing();
         group.spawn("tidy", async move {
             tokio::select! {
@@ -170,13 +172,14 @@ impl Drop for Directory {
 fn open(
     options: DirectoryOptions,
     url: String,
+    probe: Option<Probe>,
     file: Option<(Disk, Secrets, Vec<Row>, Option<String>)>,
 ) -> Result<Arc<Shared>> {
     let Some((disk, secrets, rows, why_not)) = file else {
-        return Ok(Arc::new(Shared::new(options, url, &Secrets::random()?, None)?));
+        return Ok(Arc::new(Shared::new(options, url, probe, &Secrets::random()?, None)));
     };
     let keeper = Arc::new(Keeper::new());
-    let shared = Arc::new(Shared::new(options, url, &secrets, Some(keeper.clone()))?);
+    let shared = Arc::new(Shared::new(options, url, probe, &secrets, Some(keeper.clone())));
     let (now, found) = (shared.now(), rows.len());
     let nodes: Vec<_> = rows.into_iter().filter_map(|row| row.kept(now)).collect();
     if nodes.len() < found {
@@ -220,26 +223,32 @@ struct Shared {
 }
 
 impl Shared {
-    fn new(options: DirectoryOptions, url: String, secrets: &Secrets, keeper: Option<Arc<Keeper>>) -> Result<Self> {
+    fn new(
+        options: DirectoryOptions,
+        url: String,
+        probe: Option<Probe>,
+        secrets: &Secrets,
+        keeper: Option<Arc<Keeper>>,
+    ) -> Self {
         let rules = Rules {
             max_nodes: options.max_nodes,
             node_ttl_ms: options.node_ttl_ms,
             qos_gating: options.qos_gating,
             most_per_address: options.limits.then_some(MOST_NODES_PER_ADDRESS),
         };
-        Ok(Shared {
+        Shared {
             store: Mutex::new(Store::new(rules)),
             signer: TokenSigner::from_seed(&secrets.seed),
             hmac_secret: secrets.hmac_secret.clone(),
             limits: options.limits.then(|| Limits::new(options.max_nodes)),
             once: Mutex::new(Onces::new()),
             answered: Default::default(),
-            probe: if options.probe { Some(Probe::new()?) } else { None },
+            probe,
             keeper,
             started: Instant::now(),
             options,
             url,
-        })
+        }
     }
 
     fn store(&self) -> MutexGuard<'_, Store> {

@@ -20,6 +20,7 @@ use crate::error::Result;
 use crate::transport::endpoint::Endpoint;
 use crate::transport::guard::{Reach, judge_host};
 use crate::transport::http_client::{Call, HttpClient, NoReply};
+use crate::transport::trust::Trust;
 use crate::transport::resolve::{Names, SystemLookup};
 
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -50,9 +51,10 @@ struct Reached {
 }
 
 impl Probe {
-    pub(super) fn new() -> Result<Self> {
+    /// With the authorities that are trusted beside the system's.
+    pub(super) fn trusting(trusted_ca: Option<&str>) -> Result<Self> {
         let names = Names::new(Arc::new(SystemLookup));
-        Ok(Probe { http: HttpClient::new()?, names, places: Semaphore::new(MOST_AT_ONCE) })
+        Ok(Probe { http: HttpClient::trusting(Trust::with(trusted_ca)?)?, names, places: Semaphore::new(MOST_AT_ONCE) })
     }
 
     /// Whether a node answers at this endpoint, within five seconds. Nothing off this machine is ever asked.

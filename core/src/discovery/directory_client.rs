@@ -319,7 +319,7 @@ impl DirectoryClient {
         let (code, why) = match no_reply {
             NoReply::Refused => (Code::EndpointRefused, "it leads to an address that may not be called"),
             NoReply::Connect => (Code::DirectoryUnreachable, "no connection; is it running?"),
-            NoReply::Tls => (Code::DirectoryUnreachable, "the TLS handshake failed; check its certificate"),
+            NoReply::Tls(why) => (Code::DirectoryUnreachable, why.as_str()),
             NoReply::Deadline => (Code::DirectoryUnreachable, "no answer in time"),
             NoReply::Lost => (Code::DirectoryUnreachable, "the connection broke or fell silent"),
             NoReply::Malformed => (Code::DirectoryMalformed, "the answer is no HTTP, or compressed"),

@@ -3,7 +3,8 @@
 use bytes::Bytes;
 use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
-    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER,
+    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER,
+    UPGRADE,
 };
 use http::{Response, StatusCode};
 use serde_json::Value;
@@ -53,6 +54,15 @@ pub(crate) fn preflight() -> Answer {
 pub(crate) fn wrong_method(allowed: &'static str) -> Answer {
     let mut answer = refuse(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", &format!("use {allowed}"), &[]);
     answer.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
+    answer
+}
+
+/// The answer to what came in plain text where TLS is wanted. It was sent already; leading it elsewhere would hide that.
+pub(crate) fn tls_required() -> Answer {
+    let message = "this node takes nothing in plain text from there; call it by https";
+    let mut answer = refuse(StatusCode::UPGRADE_REQUIRED, "tls_required", message, &[]);
+    answer.headers_mut().insert(UPGRADE, HeaderValue::from_static("TLS/1.3, HTTP/1.1"));
+    answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade, close"));
     answer
 }
 

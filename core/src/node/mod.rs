@@ -20,6 +20,7 @@ mod relaying;
 mod service;
 mod stream;
 mod task;
+mod tls;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -50,7 +51,8 @@ use crate::state::{self, Identity};
 use crate::transport::conn::{ConnTable, Deadlines};
 use crate::transport::endpoint::Endpoint;
 use crate::transport::http_client::HttpClient;
-use crate::transport::http_server::{HttpServer, ServerLimits, affordable_connections};
+use crate::transport::http_server::{Behind, HttpServer, ServerLimits, affordable_connections};
+use crate::transport::server_tls::ServerTls;
 use crate::types::NatReport;
 use callers::Callers;
 use handler::DynHandler;
@@ -141,6 +143,7 @@ pub struct Node {
     listeners: Option<Listeners>,
     /// What its workers know it by then.
     relay_key: Option<PinnedKey>,
+    tls: Option<Arc<ServerTls>>,
     backend: Option<Backend>,
 }
 
@@ -149,16 +152,17 @@ impl Node {
     ///
     /// # Errors
     /// `CONFIG_INVALID` or `INTENT_INVALID` for the options, `CONFIG_INVALID` for a file in `state_dir` that the node cannot
-    /// do without and that cannot be read, `NODE_LOCKED` if another node serves with the same id and `state_dir`, `BIND` for
+    /// do without and that cannot be read, and for a certificate or key of `tls` that cannot be used, `NODE_LOCKED` if another node serves with the same id and `state_dir`, `BIND` for
     /// the address. A node that listens on all addresses of its machine and is registered with a directory on it needs the
-    /// option `endpoint`; elsewhere it looks for its way itself, see [`NatOptions`](crate::options::NatOptions).
+    /// option `endpoint`, and so does one with `tls`, which is known by the name in its certificate; elsewhere it looks for its way itself, see [`NatOptions`](crate::options::NatOptions).
     pub async fn bind(mut options: NodeOptions) -> Result<Self> {
         options.validate()?;
         let backend = options.backend.as_ref().map(|backend| Backend::new(backend, &options)).transpose()?;
         if let Some(backend) = backend.as_ref().filter(|_| options.intents.is_empty()) {
             options.intents = backend.usual_intents().map(str::to_owned).collect();
         }
-        let http = HttpClient::new()?;
+        let (tls, trust) = tls::load(&options).await?;
+        let http = HttpClient::trusting(trust)?;
         let directory = match options.directory.as_str() {
             "" => None,
             url => Some(DirectoryClient::new(http.clone(), url)?),
@@ -180,14 +184,18 @@ impl Node {
         let Kept { identity, key, relay_key } =
             kept(&options, directory.as_ref().map_or("", DirectoryClient::url)).await?;
         let server = HttpServer::bind(&options.host, options.port, limits).await?;
-        let advertised = advertised.unwrap_or_else(|| format!("http://{}", server.addr));
+        let advertised = advertised.unwrap_or_else(|| format!("{}://{}", tls::scheme(&options), server.addr));
         let endpoint = Endpoint::parse("the node's endpoint", &advertised)?;
         let climbs = reaching::has_to_climb(&options, directory.as_ref(), endpoint.is_unspecified());
-        if directory.is_some() && endpoint.is_unspecified() && !climbs {
+        if directory.is_some() && endpoint.is_unspecified() && (!climbs || tls.is_some()) {
+            let url = if tls.is_some() { "https URL, with a name in the certificate," } else { "URL" };
             return Err(Error::new(
                 Code::ConfigInvalid,
-                format!("nobody can call a node at {advertised}; set endpoint to the URL that callers reach it under"),
+                format!("nobody can call a node at {advertised}; set endpoint to the {url} that callers reach it under"),
             ));
+        }
+        if let Some(tls) = &tls {
+            tls::check_name(tls, &advertised);
         }
         let listeners = relaying::listen(&options)?;
         Ok(Node {
@@ -201,6 +209,7 @@ impl Node {
             http,
             listeners,
             relay_key,
+            tls,
             backend,
         })
     }
@@ -260,7 +269,7 @@ impl Node {
     /// `DIRECTORY_REJECTED` or `DIRECTORY_UNAUTHORIZED` if the directory refuses what waiting cannot mend.
     pub async fn serve<H: Handler>(self, handler: H) -> Result<LiveNode> {
         let Node { options, server, advertised, endpoint, directory, http, listeners, backend, .. } = self;
-        let Node { mut identity, key, relay_key, .. } = self;
+        let Node { mut identity, key, relay_key, tls, .. } = self;
         let intents: Vec<Arc<str>> = options.intents.iter().map(|intent| Arc::from(intent.as_str())).collect();
         let group = TaskGroup::new();
         let credentials = identity.credentials.take();
@@ -317,7 +326,10 @@ impl Node {
         });
         let live = LiveNode { addr: server.addr, relay_addr, state: state.clone() };
         availability::follow(&state);
-        server.serve(state.clone(), native::behind(&state), &group);
+        if let Some(tls) = &tls {
+            tls.keep_fresh(&group);
+        }
+        server.serve(Behind { http: state.clone(), native: native::behind(&state), tls }, &group);
         if let Some(backend) = backend {
             backend.keep_watch(&state).await;
         }

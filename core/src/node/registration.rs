@@ -24,7 +24,7 @@ use crate::state::Credentials;
 use crate::telemetry;
 use crate::transport::endpoint::Endpoint;
 use crate::transport::guard::Reach;
-use crate::transport::http_client::Call;
+use crate::transport::http_client::{Call, NoReply};
 use crate::wire::directory::{
     Capability, HeartbeatRequest, Limits, RegisterRequest, SDK_COMPATIBILITY, TransportMetadata,
 };
@@ -266,7 +266,11 @@ async fn probe_self(state: &State, way: Option<&Way>) -> Result<()> {
     match state.http.call(call).await {
         Ok(reply) if reply.status == 200 => Ok(()),
         other => {
-            let seen = other.map_or_else(|no_reply| format!("{no_reply:?}"), |reply| reply.status.to_string());
+            let seen = match other {
+                Err(NoReply::Tls(why)) => why.as_str().to_owned(),
+                Err(no_reply) => format!("{no_reply:?}"),
+                Ok(reply) => reply.status.to_string(),
+            };
             Err(Error::new(
                 Code::Connect,
                 format!(

@@ -8,7 +8,7 @@ use http::{HeaderMap, Method, Request, StatusCode};
 use hyper::body::Incoming;
 
 use super::answer::{self, json, preflight, refuse, text, wrong_method};
-use super::{State, event_stream, refusal, relay_metrics, relaying, task};
+use super::{State, event_stream, refusal, relay_metrics, relaying, task, tls};
 use crate::protocol::admission::{Body, Received};
 use crate::transport::conn::Conn;
 use crate::transport::http_server::{Answer, AnswerFuture, BodyFailure, Service, read_body};
@@ -28,6 +28,9 @@ impl Service for State {
 }
 
 async fn route(state: &Arc<State>, request: Request<Incoming>, conn: &Conn) -> Answer {
+    if let Some(refusal) = tls::refuse_plaintext(state, &request, conn) {
+        return refusal;
+    }
     if let Some(relay) = &state.relay
         && relaying::is_for_relay(request.uri().path())
     {

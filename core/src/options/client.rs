@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::tls::check_trusted_ca;
 use super::{
     ConsumerAuth, MAX_TIMEOUT_MS, NativeTransport, ProfileRequest, RouteDiscovery, RoutingPolicy, RoutingStrategy,
     Validate, check_node_id, check_routing, check_timeout, in_range,
@@ -54,6 +55,9 @@ pub struct ClientOptions {
     pub node_token: Option<Secret>,
     /// Id of the node that `node_token` belongs to, where the directory wants to be told.
     pub node_id: Option<String>,
+    /// Certificates of authorities that are trusted beside the system's: path of a PEM file, or its text. For directories and
+    /// nodes, over HTTPS and native connections; read once.
+    pub trusted_ca: Option<String>,
     /// Whether nodes on private, loopback and other addresses that are not public may be called. A directory that is
     /// itself on this machine may name nodes on this machine.
     pub allow_private_endpoints: bool,
@@ -88,6 +92,7 @@ impl Default for ClientOptions {
             consumer_auth: ConsumerAuth::default(),
             node_token: None,
             node_id: None,
+            trusted_ca: None,
             allow_private_endpoints: false,
             native: NativeTransport::default(),
             breaker_failures: 5,
@@ -101,6 +106,7 @@ impl Validate for ClientOptions {
 
     fn validate(&self) -> Result<()> {
         base_url("the directory", &self.directory)?;
+        check_trusted_ca(Self::WHAT, self.trusted_ca.as_deref())?;
         check_timeout(self.timeout_ms)?;
         check_routing(Self::WHAT, self.region.as_deref(), None, None)?;
         in_range(Self::WHAT, "max_attempts", self.max_attempts, 1, 10)?;

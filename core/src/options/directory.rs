@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::tls::check_trusted_ca;
 use super::{Validate, in_range};
 use crate::error::{Code, Error, Result};
 
@@ -30,6 +31,9 @@ pub struct DirectoryOptions {
     /// File for what must outlive the process: registrations and the directory's keys. It is made if it is not there, for
     /// its owner alone. By default nothing is kept. Needs a build with SQLite; any other refuses it as `UNSUPPORTED`.
     pub path: Option<String>,
+    /// Certificates of authorities that are trusted beside the system's when nodes are asked for their health: path of a PEM
+    /// file, or its text.
+    pub trusted_ca: Option<String>,
 }
 
 impl DirectoryOptions {
@@ -52,6 +56,7 @@ impl Default for DirectoryOptions {
             node_ttl_ms: 90_000,
             max_nodes: 10_000,
             path: None,
+            trusted_ca: None,
         }
     }
 }
@@ -66,6 +71,6 @@ impl Validate for DirectoryOptions {
         if self.path.as_deref().is_some_and(|path| path.is_empty() || path.contains('\0')) {
             return Err(Error::new(Code::ConfigInvalid, "option path of a directory must be the path of a file"));
         }
-        Ok(())
+        check_trusted_ca(Self::WHAT, self.trusted_ca.as_deref())
     }
 }

@@ -9,8 +9,9 @@ use super::listing::{
     ReceiptProfile, TransportMethod,
 };
 use super::statements::{check_operator_delegation, check_policy_manifest};
+use super::tls::check_trusted_ca;
 use super::{
-    BackendOptions, NatOptions, NativeTransport, RelayServerOptions, RelayWorkerOptions, Validate, check_names,
+    BackendOptions, NatOptions, NativeTransport, RelayServerOptions, RelayWorkerOptions, TlsOptions, Validate, check_names,
     check_node_id, check_region, check_timeout, in_range,
 };
 use crate::error::{Code, Error, Result};
@@ -43,6 +44,12 @@ pub struct NodeOptions {
     pub port: u16,
     /// URL under which callers reach the node; by default the address it listens on.
     pub endpoint: Option<String>,
+    /// TLS on the node's port; by default it speaks HTTP, for what speaks TLS in front of it. With it, an `endpoint` begins with
+    /// `https`.
+    pub tls: Option<TlsOptions>,
+    /// Certificates of authorities that are trusted beside the system's: path of a PEM file, or its text. For the directory, and
+    /// for the node's look at itself.
+    pub trusted_ca: Option<String>,
     /// Lends the node's address to workers that nobody can reach: the node is a relay. By default it is none.
     pub relay_server: Option<RelayServerOptions>,
     /// Has the node reached through a relay, because nobody can reach it. By default it is called where it listens.
@@ -169,6 +176,8 @@ impl Default for NodeOptions {
             host: "127.0.0.1".into(),
             port: 0,
             endpoint: None,
+            tls: None,
+            trusted_ca: None,
             relay_server: None,
             relay_worker: None,
             nat: NatOptions::default(),
@@ -234,6 +243,7 @@ impl Validate for NodeOptions {
         }
         check_region(Self::WHAT, &self.region)?;
         self.check_urls()?;
+        self.check_tls()?;
         self.check_relay()?;
         self.nat.validate()?;
         self.check_capabilities()?;
@@ -265,6 +275,20 @@ impl NodeOptions {
             return Err(refused("endpoint", "must be at most 255 bytes: directories take no more"));
         }
         base_url("the node's endpoint", endpoint).map(drop)
+    }
+
+    fn check_tls(&self) -> Result<()> {
+        check_trusted_ca(Self::WHAT, self.trusted_ca.as_deref())?;
+        let Some(tls) = &self.tls else { return Ok(()) };
+        tls.validate()?;
+        if tls.only && self.native == NativeTransport::Any {
+            return Err(refused("native", "cannot be any beside tls.only, which takes nothing in plain text"));
+        }
+        let is_plain = |endpoint: &String| base_url("the node's endpoint", endpoint).is_ok_and(|url| url.scheme() == "http");
+        if self.endpoint.as_ref().is_some_and(is_plain) {
+            return Err(refused("endpoint", "begins with http, and the node has tls: write https"));
+        }
+        Ok(())
     }
 
     fn check_relay(&self) -> Result<()> {

@@ -17,11 +17,6 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
-use crate::wire::frame::MAGIC;
-
-/// The first byte of a TLS connection.
-const TLS_HANDSHAKE: u8 = 0x16;
-
 /// How often the sweeper looks; every deadline is met to within this.
 pub(crate) const SWEEP_EVERY: Duration = Duration::from_millis(250);
 
@@ -37,6 +32,8 @@ const FRAME_TIMEOUT: Duration = Duration::from_secs(30);
 pub(crate) enum Phase {
     /// Connected, nothing read yet.
     Silent,
+    /// TLS is being agreed on.
+    Handshake,
     /// Between two requests.
     Idle,
     /// Reading a request's head.
@@ -56,8 +53,9 @@ pub(crate) enum Phase {
 }
 
 impl Phase {
-    pub(crate) const ALL: [Phase; 9] = [
+    pub(crate) const ALL: [Phase; 10] = [
         Phase::Silent,
+        Phase::Handshake,
         Phase::Idle,
         Phase::Head,
         Phase::Body,
@@ -75,6 +73,7 @@ impl Phase {
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Phase::Silent => "silent",
+            Phase::Handshake => "handshake",
             Phase::Idle => "idle",
             Phase::Head => "head",
             Phase::Body => "body",
@@ -121,6 +120,7 @@ pub(crate) struct Conn {
     /// More of the answer is being made.
     streams: AtomicBool,
     refused: AtomicBool,
+    secure: AtomicBool,
     cut: OnceLock<AbortHandle>,
     /// Whether the connection says goodbye when its time is over; it is cut if it has not gone a sweep later.
     polite: AtomicBool,
@@ -146,11 +146,20 @@ impl Conn {
         self.enter(Phase::Answering);
     }
 
-    /// The first bytes have come; their time is counted from here.
-    fn enter_from_silence(&self) {
-        if self.phase() == Phase::Silent {
-            self.enter(Phase::Head);
-        }
+    /// What passes from now on is for the two ends alone. Inside, the peer has yet to begin.
+    pub(super) fn is_sealed_now(&self) {
+        self.secure.store(true, Relaxed);
+        self.enter(Phase::Silent);
+    }
+
+    /// Whether it runs over TLS.
+    pub(crate) fn is_secure(&self) -> bool {
+        self.secure.load(Relaxed)
+    }
+
+    /// Whether the peer is on this machine.
+    pub(crate) fn is_from_here(&self) -> bool {
+        self.peer.ip().to_canonical().is_loopback()
     }
 
     /// From now on the connection is told when it is overdue, before it is cut.
@@ -176,7 +185,7 @@ impl Conn {
         let elapsed = now_ms.saturating_sub(self.since_ms.load(Relaxed));
         let over = |limit: Duration| u128::from(elapsed) > limit.as_millis();
         match self.phase() {
-            Phase::Silent | Phase::Head | Phase::Greeting => over(deadlines.head),
+            Phase::Silent | Phase::Handshake | Phase::Head | Phase::Greeting => over(deadlines.head),
             Phase::Frame => over(FRAME_TIMEOUT),
             Phase::Idle => over(deadlines.idle),
             Phase::Body | Phase::Answering if !over(deadlines.transfer_grace) => false,
@@ -264,6 +273,7 @@ impl ConnTable {
             moved: AtomicU64::new(0),
             streams: AtomicBool::new(false),
             refused: AtomicBool::new(false),
+            secure: AtomicBool::new(false),
             cut: OnceLock::new(),
             polite: AtomicBool::new(false),
             overdue: Notify::new(),
@@ -316,7 +326,10 @@ impl ConnTable {
     /// Cuts the connection that has been without a request for longest. False if every one is at work.
     pub(crate) fn make_room(&self) -> bool {
         let mut slots = self.lock();
-        let waits = |conn: &Conn| matches!(conn.phase(), Phase::Silent | Phase::Idle | Phase::Head | Phase::Greeting);
+        let waits = |conn: &Conn| {
+            let phase = conn.phase();
+            matches!(phase, Phase::Silent | Phase::Handshake | Phase::Idle | Phase::Head | Phase::Greeting)
+        };
         for fresh in [false, true] {
             if fresh {
                 let mut found: Vec<(usize, Arc<Conn>)> = (slots.conns.iter().enumerate())
@@ -347,16 +360,8 @@ impl ConnTable {
     }
 }
 
-/// What a connection begins with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Begins {
-    Http,
-    Tls,
-    Native,
-}
-
 /// A stream that can say that something is there to be read, before anybody makes room for it.
-pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Sync + Unpin {
     /// Resolves when there may be something to read, or the stream is over. One that cannot tell resolves at once.
     fn readable(&self) -> impl Future<Output = ()> + Send;
 }
@@ -373,59 +378,19 @@ impl Stream for TcpStream {
 pub(crate) struct Watched<S = TcpStream> {
     stream: S,
     conn: Arc<Conn>,
-    /// The first bytes, which were looked at, and are read again by whoever takes the connection.
-    first: [u8; MAGIC.len()],
-    unread: u8,
     /// The peer has once not taken at once what was written of this answer.
     stalled: bool,
 }
 
-impl Watched {
-    /// Looks at what the peer begins with: one byte tells, unless it could be the first of the native magic. None if the
-    /// peer goes before that.
-    pub(crate) async fn begins(&mut self) -> Option<Begins> {
-        let mut n = 0;
-        while n < MAGIC.len() {
-            self.stream.readable().await.ok()?;
-            match self.stream.try_read(&mut self.first[n..]) {
-                Ok(0) => return None,
-                Ok(more) => n += more,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
-                Err(_) => return None,
-            }
-            self.conn.enter_from_silence();
-            if self.first[..n] != MAGIC[..n] {
-                break;
-            }
-        }
-        let begins = match self.first[0] {
-            TLS_HANDSHAKE => Begins::Tls,
-            _ if n == MAGIC.len() && self.first == MAGIC => Begins::Native,
-            _ => Begins::Http,
-        };
-        // They become the last ones of the array, so that their number says where they begin.
-        self.first.copy_within(..n, MAGIC.len() - n);
-        self.unread = u8::try_from(n).unwrap_or_default();
-        Some(begins)
-    }
-}
-
 impl<S: Stream> Watched<S> {
     pub(crate) fn new(stream: S, conn: Arc<Conn>) -> Self {
-        Watched { stream, conn, first: [0; MAGIC.len()], unread: 0, stalled: false }
-    }
-
-    /// Resolves when there is something to read. It takes no buffer to wait here.
-    pub(crate) async fn readable(&self) {
-        if self.unread == 0 {
-            self.stream.readable().await;
-        }
+        Watched { stream, conn, stalled: false }
     }
 
     fn wrote(&mut self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         match &result {
             // From here on the peer's own pace is counted, not what went into the system's buffers.
-            Poll::Pending if !self.stalled => {
+            Poll::Pending if !self.stalled && self.conn.phase() != Phase::Handshake => {
                 self.stalled = true;
                 self.conn.enter(Phase::Answering);
             }
@@ -438,15 +403,14 @@ impl<S: Stream> Watched<S> {
     }
 }
 
+impl<S: Stream> Stream for Watched<S> {
+    fn readable(&self) -> impl Future<Output = ()> + Send {
+        self.stream.readable()
+    }
+}
+
 impl<S: Stream> AsyncRead for Watched<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.unread > 0 && buf.remaining() > 0 {
-            let begin = self.first.len() - usize::from(self.unread);
-            let n = usize::from(self.unread).min(buf.remaining());
-            buf.put_slice(&self.first[begin..begin + n]);
-            self.unread -= u8::try_from(n).unwrap_or(self.unread);
-            return Poll::Ready(Ok(()));
-        }
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
         let (n, conn) = (buf.filled().len() - before, &self.conn);

@@ -18,6 +18,7 @@ use super::pool::{Connecting, NameNeeded, Peer, Pools};
 use super::redirect::Hop;
 pub(crate) use super::redirect::Redirects;
 use super::resolve::{Lookup, Names, SystemLookup};
+use super::trust::{Distrust, Trust};
 use crate::error::Result;
 use crate::types::Traceparent;
 
@@ -102,7 +103,7 @@ pub(crate) enum NoReply {
     /// The place may not be called, or its name leads to one that may not.
     Refused,
     Connect,
-    Tls,
+    Tls(Distrust),
     /// The deadline passed.
     Deadline,
     /// The connection broke, or fell silent, inside the exchange.
@@ -117,21 +118,33 @@ pub(crate) enum NoReply {
 pub(crate) struct HttpClient {
     pools: Arc<Pools>,
     names: Names,
+    trust: Trust,
 }
 
 impl HttpClient {
+    /// A client that trusts nobody but the platform's authorities.
+    #[cfg(test)]
     pub(crate) fn new() -> Result<Self> {
-        HttpClient::with_lookup(Arc::new(SystemLookup))
+        HttpClient::trusting(Trust::default())
+    }
+
+    pub(crate) fn trusting(trust: Trust) -> Result<Self> {
+        HttpClient::made(Peer::Mesh, trust, Arc::new(SystemLookup))
     }
 
     /// A client for one inference server, which is no peer of the mesh.
     pub(crate) fn for_backend() -> Result<Self> {
-        Ok(HttpClient { pools: Arc::new(Pools::new(Peer::Backend)?), names: Names::new(Arc::new(SystemLookup)) })
+        HttpClient::made(Peer::Backend, Trust::default(), Arc::new(SystemLookup))
     }
 
     /// A client that asks somebody else than the system for names.
+    #[cfg(test)]
     pub(crate) fn with_lookup(lookup: Arc<dyn Lookup>) -> Result<Self> {
-        Ok(HttpClient { pools: Arc::new(Pools::new(Peer::Mesh)?), names: Names::new(lookup) })
+        HttpClient::made(Peer::Mesh, Trust::default(), lookup)
+    }
+
+    fn made(peer: Peer, trust: Trust, lookup: Arc<dyn Lookup>) -> Result<Self> {
+        Ok(HttpClient { pools: Arc::new(Pools::new(peer, trust.clone())?), names: Names::new(lookup), trust })
     }
 
     /// Sends one request, to wherever it is led, and reads the whole answer.
@@ -182,7 +195,7 @@ impl HttpClient {
     /// Sends the request to one place.
     async fn send(&self, call: &Call<'_>, hop: &Hop) -> Result<Answer, NoReply> {
         guard::judge_url(&hop.url, hop.reach).map_err(|_| NoReply::Refused)?;
-        let pool = self.pools.get(hop.url.scheme(), hop.reach).map_err(|_| NoReply::Tls)?;
+        let pool = self.pools.get(hop.url.scheme(), hop.reach).map_err(|_| NoReply::Tls(Distrust::Nobody))?;
         let mut connecting = Connecting::default();
         let mut connect = Duration::ZERO;
         for _ in 0..MOST_QUESTIONS {
@@ -196,7 +209,7 @@ impl HttpClient {
                 }
                 Err(error) => error,
             };
-            let Some(Host::Domain(name)) = hop.url.host().filter(|_| has_source::<NameNeeded>(&error)) else {
+            let Some(Host::Domain(name)) = hop.url.host().filter(|_| source::<NameNeeded>(&error).is_some()) else {
                 return Err(classify(&error));
             };
             let begun = Instant::now();
@@ -209,6 +222,11 @@ impl HttpClient {
     /// Who is asked for names, and judges the answers.
     pub(crate) fn names(&self) -> Names {
         self.names.clone()
+    }
+
+    /// Whom it trusts.
+    pub(super) fn trust(&self) -> &Trust {
+        &self.trust
     }
 
     /// Pools made so far.
@@ -393,7 +411,7 @@ fn date(headers: &HeaderMap) -> Option<u64> {
 
 fn classify(error: &reqwest::Error) -> NoReply {
     if error.is_connect() {
-        return if has_source::<rustls::Error>(error) { NoReply::Tls } else { NoReply::Connect };
+        return source::<rustls::Error>(error).map_or(NoReply::Connect, |why| NoReply::Tls(Distrust::of(why)));
     }
     let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = source {
@@ -407,16 +425,20 @@ fn classify(error: &reqwest::Error) -> NoReply {
     NoReply::Lost
 }
 
-fn has_source<E: std::error::Error + 'static>(error: &(dyn std::error::Error + 'static)) -> bool {
+/// The error of this type below another one.
+fn source<'a, E: std::error::Error + 'static>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a E> {
     let mut source = Some(error);
     while let Some(error) = source {
-        let inside_io = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        if error.is::<E>() || inside_io.is_some_and(|inner| inner.is::<E>()) {
-            return true;
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
         }
-        source = error.source();
+        // What an error of the system holds is no source of it, only that one's source is.
+        source = match error.downcast_ref::<std::io::Error>() {
+            Some(io) => io.get_ref().map(|inner| inner as _),
+            None => error.source(),
+        };
     }
-    false
+    None
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
 //! The accept loop: HTTP/1.1 with a bound on everything a peer can make it hold. The first bytes of a connection say whether
-//! it is HTTP or native.
+//! it is HTTP, native or TLS, and once more what comes through TLS.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -17,10 +17,13 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio_rustls::TlsAcceptor;
 
 use super::answer_body::AnswerBody;
-use super::conn::{Begins, Conn, ConnTable, Deadlines, Entry, Phase, SWEEP_EVERY, Watched};
+use super::begun::{Begins, Begun};
+use super::conn::{Conn, ConnTable, Deadlines, Entry, Phase, SWEEP_EVERY, Stream, Watched};
 use super::native_server::{self, Native};
+use super::server_tls::ServerTls;
 use crate::error::{Code, Error, Result};
 use crate::runtime::TaskGroup;
 use crate::telemetry;
@@ -38,6 +41,20 @@ pub(crate) type AnswerFuture = Pin<Box<dyn Future<Output = Answer> + Send>>;
 /// What is behind the socket. Dropping the future means that the caller went away.
 pub(crate) trait Service: Send + Sync + 'static {
     fn call(self: Arc<Self>, request: Request<Incoming>, conn: Arc<Conn>) -> AnswerFuture;
+}
+
+/// Who takes the connections of a server, by what they begin with.
+pub(crate) struct Behind<S> {
+    pub(crate) http: Arc<S>,
+    pub(crate) native: Option<Arc<Native>>,
+    /// There if the server speaks TLS; both others are reached through it too.
+    pub(crate) tls: Option<Arc<ServerTls>>,
+}
+
+impl<S> Clone for Behind<S> {
+    fn clone(&self) -> Self {
+        Behind { http: self.http.clone(), native: self.native.clone(), tls: self.tls.clone() }
+    }
 }
 
 /// The bounds of a server.
@@ -78,9 +95,7 @@ impl HttpServer {
     }
 
     /// Serves until the group closes; then lets running requests finish until the group's grace is over.
-    ///
-    /// Connections that begin as native ones go to `native`, if there is one.
-    pub(crate) fn serve<S: Service>(self, service: Arc<S>, native: Option<Arc<Native>>, group: &TaskGroup) {
+    pub(crate) fn serve<S: Service>(self, behind: Behind<S>, group: &TaskGroup) {
         let table = self.table.clone();
         let aborted = group.aborted();
         group.spawn_watcher(async move {
@@ -99,18 +114,18 @@ impl HttpServer {
         group.spawn("accept", async move {
             tokio::select! {
                 () = closing => {}
-                () = self.accept(service, native, accepting) => {}
+                () = self.accept(behind, accepting) => {}
             }
         });
     }
 
-    async fn accept<S: Service>(self, service: Arc<S>, native: Option<Arc<Native>>, group: TaskGroup) {
+    async fn accept<S: Service>(self, behind: Behind<S>, group: TaskGroup) {
         let mut pause = Duration::from_millis(10);
         loop {
             match self.listener.accept().await {
                 Ok((stream, peer)) => {
                     pause = Duration::from_millis(10);
-                    self.admit(stream, peer, &service, native.as_ref(), &group);
+                    self.admit(stream, peer, &behind, &group);
                 }
                 // Out of descriptors: make one free instead of spinning on the error.
                 Err(error) => {
@@ -123,14 +138,7 @@ impl HttpServer {
         }
     }
 
-    fn admit<S: Service>(
-        &self,
-        stream: TcpStream,
-        peer: SocketAddr,
-        service: &Arc<S>,
-        native: Option<&Arc<Native>>,
-        group: &TaskGroup,
-    ) {
+    fn admit<S: Service>(&self, stream: TcpStream, peer: SocketAddr, behind: &Behind<S>, group: &TaskGroup) {
         if self.table.len() >= self.limits.max_connections && !self.table.make_room() {
             return shed(stream, group);
         }
@@ -138,7 +146,7 @@ impl HttpServer {
         let _ = stream.set_nodelay(true);
         let entry = self.table.enter(peer);
         let conn = entry.conn.clone();
-        let task = group.spawn_bare(serve_conn(stream, entry, service.clone(), native.cloned(), group.closing()));
+        let task = group.spawn_bare(serve_conn(stream, entry, behind.clone(), group.closing()));
         Entry::conn_task(&conn, task.abort_handle());
     }
 }
@@ -181,51 +189,100 @@ fn shed(mut stream: TcpStream, group: &TaskGroup) {
 async fn serve_conn<S: Service>(
     stream: TcpStream,
     entry: Entry,
-    service: Arc<S>,
-    native: Option<Arc<Native>>,
-    closing: impl Future<Output = ()>,
+    behind: Behind<S>,
+    closing: impl Future<Output = ()> + Send,
 ) {
-    let conn = entry.conn.clone();
-    let mut stream = Watched::new(stream, conn.clone());
+    let conn = &entry.conn;
     let mut closing = std::pin::pin!(closing);
-    let begins = tokio::select! {
-        begins = stream.begins() => begins,
-        // Who has said nothing yet has nothing to lose.
-        () = &mut closing => None,
-    };
-    match (begins, native) {
-        (Some(Begins::Http), _) => {}
-        (Some(Begins::Native), Some(native)) => {
-            // Boxed, so that a connection of the other kind is not as large.
-            return Box::pin(native_server::serve(native, stream, &conn, closing)).await;
+    let mut stream = Begun::new(Watched::new(stream, conn.clone()));
+    match begins(&mut stream, closing.as_mut()).await {
+        Some(Begins::Tls) => {
+            // Boxed, so that a connection of another kind is not as large.
+            let Some(tls) = behind.tls.clone() else { return };
+            Box::pin(serve_tls(&tls, stream, conn, behind, closing)).await;
         }
-        // Gone, or of a kind that nobody serves here.
-        _ => return,
+        Some(begins) => serve_begun(begins, stream, conn, behind, closing).await,
+        None => {}
     }
-    let io = TokioIo::new(stream);
-    let handle = service_fn(move |request: Request<Incoming>| {
+}
+
+/// What the connection begins with; none if it ends before that. Who has said nothing yet has nothing to lose.
+async fn begins(stream: &mut Begun<impl Stream>, closing: impl Future<Output = ()>) -> Option<Begins> {
+    tokio::select! {
+        begins = stream.begins() => begins,
+        () = closing => None,
+    }
+}
+
+/// Agrees on TLS, and looks at what comes through it.
+async fn serve_tls<S: Service>(
+    tls: &ServerTls,
+    stream: Begun<Watched>,
+    conn: &Arc<Conn>,
+    behind: Behind<S>,
+    mut closing: Pin<&mut (impl Future<Output = ()> + Send)>,
+) {
+    conn.enter(Phase::Handshake);
+    let accepted = tokio::select! {
+        accepted = TlsAcceptor::from(tls.config()).accept(stream) => accepted,
+        () = closing.as_mut() => return,
+    };
+    let stream = match accepted {
+        Ok(stream) => stream,
+        Err(error) => {
+            tracing::debug!(target: telemetry::TRANSPORT, peer = %conn.peer, %error, "no TLS was agreed on");
+            return;
+        }
+    };
+    conn.is_sealed_now();
+    let mut stream = Begun::new(stream);
+    if let Some(begins) = begins(&mut stream, closing.as_mut()).await {
+        serve_begun(begins, stream, conn, behind, closing).await;
+    }
+}
+
+async fn serve_begun<S: Service>(
+    begins: Begins,
+    stream: Begun<impl Stream>,
+    conn: &Arc<Conn>,
+    behind: Behind<S>,
+    closing: Pin<&mut (impl Future<Output = ()> + Send)>,
+) {
+    match (begins, behind.native) {
+        (Begins::Http, _) => serve_http(stream, conn, behind.http, closing).await,
+        (Begins::Native, Some(native)) => Box::pin(native_server::serve(native, stream, conn, closing)).await,
+        // Of a kind that nobody serves here; TLS inside TLS is one.
+        (Begins::Native, None) | (Begins::Tls, _) => {}
+    }
+}
+
+async fn serve_http<S: Service>(
+    stream: impl Stream,
+    conn: &Arc<Conn>,
+    service: Arc<S>,
+    closing: Pin<&mut (impl Future<Output = ()> + Send)>,
+) {
+    let handle = service_fn(|request: Request<Incoming>| {
         conn.enter(Phase::Handling);
         let answer = service.clone().call(request, conn.clone());
-        let conn = conn.clone();
         async move {
             let mut answer = answer.await;
-            answer.body_mut().goes_to(&conn);
+            answer.body_mut().goes_to(conn);
             Ok::<_, Infallible>(answer)
         }
     });
     let mut http = hyper::server::conn::http1::Builder::new();
     // Deadlines are the table's; hyper's own header timeout would also cut idle connections.
     http.header_read_timeout(None).max_headers(MAX_HEADERS).max_buf_size(MAX_HEAD_BYTES);
-    let mut serving = std::pin::pin!(http.serve_connection(io, handle));
+    let mut serving = std::pin::pin!(http.serve_connection(TokioIo::new(stream), handle));
     // Errors here are the peer's (reset, malformed head): hyper has answered what can be answered.
     tokio::select! {
         _ = serving.as_mut() => {}
-        () = &mut closing => {
+        () = closing => {
             serving.as_mut().graceful_shutdown();
             let _ = serving.await;
         }
     }
-    drop(entry);
 }
 
 /// Why a body could not be read.

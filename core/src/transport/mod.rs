@@ -1,6 +1,7 @@
 //! Bytes between machines: which endpoints may be called, the HTTP client, and the HTTP server's accept loop.
 
 pub(crate) mod answer_body;
+mod begun;
 pub(crate) mod conn;
 pub(crate) mod endpoint;
 pub(crate) mod event_bytes;
@@ -18,3 +19,5 @@ pub(crate) mod pinned;
 mod pool;
 mod redirect;
 pub(crate) mod resolve;
+pub(crate) mod server_tls;
+pub(crate) mod trust;

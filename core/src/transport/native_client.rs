@@ -15,11 +15,12 @@ use tokio_rustls::client::TlsStream;
 use url::{Host, Url};
 
 use super::guard::{self, Reach};
-use super::http_client::NoReply;
+use super::http_client::{HttpClient, NoReply};
 use super::native_link::{IDLE, Link};
 use super::native_socket::Socket;
 use super::pool;
 use super::resolve::Names;
+use super::trust::{Distrust, Trust};
 use crate::options::NativeTransport;
 use crate::runtime::TaskGroup;
 use crate::telemetry;
@@ -99,6 +100,7 @@ impl Peer {
 struct Inner {
     mode: NativeTransport,
     names: Names,
+    trust: Trust,
     tls: OnceLock<Option<Arc<rustls::ClientConfig>>>,
     peers: Mutex<HashMap<Place, Arc<Peer>>>,
     said_plaintext: OnceLock<()>,
@@ -116,10 +118,12 @@ impl fmt::Debug for NativeClient {
 }
 
 impl NativeClient {
-    pub(crate) fn new(mode: NativeTransport, names: Names, group: TaskGroup) -> Self {
+    /// Connections with the names and the trust of an HTTP client.
+    pub(crate) fn new(mode: NativeTransport, http: &HttpClient, group: TaskGroup) -> Self {
         NativeClient(Arc::new(Inner {
             mode,
-            names,
+            names: http.names(),
+            trust: http.trust().clone(),
             tls: OnceLock::new(),
             peers: Mutex::default(),
             said_plaintext: OnceLock::new(),
@@ -262,12 +266,15 @@ impl Inner {
         if !place.is_tls {
             return Ok(Socket::Plain(Arc::new(stream)));
         }
-        let config = self.tls.get_or_init(|| pool::tls_config(pool::Peer::Mesh).ok().map(Arc::new));
+        let config = self.tls.get_or_init(|| self.trust.client(pool::Peer::Mesh.tls_versions()).ok().map(Arc::new));
         let config = config.clone().ok_or("TLS could not be set up")?;
         let name = rustls::pki_types::ServerName::try_from(place.host.to_string().trim_matches(['[', ']']).to_owned());
         let name = name.map_err(|_| "its host is none that a certificate names")?;
         let secured: Result<TlsStream<TcpStream>, _> = TlsConnector::from(config).connect(name, stream).await;
-        let (reader, writer) = tokio::io::split(secured.map_err(|_| "the TLS handshake failed")?);
+        let (reader, writer) = tokio::io::split(secured.map_err(|error| {
+            let why = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+            why.map_or(Distrust::Handshake, Distrust::of).as_str()
+        })?);
         Ok(Socket::secured(reader, writer))
     }
 }

@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
 
-use super::conn::{Conn, Phase, Stream, Watched};
+use super::conn::{Conn, Phase, Stream};
 use super::native_call::{Answering, Ended, MOST_PIECES, Piece, add_credit, credit};
 use crate::protocol::admission::{Admission, Outcome, Refusal};
 use crate::protocol::session::{Asked, Session, Step, Ticket};
@@ -32,12 +32,20 @@ const FEW: usize = 256 << 10;
 /// How long the last words may take.
 const FAREWELL: Duration = Duration::from_secs(1);
 
+/// From where frames are taken without TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Plaintext {
+    Nowhere,
+    ThisMachine,
+    Everywhere,
+}
+
 /// What is behind native connections.
 pub(crate) struct Native {
     pub(crate) admission: Arc<dyn Admission>,
     pub(crate) node_id: String,
-    /// Whether frames are taken in plain text from other machines.
-    pub(crate) plaintext: bool,
+    /// From where frames are taken in plain text.
+    pub(crate) plaintext: Plaintext,
     pub(crate) max_body_bytes: usize,
     /// Bytes of messages that are not whole yet, of all connections.
     pub(crate) held: AtomicUsize,
@@ -95,7 +103,7 @@ struct Running {
 struct Connection<'a, S> {
     native: &'a Native,
     conn: &'a Conn,
-    stream: Watched<S>,
+    stream: S,
     session: Session<Running>,
     arrived: BytesMut,
     held: Held<'a>,
@@ -109,16 +117,21 @@ struct Connection<'a, S> {
     leaving: Option<bool>,
 }
 
-/// Serves a connection that began with the magic, until one side is done with it. In plain text, from other machines, it is
-/// told why not unless the node takes that.
-pub(super) async fn serve(native: Arc<Native>, stream: Watched, conn: &Conn, closing: impl Future<Output = ()>) {
-    let may = native.plaintext || conn.peer.ip().to_canonical().is_loopback();
+/// Serves a connection that began with the magic, until one side is done with it. In plain text it is told why not unless the
+/// node takes that from there.
+pub(super) async fn serve(native: Arc<Native>, stream: impl Stream, conn: &Conn, closing: impl Future<Output = ()>) {
+    let may = match native.plaintext {
+        _ if conn.is_secure() => true,
+        Plaintext::Nowhere => false,
+        Plaintext::ThisMachine => conn.is_from_here(),
+        Plaintext::Everywhere => true,
+    };
     run(native, stream, conn, closing, may).await;
 }
 
 async fn run(
     native: Arc<Native>,
-    stream: Watched<impl Stream>,
+    stream: impl Stream,
     conn: &Conn,
     closing: impl Future<Output = ()>,
     may: bool,
@@ -362,13 +375,13 @@ impl<S: Stream> Connection<'_, S> {
     }
 }
 
-async fn write_all(stream: &mut Watched<impl Stream>, bytes: &[u8]) -> io::Result<()> {
+async fn write_all(stream: &mut impl Stream, bytes: &[u8]) -> io::Result<()> {
     stream.write_all(bytes).await?;
     stream.flush().await
 }
 
 /// Reads what has come. Room grows with what is there, so that a frame that only says it is large costs nothing.
-async fn read(stream: &mut Watched<impl Stream>, arrived: &mut BytesMut, missing: usize) -> io::Result<usize> {
+async fn read(stream: &mut impl Stream, arrived: &mut BytesMut, missing: usize) -> io::Result<usize> {
     if arrived.is_empty() {
         stream.readable().await;
     }

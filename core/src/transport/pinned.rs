@@ -10,6 +10,7 @@ use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, Error as TlsError, ServerConfig, SignatureScheme, version,
 };
 
+use super::trust::{failed, provider};
 use crate::crypto::pinned::{NAME, Pin, PinnedKey};
 use crate::error::{Code, Error, Result};
 
@@ -45,14 +46,6 @@ pub(crate) fn client(pin: Pin) -> Result<Arc<ClientConfig>> {
 /// What the server's name is said to be; nobody looks at it.
 pub(crate) fn name() -> Result<ServerName<'static>> {
     ServerName::try_from(NAME).map_err(|_| Error::new(Code::Internal, "TLS could not be set up"))
-}
-
-fn provider() -> Arc<CryptoProvider> {
-    Arc::new(rustls::crypto::ring::default_provider())
-}
-
-fn failed(error: TlsError) -> Error {
-    Error::new(Code::Internal, "TLS could not be set up").with_source(error)
 }
 
 /// Looks at the key and at nothing else.

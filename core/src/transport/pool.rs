@@ -15,6 +15,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::guard::Reach;
+use super::trust::{Trust, failed, provider};
 use crate::error::{Code, Error, Result};
 
 /// Longest wait for a connection, TLS included; the name is known by then. Every address of a family gets its share of it,
@@ -36,7 +37,7 @@ pub(super) enum Peer {
 
 impl Peer {
     /// TLS 1.3 and nothing older on the mesh, as the specification has it.
-    fn tls_versions(self) -> &'static [&'static rustls::SupportedProtocolVersion] {
+    pub(super) fn tls_versions(self) -> &'static [&'static rustls::SupportedProtocolVersion] {
         static VERSIONS: [&rustls::SupportedProtocolVersion; 2] = [&rustls::version::TLS13, &rustls::version::TLS12];
         match self {
             Peer::Mesh => &VERSIONS[..1],
@@ -56,6 +57,7 @@ impl Peer {
 #[derive(Debug)]
 pub(super) struct Pools {
     peer: Peer,
+    trust: Trust,
     /// The plain pools never shake hands; an empty root store costs nothing, reading the system's does.
     no_roots: rustls::ClientConfig,
     /// Plain and TLS, for each reach.
@@ -63,10 +65,14 @@ pub(super) struct Pools {
 }
 
 impl Pools {
-    pub(super) fn new(peer: Peer) -> Result<Self> {
+    pub(super) fn new(peer: Peer, trust: Trust) -> Result<Self> {
         let roots = Arc::new(rustls::RootCertStore::empty());
-        let no_roots = tls_builder(peer)?.with_root_certificates(roots).with_no_client_auth();
-        Ok(Pools { peer, no_roots, made: Default::default() })
+        let no_roots = rustls::ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(peer.tls_versions())
+            .map_err(failed)?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        Ok(Pools { peer, trust, no_roots, made: Default::default() })
     }
 
     pub(super) fn get(&self, scheme: &str, reach: Reach) -> Result<&reqwest::Client> {
@@ -75,7 +81,7 @@ impl Pools {
         if let Some(client) = place.get() {
             return Ok(client);
         }
-        let config = if is_tls { tls_config(self.peer)? } else { self.no_roots.clone() };
+        let config = if is_tls { self.trust.client(self.peer.tls_versions())? } else { self.no_roots.clone() };
         let client = build(config, self.peer)?;
         Ok(place.get_or_init(|| client))
     }
@@ -101,27 +107,6 @@ fn build(config: rustls::ClientConfig, peer: Peer) -> Result<reqwest::Client> {
     // Behind a layer, a client copies its connector into new boxes for every request; nobody asks how long a backend took.
     let builder = if peer == Peer::Mesh { builder.connector_layer(Clock) } else { builder };
     builder.build().map_err(|e| Error::new(Code::Internal, "the HTTP client could not be set up").with_source(e))
-}
-
-/// TLS as every connection of a client has it: certificates are judged as the platform does.
-pub(super) fn tls_config(peer: Peer) -> Result<rustls::ClientConfig> {
-    let verifier = rustls_platform_verifier::Verifier::new(provider()).map_err(tls_error)?;
-    Ok(tls_builder(peer)?.dangerous().with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth())
-}
-
-fn provider() -> Arc<rustls::crypto::CryptoProvider> {
-    // Named everywhere it is needed: a library must not install a process-wide default.
-    Arc::new(rustls::crypto::ring::default_provider())
-}
-
-fn tls_builder(peer: Peer) -> Result<rustls::ConfigBuilder<rustls::ClientConfig, rustls::WantsVerifier>> {
-    rustls::ClientConfig::builder_with_provider(provider())
-        .with_protocol_versions(peer.tls_versions())
-        .map_err(tls_error)
-}
-
-fn tls_error(error: rustls::Error) -> Error {
-    Error::new(Code::Internal, "TLS could not be set up").with_source(error)
 }
 
 tokio::task_local! {

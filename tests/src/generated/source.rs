@@ -5,7 +5,7 @@ use iicp_core::options::{
     AvailabilityWindow, BackendOptions, Chat, ChatMessage, ClientOptions, Completion, DirectoryOptions, Discover,
     Embedding, Moderation, NatOptions, NodeCapability, NodeOptions, NodePolicy, NodePricing, ProfileRequest,
     PublicListing, QueueOptions, RelayServerOptions, RelayWorkerOptions, RouteConstraints, RoutingPolicy,
-    RuntimeOptions, Speech, TaskOptions, Transcription, Validate, from_json,
+    RuntimeOptions, Speech, TaskOptions, TlsOptions, Transcription, Validate, from_json,
 };
 use schemars::{JsonSchema, schema_for};
 use serde::de::{DeserializeOwned, IgnoredAny, MapAccess, Visitor};
@@ -89,6 +89,7 @@ pub fn structs() -> Result<Vec<Struct>, String> {
         read::<Moderation>(json!({ "input": "a" }))?,
         read::<NodeOptions>(json!({ "intents": [CHAT] }))?,
         read::<BackendOptions>(json!({ "url": "http://127.0.0.1:1" }))?,
+        read::<TlsOptions>(json!({ "certificate": "a", "key": "b" }))?,
         read::<NodeCapability>(json!({ "intent": CHAT }))?,
         read::<RelayServerOptions>(none())?,
         read::<RelayWorkerOptions>(none())?,
