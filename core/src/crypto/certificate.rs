@@ -55,7 +55,9 @@ pub(crate) fn pair(
 ) -> Result<CertifiedKey, Misfit> {
     CertifiedKey::from_der(chain, key, provider).map_err(|error| match error {
         TlsError::InconsistentKeys(InconsistentKeys::KeyMismatch) => Misfit::Pair,
-        _ => Misfit::Key("the key is of a kind that is not known here (RSA from 2048 bits, ECDSA P-256 or P-384, Ed25519)"),
+        _ => Misfit::Key(
+            "the key is of a kind that is not known here (RSA from 2048 bits, ECDSA P-256 or P-384, Ed25519)",
+        ),
     })
 }
 

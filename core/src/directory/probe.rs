@@ -20,8 +20,8 @@ use crate::error::Result;
 use crate::transport::endpoint::Endpoint;
 use crate::transport::guard::{Reach, judge_host};
 use crate::transport::http_client::{Call, HttpClient, NoReply};
-use crate::transport::trust::Trust;
 use crate::transport::resolve::{Names, SystemLookup};
+use crate::transport::trust::Trust;
 
 const DEADLINE: Duration = Duration::from_secs(5);
 const MOST_AT_ONCE: usize = 16;

@@ -191,7 +191,9 @@ impl Node {
             let url = if tls.is_some() { "https URL, with a name in the certificate," } else { "URL" };
             return Err(Error::new(
                 Code::ConfigInvalid,
-                format!("nobody can call a node at {advertised}; set endpoint to the {url} that callers reach it under"),
+                format!(
+                    "nobody can call a node at {advertised}; set endpoint to the {url} that callers reach it under"
+                ),
             ));
         }
         if let Some(tls) = &tls {

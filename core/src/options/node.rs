@@ -11,8 +11,8 @@ use super::listing::{
 use super::statements::{check_operator_delegation, check_policy_manifest};
 use super::tls::check_trusted_ca;
 use super::{
-    BackendOptions, NatOptions, NativeTransport, RelayServerOptions, RelayWorkerOptions, TlsOptions, Validate, check_names,
-    check_node_id, check_region, check_timeout, in_range,
+    BackendOptions, NatOptions, NativeTransport, RelayServerOptions, RelayWorkerOptions, TlsOptions, Validate,
+    check_names, check_node_id, check_region, check_timeout, in_range,
 };
 use crate::error::{Code, Error, Result};
 use crate::types::{Intent, Secret, base_url};
@@ -284,7 +284,8 @@ impl NodeOptions {
         if tls.only && self.native == NativeTransport::Any {
             return Err(refused("native", "cannot be any beside tls.only, which takes nothing in plain text"));
         }
-        let is_plain = |endpoint: &String| base_url("the node's endpoint", endpoint).is_ok_and(|url| url.scheme() == "http");
+        let is_plain =
+            |endpoint: &String| base_url("the node's endpoint", endpoint).is_ok_and(|url| url.scheme() == "http");
         if self.endpoint.as_ref().is_some_and(is_plain) {
             return Err(refused("endpoint", "begins with http, and the node has tls: write https"));
         }

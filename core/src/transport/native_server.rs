@@ -129,13 +129,7 @@ pub(super) async fn serve(native: Arc<Native>, stream: impl Stream, conn: &Conn,
     run(native, stream, conn, closing, may).await;
 }
 
-async fn run(
-    native: Arc<Native>,
-    stream: impl Stream,
-    conn: &Conn,
-    closing: impl Future<Output = ()>,
-    may: bool,
-) {
+async fn run(native: Arc<Native>, stream: impl Stream, conn: &Conn, closing: impl Future<Output = ()>, may: bool) {
     let mut connection = Connection {
         native: &native,
         conn,

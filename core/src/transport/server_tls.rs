@@ -185,17 +185,18 @@ impl ServerTls {
 /// Reads both halves. Beside them a fingerprint of what was found, so that nothing is judged twice.
 fn read(options: &TlsOptions) -> (Fingerprint, Result<CertifiedKey>) {
     let mut digest = Context::new(&SHA256);
-    let texts = [("tls.certificate", &*options.certificate), ("tls.key", options.key.expose())].map(|(option, given)| {
-        let text = state::pem(option, given);
-        // The length stands between them, so that what belongs to one is not taken for the other's.
-        let bytes = match &text {
-            Ok(text) => text.as_slice(),
-            Err(error) => error.message().as_bytes(),
-        };
-        digest.update(&(bytes.len() as u64).to_be_bytes());
-        digest.update(bytes);
-        text
-    });
+    let texts =
+        [("tls.certificate", &*options.certificate), ("tls.key", options.key.expose())].map(|(option, given)| {
+            let text = state::pem(option, given);
+            // The length stands between them, so that what belongs to one is not taken for the other's.
+            let bytes = match &text {
+                Ok(text) => text.as_slice(),
+                Err(error) => error.message().as_bytes(),
+            };
+            digest.update(&(bytes.len() as u64).to_be_bytes());
+            digest.update(bytes);
+            text
+        });
     let mut fingerprint = Fingerprint::default();
     fingerprint.copy_from_slice(digest.finish().as_ref());
     let [chain, key] = texts;

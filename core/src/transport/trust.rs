@@ -97,11 +97,15 @@ impl Distrust {
     /// What is wrong, and what to do about it.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
-            Distrust::Expired => "its certificate has expired or is not good yet; it has to be renewed, or a clock is wrong",
+            Distrust::Expired => {
+                "its certificate has expired or is not good yet; it has to be renewed, or a clock is wrong"
+            }
             Distrust::OtherName => "its certificate is for another name than it was called by",
             Distrust::Stranger => "its certificate is of no authority that is trusted here; option trusted_ca adds one",
             Distrust::Unfit => "its certificate is of no use for a server",
-            Distrust::Nobody => "no authority is trusted here; install the system's (package ca-certificates), or set trusted_ca",
+            Distrust::Nobody => {
+                "no authority is trusted here; install the system's (package ca-certificates), or set trusted_ca"
+            }
             Distrust::Handshake => "the TLS handshake failed; TLS 1.3 is needed",
         }
     }

@@ -101,7 +101,10 @@ async fn a_certificate_that_proves_nothing_is_not_trusted_and_the_error_says_why
         }
         let metrics = Conn::open(node.addr()).await.unwrap().get("/metrics").await.unwrap();
         let metrics = String::from_utf8(metrics.body).unwrap();
-        assert!(!metrics.lines().any(|line| line.starts_with("iicp_tasks_total") && !line.ends_with(" 0")), "{metrics}");
+        assert!(
+            !metrics.lines().any(|line| line.starts_with("iicp_tasks_total") && !line.ends_with(" 0")),
+            "{metrics}"
+        );
     }
 }
 
@@ -167,7 +170,8 @@ async fn the_whole_way_from_registration_to_a_sealed_result_works_with_a_private
 #[test]
 fn authorities_that_cannot_be_read_are_named() {
     let (_, pair) = here();
-    for (given, named) in [("/no/such/authority.pem", "/no/such/authority.pem"), (&*pair.key, "trusted_ca"), ("", "trusted_ca")]
+    for (given, named) in
+        [("/no/such/authority.pem", "/no/such/authority.pem"), (&*pair.key, "trusted_ca"), ("", "trusted_ca")]
     {
         let mut options = ClientOptions::default();
         options.trusted_ca = Some(given.into());

@@ -76,7 +76,10 @@ async fn large_tasks_and_streams_pass_both_ways() {
     let answer = soon("a large one", https.post("/v1/task", &task("l1", large.clone()))).await.unwrap();
     assert_eq!(answer.json()["result"], large);
     let body = task("s1", json!({ "parts": 40 })).to_string();
-    https.write(&post("/v1/task", "accept: text/event-stream\r\nconnection: close\r\n", body.as_bytes())).await.unwrap();
+    https
+        .write(&post("/v1/task", "accept: text/event-stream\r\nconnection: close\r\n", body.as_bytes()))
+        .await
+        .unwrap();
     assert_eq!(https.head().await.unwrap().0, 200);
     let events = String::from_utf8(soon("the events", https.rest()).await).unwrap();
     assert_eq!(events.matches("\"filling\"").count(), 40);
