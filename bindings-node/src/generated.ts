@@ -210,6 +210,8 @@ export interface ClientOptions {
   allowPrivateEndpoints?: boolean | undefined;
   /** Whether nodes that take native frames are sent them. A node's place is tried once before; who does not answer there is sent his tasks over HTTP. Default: `"auto"`. */
   native?: "auto" | "any" | "off" | undefined;
+  /** Whether a direct path (QUIC over UDP) is looked for to nodes that are behind a relay, by which both learn each other's address. Tasks go through the relay until there is one, and again when it dies. Not with `native` off. Default: `"auto"`. */
+  punch?: "auto" | "off" | undefined;
   /** Failures in a row after which a node is left alone for a while. Default: `5`. */
   breakerFailures?: number | undefined;
   /** How long such a node is left alone before it is tried again, in milliseconds. Default: `30000`. */
@@ -239,6 +241,7 @@ export const CLIENT_NAMES: ReadonlyMap<string, string> = new Map([
   ["trustedCa", "trusted_ca"],
   ["allowPrivateEndpoints", "allow_private_endpoints"],
   ["native", "native"],
+  ["punch", "punch"],
   ["breakerFailures", "breaker_failures"],
   ["breakerOpenMs", "breaker_open_ms"],
 ]);
@@ -832,6 +835,8 @@ export interface NodeOptions {
   transferGraceMs?: number | undefined;
   /** Whether the port also speaks the native framed transport, and to whom. Default: `"auto"`. */
   native?: "auto" | "any" | "off" | undefined;
+  /** Whether callers of a node behind a relay may find a direct path to it (QUIC over UDP), by which both learn each other's address; and whether a relay helps them to find it. Not with `native` off. Default: `"auto"`. */
+  punch?: "auto" | "off" | undefined;
   /** Memory for remembering task ids, in bytes; the oldest are forgotten first. Nonces, which must not be forgotten, have as much again; when it is full, tasks with a nonce are refused. Default: `67108864`. */
   replayBytes?: number | undefined;
   /** Memory for stored answers of finished tasks, in bytes; the oldest are dropped first. Default: `67108864`. */
@@ -886,6 +891,7 @@ export const NODE_NAMES: ReadonlyMap<string, string> = new Map([
   ["idleTimeoutMs", "idle_timeout_ms"],
   ["transferGraceMs", "transfer_grace_ms"],
   ["native", "native"],
+  ["punch", "punch"],
   ["replayBytes", "replay_bytes"],
   ["resultBytes", "result_bytes"],
 ]);

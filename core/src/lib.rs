@@ -15,6 +15,8 @@ mod protocol;
 pub mod runtime;
 mod state;
 mod transport;
+#[cfg(feature = "punch")]
+mod punch;
 mod discovery;
 mod relay;
 mod nat;

@@ -22,6 +22,7 @@ mod nat;
 mod native;
 mod node;
 mod policy;
+mod punch;
 mod relay;
 mod statements;
 mod tls;
@@ -45,6 +46,7 @@ pub use policy::{
     Consensus, ConsumerAuth, IdentityLevel, PolicyProfile, ProfileRequest, RouteConstraints, RouteDiscovery,
     RoutingPolicy, RoutingStrategy, RuntimeIdentity,
 };
+pub use punch::Punch;
 pub(crate) use relay::{RELAY_PORT, relay_place};
 pub use relay::{RelayServerOptions, RelayWorkerOptions};
 pub use tls::TlsOptions;

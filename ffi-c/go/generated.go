@@ -224,6 +224,8 @@ type ClientOptions struct {
 	AllowPrivateEndpoints bool `json:"allow_private_endpoints,omitempty"`
 	// Whether nodes that take native frames are sent them. A node's place is tried once before; who does not answer there is sent his tasks over HTTP. One of auto, any, off. Default "auto".
 	Native string `json:"native,omitempty"`
+	// Whether a direct path (QUIC over UDP) is looked for to nodes that are behind a relay, by which both learn each other's address. Tasks go through the relay until there is one, and again when it dies. Not with `native` off. One of auto, off. Default "auto".
+	Punch string `json:"punch,omitempty"`
 	// Failures in a row after which a node is left alone for a while. Default 5.
 	BreakerFailures int64 `json:"breaker_failures,omitempty"`
 	// How long such a node is left alone before it is tried again, in milliseconds. Default 30000.
@@ -646,6 +648,8 @@ type NodeOptions struct {
 	TransferGraceMs int64 `json:"transfer_grace_ms,omitempty"`
 	// Whether the port also speaks the native framed transport, and to whom. One of auto, any, off. Default "auto".
 	Native string `json:"native,omitempty"`
+	// Whether callers of a node behind a relay may find a direct path to it (QUIC over UDP), by which both learn each other's address; and whether a relay helps them to find it. Not with `native` off. One of auto, off. Default "auto".
+	Punch string `json:"punch,omitempty"`
 	// Memory for remembering task ids, in bytes; the oldest are forgotten first. Nonces, which must not be forgotten, have as much again; when it is full, tasks with a nonce are refused. Default 67108864.
 	ReplayBytes int64 `json:"replay_bytes,omitempty"`
 	// Memory for stored answers of finished tasks, in bytes; the oldest are dropped first. Default 67108864.

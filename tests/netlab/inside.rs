@@ -4,7 +4,7 @@
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
-use iicp_core::options::{ClientOptions, DirectoryOptions, NodeOptions, from_json};
+use iicp_core::options::{ClientOptions, DirectoryOptions, NodeOptions, Punch, from_json};
 use iicp_core::{Client, Code, Directory, Error, Inbound, LiveNode, Node, Reply, Task};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines, Stdin};
@@ -98,7 +98,15 @@ async fn consumer(options: ClientOptions, mut lines: Lines<BufReader<Stdin>>) ->
     let mut held = Client::new(options.clone())?;
     while let Some(command) = next(&mut lines).await {
         if command["fresh"] == true {
-            held = Client::new(options.clone())?;
+            let mut options = options.clone();
+            if command["punch"] == "off" {
+                options.punch = Punch::Off;
+            }
+            held = Client::new(options)?;
+        }
+        if let Some(count) = command["count"].as_u64() {
+            tell(&many(&held, count, Duration::from_millis(command["every_ms"].as_u64().unwrap_or(0))).await);
+            continue;
         }
         let begun = Instant::now();
         let timeout = Duration::from_millis(command["timeout_ms"].as_u64().unwrap_or(5_000));
@@ -112,6 +120,38 @@ async fn consumer(options: ClientOptions, mut lines: Lines<BufReader<Stdin>>) ->
         tell(&answer);
     }
     Ok(())
+}
+
+/// Submits so many tasks that may be sent again: one after the other, or one whenever so much time has passed, whatever became of
+/// those before. How long each took, in microseconds, and why some failed.
+async fn many(client: &Client, count: u64, every: Duration) -> Value {
+    let submit = async |n: u64| {
+        let begun = Instant::now();
+        let task = Task::new(INTENT, json!({ "n": n })).timeout(Duration::from_secs(20)).idempotent(true);
+        let answer = client.submit(task).await;
+        let took = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+        match answer {
+            Ok(done) if done.result.json::<Value>().is_ok_and(|result| result["n"] == n) => Ok(took),
+            Ok(_) => Err("the answer to something else".to_owned()),
+            Err(error) => Err(format!("{}: {}", error.code().name(), error.message())),
+        }
+    };
+    let outcomes = if every.is_zero() {
+        let mut outcomes = Vec::new();
+        for n in 0..count {
+            outcomes.push(submit(n).await);
+        }
+        outcomes
+    } else {
+        let later = async |n: u64| {
+            tokio::time::sleep(every * u32::try_from(n).unwrap_or(u32::MAX)).await;
+            submit(n).await
+        };
+        futures_util::future::join_all((0..count).map(later)).await
+    };
+    let failed: Vec<_> = outcomes.iter().filter_map(|outcome| outcome.as_ref().err()).collect();
+    let took: Vec<_> = outcomes.iter().filter_map(|outcome| outcome.as_ref().ok()).collect();
+    json!({ "took_us": took, "failed": failed })
 }
 
 fn millis(since: Instant) -> u64 {

@@ -3,7 +3,7 @@
 //! ```sh
 //! tests/netlab/run                    # what `tests/run netlab` does: some minutes
 //! tests/netlab/run full               # all of it
-//! tests/netlab/run prove home-igd2    # one thing, in one topology; also reach, hostile, event
+//! tests/netlab/run prove home-igd2    # one thing, in one topology; also reach, hostile, event, punch
 //! ```
 
 mod events;
@@ -14,6 +14,7 @@ mod mesh;
 mod ports;
 mod program;
 mod proof;
+mod punched;
 mod rules;
 mod scripted;
 mod space;
@@ -36,7 +37,17 @@ struct Trial {
     what: &'static str,
     name: &'static str,
     quick: bool,
-    work: Box<dyn Fn() -> Outcome<Option<Row>>>,
+    work: Box<dyn Fn() -> Outcome<Shown>>,
+}
+
+/// What a trial has shown.
+enum Shown {
+    /// The lab itself is as it should be.
+    Proven,
+    /// How a node was reached.
+    Reached(Row),
+    /// How two peers came to each other.
+    Punched(String),
 }
 
 fn main() -> ExitCode {
@@ -61,24 +72,38 @@ fn say(line: &str) {
     println!("{line}");
 }
 
-fn trials() -> Vec<Trial> {
+fn trials(is_full: bool) -> Vec<Trial> {
     let mut all = Vec::new();
     for plan in PLANS {
         let quick = QUICK.contains(&plan.name);
-        let work = Box::new(|| proof::prove(&World::build(*plan)?).map(|()| None));
+        let work = Box::new(|| proof::prove(&World::build(*plan)?).map(|()| Shown::Proven));
         all.push(Trial { what: "prove", name: plan.name, quick, work });
     }
     for plan in PLANS {
         let quick = QUICK.contains(&plan.name);
-        let work = Box::new(|| mesh::reach(Mesh::build(*plan, 1)?).map(Some));
+        let work = Box::new(|| mesh::reach(Mesh::build(*plan, 1)?).map(Shown::Reached));
         all.push(Trial { what: "reach", name: plan.name, quick, work });
     }
     for gateway in hostile::ALL {
         let quick = QUICK_HOSTILE.contains(&gateway.name);
-        all.push(Trial { what: "hostile", name: gateway.name, quick, work: Box::new(|| gateway.run().map(Some)) });
+        all.push(Trial {
+            what: "hostile",
+            name: gateway.name,
+            quick,
+            work: Box::new(|| gateway.run().map(Shown::Reached)),
+        });
     }
     for (name, quick, work) in events::ALL {
-        all.push(Trial { what: "event", name, quick: *quick, work: Box::new(|| work().map(Some)) });
+        all.push(Trial { what: "event", name, quick: *quick, work: Box::new(|| work().map(Shown::Reached)) });
+    }
+    for pair in punched::PAIRS {
+        // The short run has the pairs that differ in kind, and no more tries than it takes to see them at work.
+        let (quick, tries) = (pair.quick, if is_full { pair.tries } else { pair.tries.min(5) });
+        let work = Box::new(move || pair.run(tries).map(Shown::Punched));
+        all.push(Trial { what: "punch", name: pair.name, quick, work });
+    }
+    for (name, quick, work) in punched::EVENTS {
+        all.push(Trial { what: "punch", name, quick: *quick, work: Box::new(|| work().map(Shown::Punched)) });
     }
     all
 }
@@ -88,7 +113,7 @@ fn run(what: &str, names: &[String]) -> Outcome {
         return Err("makes network namespaces, which needs root; run it as root, or leave it out".into());
     }
     space::sweep();
-    let mut all = trials();
+    let mut all = trials(what == "full" || what == "punch");
     if !matches!(what, "quick" | "full") {
         all.retain(|trial| trial.what == what);
     }
@@ -100,7 +125,9 @@ fn run(what: &str, names: &[String]) -> Outcome {
         (what != "quick" || trial.quick) && (names.is_empty() || names.iter().any(|name| name == trial.name))
     });
     if all.is_empty() {
-        return Err(format!("there is nothing called {what}; there are: quick, full, prove, reach, hostile, event"));
+        return Err(format!(
+            "there is nothing called {what}; there are: quick, full, prove, reach, hostile, event, punch"
+        ));
     }
     // Nothing else means anything if the lab is not what it is said to be.
     if what == "full" || what == "quick" {
@@ -120,12 +147,14 @@ fn try_all(trials: Vec<Trial>) -> Outcome {
         let took = begun.elapsed().as_secs_f32();
         let label = format!("{:<8} {:<19} {took:5.1} s ", trial.what, trial.name);
         match outcome {
-            Ok(row) => {
-                say(&format!("{label} {}", row.as_ref().map_or("is what it is said to be", |row| &row.rung)));
+            Ok(Shown::Proven) => say(&format!("{label} is what it is said to be")),
+            Ok(Shown::Punched(how)) => say(&format!("{label} {how}")),
+            Ok(Shown::Reached(row)) => {
+                say(&format!("{label} {}", row.rung));
                 if std::env::var_os("NETLAB_REPORT").is_some() {
-                    say(row.as_ref().map_or("", |row| &row.report));
+                    say(&row.report);
                 }
-                rows.extend(row.map(|row| (trial.name, row)));
+                rows.push((trial.name, row));
             }
             Err(why) => {
                 say(&format!("{label} FAILED: {why}"));

@@ -114,7 +114,7 @@ pub(crate) const PLANS: &[Plan] = &[
 
 /// A process that ends with its owner.
 #[derive(Debug)]
-pub(crate) struct Running(Child);
+pub(crate) struct Running(pub(crate) Child);
 
 impl Drop for Running {
     fn drop(&mut self) {

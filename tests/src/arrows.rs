@@ -14,6 +14,7 @@ pub const ORDER: &[&str] = &[
     "runtime",
     "state",
     "transport",
+    "punch",
     "discovery",
     "relay",
     "nat",

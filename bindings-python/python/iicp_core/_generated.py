@@ -273,6 +273,8 @@ class ClientOptions(TypedDict, total=False):
     """Whether nodes on private, loopback and other addresses that are not public may be called. A directory that is itself on this machine may name nodes on this machine. Default: False."""
     native: Literal["auto", "any", "off"]
     """Whether nodes that take native frames are sent them. A node's place is tried once before; who does not answer there is sent his tasks over HTTP. Default: ``"auto"``."""
+    punch: Literal["auto", "off"]
+    """Whether a direct path (QUIC over UDP) is looked for to nodes that are behind a relay, by which both learn each other's address. Tasks go through the relay until there is one, and again when it dies. Not with ``native`` off. Default: ``"auto"``."""
     breaker_failures: int
     """Failures in a row after which a node is left alone for a while. Default: ``5``."""
     breaker_open: float
@@ -710,6 +712,8 @@ class NodeOptions(TypedDict, total=False):
     """Grace for a body or an answer to move on, in seconds; after it at least 1 KiB a second must pass. Default: 10.0."""
     native: Literal["auto", "any", "off"]
     """Whether the port also speaks the native framed transport, and to whom. Default: ``"auto"``."""
+    punch: Literal["auto", "off"]
+    """Whether callers of a node behind a relay may find a direct path to it (QUIC over UDP), by which both learn each other's address; and whether a relay helps them to find it. Not with ``native`` off. Default: ``"auto"``."""
     replay_bytes: int
     """Memory for remembering task ids, in bytes; the oldest are forgotten first. Nonces, which must not be forgotten, have as much again; when it is full, tasks with a nonce are refused. Default: ``67108864``."""
     result_bytes: int

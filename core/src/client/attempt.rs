@@ -17,6 +17,8 @@ use crate::error::{Code, Error, Result};
 use crate::protocol::breaker::{Admission, At};
 use crate::protocol::retry::Outcome;
 use crate::protocol::sealed::open_reply;
+#[cfg(feature = "punch")]
+use crate::punch::Way;
 use crate::telemetry;
 use crate::transport::http_client::{Call, NoReply, Redirects, Reply};
 use crate::transport::native_link::{Link, NativeCall};
@@ -44,21 +46,43 @@ pub(super) struct Begun {
     pub(super) rest: Events,
 }
 
+/// A connection that takes the task natively, and the task.
+struct OverFrames {
+    link: Arc<Link>,
+    body: Bytes,
+    /// Whether it is a path past NATs, with a relay beside it.
+    is_direct: bool,
+}
+
 /// Why an attempt brought no result, and whether the task may be sent again.
 #[derive(Debug)]
 pub(super) struct Failed {
     pub(super) error: Error,
     pub(super) outcome: Outcome,
     pub(super) waited: Duration,
+    /// Whether the task had gone over a direct path, with a relay beside it.
+    pub(super) is_direct: bool,
 }
 
+/// A direct path may be dead for so long before it is known to be.
+const UNNOTICED: Duration = Duration::from_secs(6);
+
 impl Failed {
+    /// Whether it says nothing about the node: it may be well, and reached by the relay.
+    fn is_the_paths_fault(&self, after: Duration) -> bool {
+        match self.error.code() {
+            Code::Lost => self.is_direct,
+            Code::Timeout => self.is_direct && after < UNNOTICED,
+            _ => false,
+        }
+    }
+
     fn new(code: Code, message: String, outcome: Outcome) -> Self {
-        Failed { error: Error::new(code, message), outcome, waited: Duration::ZERO }
+        Failed { error: Error::new(code, message), outcome, waited: Duration::ZERO, is_direct: false }
     }
 
     pub(super) fn with(error: Error, outcome: Outcome) -> Self {
-        Failed { error, outcome, waited: Duration::ZERO }
+        Failed { error, outcome, waited: Duration::ZERO, is_direct: false }
     }
 
     fn elsewhere(error: Error) -> Self {
@@ -135,7 +159,7 @@ impl Submit<'_> {
                 Ok(Sent { sealed, waited, ..sent })
             }
             Err(failed) => {
-                passage.report(is_alive(&failed));
+                passage.report(is_alive(&failed) || failed.is_the_paths_fault(sent.elapsed()));
                 Err(Failed { waited, ..failed })
             }
         }
@@ -144,21 +168,21 @@ impl Submit<'_> {
     /// Reads the whole answer.
     async fn whole(&self, route: &Route, call: Call<'_>, key: Option<ReplyKey>) -> Result<Sent, Failed> {
         let node_id = route.node.node_id.as_str();
-        let answer = match self.natively(route, &call).await {
+        let (answer, is_direct) = match self.natively(route, &call).await {
             Some(answer) => answer,
-            None => self.client.http.call(call).await,
+            None => (self.client.http.call(call).await, false),
         };
-        self.at_once(node_id, key.as_ref(), answer)
+        self.at_once(node_id, key.as_ref(), answer).map_err(|failed| Failed { is_direct, ..failed })
     }
 
     /// Reads the first part of the answer; all of it from a node that does not stream.
     async fn begin(&self, route: &Route, call: Call<'_>, key: Option<ReplyKey>) -> Result<Sent, Failed> {
         let node_id = route.node.node_id.as_str();
         let source = match self.natively_in_parts(route, &call).await {
-            Some(Ok(Natively::Parts(parts))) if parts.is_events() => Source::Native(parts),
-            Some(Ok(Natively::Parts(parts))) => return self.at_once(node_id, key.as_ref(), parts.read().await),
-            Some(Ok(Natively::Whole(reply))) => return self.at_once(node_id, key.as_ref(), Ok(reply)),
-            Some(Err(no_reply)) => return Err(unanswered(node_id, no_reply)),
+            Some((Ok(Natively::Parts(parts)), _)) if parts.is_events() => Source::Native(parts),
+            Some((Ok(Natively::Parts(parts)), _)) => return self.at_once(node_id, key.as_ref(), parts.read().await),
+            Some((Ok(Natively::Whole(reply)), _)) => return self.at_once(node_id, key.as_ref(), Ok(reply)),
+            Some((Err(no_reply), is_direct)) => return Err(Failed { is_direct, ..unanswered(node_id, no_reply) }),
             None => {
                 let call = Call { accept: Some("text/event-stream, application/json"), ..call };
                 let incoming = self.client.http.open(call).await.map_err(|no_reply| unanswered(node_id, no_reply))?;
@@ -183,28 +207,51 @@ impl Submit<'_> {
     }
 
     /// A connection on which the node has proven that it takes tasks natively, if there is one and the task fits.
-    async fn link(&self, route: &Route, call: &Call<'_>) -> Option<(Arc<Link>, Bytes)> {
+    async fn link(&self, route: &Route, call: &Call<'_>) -> Option<OverFrames> {
         // Frames have no place for a trace's state.
         let body = call.body.clone().filter(|_| call.tracestate.is_none())?;
+        if let Some(link) = self.direct(route).filter(|link| link.takes(body.len())) {
+            return Some(OverFrames { link, body, is_direct: true });
+        }
         let link = self.client.native.link(route.native.as_ref()?).await.filter(|link| link.takes(body.len()))?;
-        Some((link, body))
+        Some(OverFrames { link, body, is_direct: false })
     }
 
-    /// Sends the task natively; none if it cannot have begun to run there, so that HTTP may have it.
-    async fn natively(&self, route: &Route, call: &Call<'_>) -> Option<Result<Reply, NoReply>> {
-        let (link, body) = self.link(route, call).await?;
-        match link.call(self.native(call, body)).await {
-            Err(NoReply::Connect) => None,
-            answer => Some(answer),
-        }
+    /// A path past the NATs to a node behind a relay, if there is one by now.
+    #[cfg(feature = "punch")]
+    fn direct(&self, route: &Route) -> Option<Arc<Link>> {
+        let direct = self.client.direct.as_ref().filter(|_| route.is_relayed())?;
+        let (key, node_id) = (route.key.as_ref()?.as_ref().ok()?, route.node.node_id.as_str());
+        direct.link(&Way { node_id, key, task_url: &route.task_url, reach: route.reach })
+    }
+
+    #[cfg(not(feature = "punch"))]
+    fn direct(&self, _: &Route) -> Option<Arc<Link>> {
+        None
+    }
+
+    /// Sends the task natively; none if it cannot have begun to run there, or may be sent again, so that HTTP may have it. Also
+    /// tells whether it went over a direct path.
+    async fn natively(&self, route: &Route, call: &Call<'_>) -> Option<(Result<Reply, NoReply>, bool)> {
+        let OverFrames { link, body, is_direct } = self.link(route, call).await?;
+        let answer = link.call(self.native(call, body)).await;
+        (!self.goes_on(is_direct, answer.as_ref().err())).then_some((answer, is_direct))
     }
 
     /// The same, for a result that is wanted in parts.
-    async fn natively_in_parts(&self, route: &Route, call: &Call<'_>) -> Option<Result<Natively, NoReply>> {
-        let (link, body) = self.link(route, call).await?;
-        match link.open(self.native(call, body)).await {
-            Err(NoReply::Connect) => None,
-            answer => Some(answer),
+    async fn natively_in_parts(&self, route: &Route, call: &Call<'_>) -> Option<(Result<Natively, NoReply>, bool)> {
+        let OverFrames { link, body, is_direct } = self.link(route, call).await?;
+        let answer = link.open(self.native(call, body)).await;
+        (!self.goes_on(is_direct, answer.as_ref().err())).then_some((answer, is_direct))
+    }
+
+    /// Whether the task goes another way to the same node. If a direct path has died under it, the node may be well: it gives the
+    /// answer that it has by now, or runs the task again.
+    fn goes_on(&self, is_direct: bool, why: Option<&NoReply>) -> bool {
+        match why {
+            Some(NoReply::Connect) => true,
+            Some(NoReply::Lost) => is_direct && self.options.idempotent,
+            _ => false,
         }
     }
 
@@ -295,7 +342,7 @@ fn read(
         // What does not open will not open the second time either.
         let sealed = matches!(error.code(), Code::ReplyUnsealed | Code::ConfidentialityRequired);
         let outcome = if sealed { Outcome::Final } else { Outcome::MayHaveRun };
-        Failed { error, outcome, waited: Duration::ZERO }
+        Failed { error, outcome, waited: Duration::ZERO, is_direct: false }
     })
 }
 
@@ -344,7 +391,7 @@ fn refused(node_id: &str, reply: &Reply) -> Failed {
     if let Some(pause) = retry_after {
         error = error.with_retry_after(pause);
     }
-    Failed { error, outcome, waited: Duration::ZERO }
+    Failed { error, outcome, waited: Duration::ZERO, is_direct: false }
 }
 
 /// Whether a 503 is a page instead of a refusal: published nodes answer so after a handler failed in certain words.

@@ -26,7 +26,11 @@ use crate::error::{Code, Error, Result};
 use crate::options::{
     Chat, ClientOptions, Completion, Discover, Embedding, Moderation, Speech, TaskOptions, Transcription, Validate as _,
 };
+#[cfg(feature = "punch")]
+use crate::options::{NativeTransport, Punch};
 use crate::protocol::breaker::Breakers;
+#[cfg(feature = "punch")]
+use crate::punch::Direct;
 use crate::runtime::TaskGroup;
 use crate::transport::http_client::HttpClient;
 use crate::transport::native_client::NativeClient;
@@ -68,6 +72,9 @@ struct Inner {
     options: ClientOptions,
     http: HttpClient,
     native: NativeClient,
+    /// Paths past NATs to nodes that are behind a relay.
+    #[cfg(feature = "punch")]
+    direct: Option<Direct>,
     routes: Arc<Routes>,
     tokens: ConsumerTokens,
     breakers: Mutex<Breakers>,
@@ -107,6 +114,9 @@ impl Client {
         let directory = DirectoryClient::new(http.clone(), &options.directory)?;
         let group = TaskGroup::new();
         let native = NativeClient::new(options.native, &http, group.clone());
+        #[cfg(feature = "punch")]
+        let direct = (options.punch == Punch::Auto && options.native != NativeTransport::Off)
+            .then(|| Direct::new(http.clone(), group.clone()));
         let ttl = Duration::from_millis(options.route_ttl_ms);
         let routes =
             Routes::new(directory, options.route_discovery, options.allow_private_endpoints, ttl, group.clone());
@@ -117,6 +127,8 @@ impl Client {
             options,
             http,
             native,
+            #[cfg(feature = "punch")]
+            direct,
             routes,
             tokens,
             breakers,

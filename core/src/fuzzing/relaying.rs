@@ -169,7 +169,7 @@ pub(super) fn relay_bind_seeds() -> Vec<Vec<u8>> {
         seed(6, r#"{"worker_id":"w","models":["m"],"bind_ticket":"x"}"#),
         seed(6, r#"{"call_id":"c","result":{"result":1}}"#),
         seed(6, r#"{"target_node_id":"w","task":{"task_id":"t"}}"#),
-        seed(7, &Hello { ours: true }.write(Kind::Init)[HEADER_BYTES..]),
-        seed(7, &Hello { ours: true }.write(Kind::Ack)[HEADER_BYTES..]),
+        seed(7, &Hello { ours: true, punches: true }.write(Kind::Init)[HEADER_BYTES..]),
+        seed(7, &Hello { ours: true, punches: true }.write(Kind::Ack)[HEADER_BYTES..]),
     ]
 }

@@ -11,6 +11,7 @@ mod limits;
 mod metrics;
 mod native;
 mod offer;
+mod punching;
 mod reaching;
 mod receipts;
 mod refusal;
@@ -25,7 +26,7 @@ mod tls;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -44,6 +45,7 @@ use crate::nat::{Ladder, Standing};
 use crate::options::{NodeOptions, Validate as _};
 use crate::protocol::gate::Gate;
 use crate::protocol::nonces::Nonces;
+use crate::protocol::punching::Rendezvous;
 use crate::protocol::replay::ReplayMemory;
 use crate::relay::{Exchange, Listeners, Relay};
 use crate::runtime::TaskGroup;
@@ -78,7 +80,7 @@ struct State {
     /// Where native frames are taken, if callers are told.
     native_endpoint: Option<String>,
     /// What tasks are sealed to.
-    key: NodeKey,
+    key: Arc<NodeKey>,
     limits: Limits,
     callers: Callers,
     gate: Arc<Gate>,
@@ -95,6 +97,8 @@ struct State {
     standing: Option<Arc<Standing>>,
     /// There if the node is a worker itself, or may become one.
     exchange: Option<Arc<Exchange>>,
+    /// There once the node is one that callers may find a direct path to.
+    rendezvous: OnceLock<Weak<dyn Rendezvous>>,
     table: Arc<ConnTable>,
     http: HttpClient,
     group: TaskGroup,
@@ -299,6 +303,7 @@ impl Node {
             relay,
             standing: standing.clone(),
             exchange,
+            rendezvous: OnceLock::new(),
             limits: Limits::new(&options),
             callers: Callers::new(&options, &identity.node_id, directory.as_ref()),
             node_id: identity.node_id.clone(),
@@ -308,7 +313,7 @@ impl Node {
             native_endpoint: native::endpoint(&options, &endpoint),
             advertised,
             endpoint,
-            key,
+            key: Arc::new(key),
             gate: Gate::new(slots, options.queue_length),
             nonces: Nonces::new(options.replay_bytes),
             replay: ReplayMemory::new(options.replay_bytes, options.result_bytes),

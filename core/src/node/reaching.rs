@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::{State, native, relaying};
+use super::{State, native, punching, relaying};
 use crate::discovery::directory_client::DirectoryClient;
 use crate::error::{Error, Result};
 use crate::nat::{Arrivals, Ladder, Path, Standing};
@@ -113,6 +113,10 @@ impl State {
                 report.endpoint = Some(place.endpoint);
             }
             report.rungs.push(rung);
+        }
+        if let Some(rung) = punching::report(self) {
+            let at = report.rungs.iter().position(|other| other.rung > rung.rung).unwrap_or(report.rungs.len());
+            report.rungs.insert(at, rung);
         }
         report
     }

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::answer::{self, json, preflight, refuse, wrong_method};
-use super::{State, event_stream, refusal};
+use super::{State, event_stream, punching, refusal};
 use crate::crypto::digest::unhex;
 use crate::crypto::pinned::PinnedKey;
 use crate::discovery::directory_client::DirectoryClient;
@@ -60,6 +60,7 @@ pub(super) fn serve(
     let ticket_key = relay.ticket_key.as_deref().and_then(unhex);
     let tickets = TicketJudge::new(node_id.to_owned(), ticket_key, directory);
     let relay = Relay::new(&relay, &listeners, http_port, tickets, key, group.clone())?;
+    punching::observe(&relay, &listeners, options);
     relay.serve(listeners);
     Ok(relay)
 }
@@ -84,6 +85,7 @@ fn work_at(state: &Arc<State>, directory: &DirectoryClient, options: &RelayWorke
         models: state.options.models.clone(),
         options: options.clone(),
         tasks: state.clone(),
+        rendezvous: punching::host(state),
         directory: directory.clone(),
         http: state.http.clone(),
         exchange: exchange.clone(),
@@ -103,9 +105,10 @@ pub(super) async fn route(state: &Arc<State>, relay: &Arc<Relay>, request: Reque
     let path = request.uri().path().to_owned();
     if let Some((worker_id, errand)) = read_path(&path) {
         return match (errand, request.method()) {
-            (_, &Method::OPTIONS) => preflight(),
+            (Errand::Task | Errand::Health, &Method::OPTIONS) => preflight(),
             (Errand::Task, &Method::POST) => task(state, relay, worker_id, request, conn).await,
             (Errand::Task, _) => wrong_method("POST, OPTIONS"),
+            (Errand::Punch, _) => punching::answer(state, relay, worker_id, request, conn).await,
             (Errand::Health, &Method::GET | &Method::HEAD) => health(relay, worker_id),
             (Errand::Health, _) => wrong_method("GET, HEAD, OPTIONS"),
         };
@@ -156,6 +159,7 @@ fn facts(headers: &HeaderMap) -> Facts {
         tracestate: text("tracestate"),
         origin: text("origin"),
         takes_events: event_stream::is_wanted(headers),
+        punches: false,
     }
 }
 
@@ -185,13 +189,18 @@ async fn body(state: &State, request: Request<Incoming>, conn: &Conn) -> Result<
         return Err(Box::new(answer::refused(&refusal::draining())));
     }
     // The same rates as for the node's own tasks; the worker sees the relay in every caller's place.
+    count(state, request.headers(), conn)?;
+    read(request.into_body(), state.options.max_body_bytes, conn).await
+}
+
+/// Counts a call that takes something of a worker.
+pub(super) fn count(state: &State, headers: &HeaderMap, conn: &Conn) -> Result<(), Box<Answer>> {
     let about = Received {
-        origin: request.headers().get(ORIGIN).map(HeaderValue::as_bytes),
+        origin: headers.get(ORIGIN).map(HeaderValue::as_bytes),
         ..Received::new(conn.peer, admission::Body::Json(Bytes::new()))
     };
     let counted = state.limits.count(&about, state.since_start(Instant::now()));
-    counted.map_err(|refusal| Box::new(answer::refused(&refusal)))?;
-    read(request.into_body(), state.options.max_body_bytes, conn).await
+    counted.map_err(|refusal| Box::new(answer::refused(&refusal)))
 }
 
 async fn read(body: Incoming, most: usize, conn: &Conn) -> Result<Bytes, Box<Answer>> {
@@ -260,7 +269,7 @@ fn unbound() -> Answer {
 }
 
 /// What the caller learns: 503 proves that the worker never saw the task, 502 and 504 do not.
-fn fault_answer(fault: Fault, task_id: &str) -> Answer {
+pub(super) fn fault_answer(fault: Fault, task_id: &str) -> Answer {
     let about = [("task_id", task_id.into()), ("retry_after_ms", 1_000.into())];
     let later = |code, message| {
         let mut answer = refuse(StatusCode::SERVICE_UNAVAILABLE, code, message, &about);

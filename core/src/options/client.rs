@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use super::tls::check_trusted_ca;
 use super::{
-    ConsumerAuth, MAX_TIMEOUT_MS, NativeTransport, ProfileRequest, RouteDiscovery, RoutingPolicy, RoutingStrategy,
-    Validate, check_node_id, check_routing, check_timeout, in_range,
+    ConsumerAuth, MAX_TIMEOUT_MS, NativeTransport, ProfileRequest, Punch, RouteDiscovery, RoutingPolicy,
+    RoutingStrategy, Validate, check_node_id, check_routing, check_timeout, in_range,
 };
 use crate::error::{Code, Error, Result};
 use crate::types::{Secret, base_url};
@@ -64,6 +64,9 @@ pub struct ClientOptions {
     /// Whether nodes that take native frames are sent them. A node's place is tried once before; who does not answer there
     /// is sent his tasks over HTTP.
     pub native: NativeTransport,
+    /// Whether a direct path (QUIC over UDP) is looked for to nodes that are behind a relay, by which both learn each other's
+    /// address. Tasks go through the relay until there is one, and again when it dies. Not with `native` off.
+    pub punch: Punch,
     /// Failures in a row after which a node is left alone for a while.
     pub breaker_failures: u32,
     /// How long such a node is left alone before it is tried again, in milliseconds.
@@ -95,6 +98,7 @@ impl Default for ClientOptions {
             trusted_ca: None,
             allow_private_endpoints: false,
             native: NativeTransport::default(),
+            punch: Punch::default(),
             breaker_failures: 5,
             breaker_open_ms: 30_000,
         }

@@ -11,7 +11,7 @@ use super::listing::{
 use super::statements::{check_operator_delegation, check_policy_manifest};
 use super::tls::check_trusted_ca;
 use super::{
-    BackendOptions, NatOptions, NativeTransport, RelayServerOptions, RelayWorkerOptions, TlsOptions, Validate,
+    BackendOptions, NatOptions, NativeTransport, Punch, RelayServerOptions, RelayWorkerOptions, TlsOptions, Validate,
     check_names, check_node_id, check_region, check_timeout, in_range,
 };
 use crate::error::{Code, Error, Result};
@@ -126,6 +126,9 @@ pub struct NodeOptions {
     pub transfer_grace_ms: u64,
     /// Whether the port also speaks the native framed transport, and to whom.
     pub native: NativeTransport,
+    /// Whether callers of a node behind a relay may find a direct path to it (QUIC over UDP), by which both learn each other's
+    /// address; and whether a relay helps them to find it. Not with `native` off.
+    pub punch: Punch,
     /// Memory for remembering task ids, in bytes; the oldest are forgotten first. Nonces, which must not be forgotten, have as
     /// much again; when it is full, tasks with a nonce are refused.
     pub replay_bytes: usize,
@@ -212,6 +215,7 @@ impl Default for NodeOptions {
             idle_timeout_ms: 75_000,
             transfer_grace_ms: 10_000,
             native: NativeTransport::default(),
+            punch: Punch::default(),
             replay_bytes: 64 << 20,
             result_bytes: 64 << 20,
         }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -90,6 +91,11 @@ impl Listeners {
     /// The first address.
     pub(crate) fn addr(&self) -> Option<SocketAddr> {
         self.0.first()?.local_addr().ok()
+    }
+
+    /// All of them.
+    pub(crate) fn addrs(&self) -> Vec<SocketAddr> {
+        self.0.iter().filter_map(|listener| listener.local_addr().ok()).collect()
     }
 
     pub(super) fn serve(self, relay: &Arc<Relay>) {
@@ -201,6 +207,7 @@ async fn greet<Io: AsyncRead + AsyncWrite + Unpin>(
     match relay.admit(arrival, models, way, Some(greeting)).await {
         Ok(session) => {
             tracing::debug!(target: telemetry::RELAY, worker_id = bind.worker_id, "a worker is bound");
+            session.punches.store(hello.punches, Relaxed);
             Some((io, session))
         }
         Err(refusal) => {

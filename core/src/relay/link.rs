@@ -18,6 +18,7 @@ use url::Host;
 use crate::crypto::pinned::Pin;
 use crate::error::{Code, Error, Result};
 use crate::protocol::admission::{Admission, Body, Done, Outcome, Received};
+use crate::protocol::punching::Rendezvous;
 use crate::protocol::relay::liveness::{Liveness, Look, Patience};
 use crate::runtime::TaskGroup;
 use crate::transport::event_bytes::EventBytes;
@@ -64,6 +65,8 @@ pub(super) struct Terms<'a> {
     pub(super) ask_after: Duration,
     pub(super) answer_within: Duration,
     pub(super) most_body: usize,
+    /// Whether who looks for a direct path to this node is answered.
+    pub(super) punches: bool,
 }
 
 /// Why a session is over.
@@ -112,7 +115,7 @@ pub(super) async fn bind(
         Some(pin) => secured(stream, pin).await?,
     };
     let mut frames = Frames::new(reader, terms.most_body);
-    send(&mut writer, &Hello { ours: true }.write(Kind::Init)).await?;
+    send(&mut writer, &Hello { ours: true, punches: terms.punches }.write(Kind::Init)).await?;
     let (kind, payload) = answer(&mut frames).await?;
     match kind {
         Kind::Ack => {}
@@ -197,13 +200,14 @@ fn strange() -> Error {
 
 impl Bound {
     /// Begins to serve.
-    pub(super) fn begin(self, tasks: Arc<dyn Admission>) -> Live {
+    pub(super) fn begin(self, tasks: Arc<dyn Admission>, rendezvous: Option<Arc<dyn Rendezvous>>) -> Live {
         let Bound { peer, frames, writer, patience, .. } = self;
         let (answers, queue) = mpsc::channel(MOST_ANSWERS);
         let mut writing = JoinSet::new();
         writing.spawn(write(writer, queue));
         let ours = frames.hello.ours;
-        let session = Session { tasks, peer, answers, ours, running: JoinSet::new(), calls: HashMap::new() };
+        let session =
+            Session { tasks, rendezvous, peer, answers, ours, running: JoinSet::new(), calls: HashMap::new() };
         Live { frames, writing, session, patience, liveness: Liveness::new(true, 0), begun: Instant::now() }
     }
 }
@@ -315,6 +319,7 @@ enum Said {
 
 struct Session {
     tasks: Arc<dyn Admission>,
+    rendezvous: Option<Arc<dyn Rendezvous>>,
     peer: SocketAddr,
     answers: mpsc::Sender<Piece>,
     /// Whether the relay is one of ours.
@@ -384,7 +389,16 @@ impl Session {
         let facts = call.facts.clone();
         let credit = Arc::new(Semaphore::new(WINDOW));
         let way = Way { call: id.clone(), answers: self.answers.clone(), credit: self.ours.then(|| credit.clone()) };
+        let rendezvous = self.rendezvous.clone();
         let handle = self.running.spawn(async move {
+            if facts.punches {
+                let (status, answer) = match rendezvous {
+                    Some(rendezvous) => rendezvous.answer(peer.ip(), body).await,
+                    None => (404, crate::wire::failure::write("not_found", "no direct paths here", &[]).into()),
+                };
+                let _ = way.last(answer, status).await;
+                return;
+            }
             let received = Received {
                 origin: facts.origin.as_deref().map(str::as_bytes),
                 consumer_token: facts.consumer_token.as_deref(),

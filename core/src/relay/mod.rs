@@ -10,6 +10,7 @@ mod accept;
 mod counts;
 mod driver;
 mod link;
+mod observer;
 mod parts;
 mod polling;
 mod session;
@@ -19,13 +20,14 @@ mod worker;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::Instant;
 
 pub(crate) use accept::Listeners;
+pub(crate) use observer::Observer;
 pub(crate) use parts::Parts;
 pub(crate) use polling::{PULL, Pulled};
 pub(crate) use tickets::TicketJudge;
@@ -43,6 +45,7 @@ use crate::telemetry;
 use crate::wire::frame::Kind;
 use crate::wire::relay::{self as words, Beginning, Facts};
 use counts::{CallEnd, Counts};
+use observer::Observing;
 use session::{NotTaken, Outcome, Session, Way};
 use tickets::Doubt;
 
@@ -65,6 +68,8 @@ pub(crate) struct Relay {
     tls: Arc<rustls::ServerConfig>,
     pin: Pin,
     pub(crate) counts: Counts,
+    /// How it helps peers to find direct paths, if it does.
+    observing: OnceLock<Observing>,
     started: Instant,
     group: TaskGroup,
 }
@@ -150,6 +155,7 @@ impl Relay {
             tls: crate::transport::pinned::server(key)?,
             pin: key.pin(),
             counts: Counts::default(),
+            observing: OnceLock::new(),
             started: Instant::now(),
             group,
         }))

@@ -113,6 +113,8 @@ pub(crate) struct Session {
     pub(crate) models: Vec<String>,
     /// Whether the worker is one of ours, and told when a caller goes away.
     pub(crate) ours: bool,
+    /// Whether a direct path to it may be looked for.
+    pub(crate) punches: AtomicBool,
     pub(crate) liveness: Liveness,
     /// Whether the worker has no connection of its own, but asks over HTTP.
     poll: bool,
@@ -132,6 +134,7 @@ impl Session {
             number,
             models,
             ours: way == Way::Ours,
+            punches: AtomicBool::new(false),
             liveness,
             poll: way == Way::Poll,
             pulling: AtomicU64::new(0),

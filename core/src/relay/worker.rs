@@ -14,6 +14,7 @@ use crate::discovery::directory_client::DirectoryClient;
 use crate::error::{Code, Error, Result};
 use crate::options::{RELAY_PORT, RelayWorkerOptions, relay_place};
 use crate::protocol::admission::Admission;
+use crate::protocol::punching::Rendezvous;
 use crate::protocol::relay::election::elect;
 use crate::protocol::relay::pacing::Reconnect;
 use crate::protocol::relay::path_of;
@@ -113,6 +114,8 @@ pub(crate) struct Worker {
     pub(crate) models: Vec<String>,
     pub(crate) options: RelayWorkerOptions,
     pub(crate) tasks: Arc<dyn Admission>,
+    /// Who answers those who look for a direct path.
+    pub(crate) rendezvous: Option<Arc<dyn Rendezvous>>,
     pub(crate) directory: DirectoryClient,
     pub(crate) http: HttpClient,
     pub(crate) exchange: Arc<Exchange>,
@@ -193,7 +196,7 @@ impl Worker {
                     tracing::info!(target: telemetry::RELAY, relay = %relay.host, "bound at a relay");
                     *last = Some(relay);
                     self.enter(slot, place);
-                    let mut live = bound.begin(self.tasks.clone());
+                    let mut live = bound.begin(self.tasks.clone(), self.rendezvous.clone());
                     let ended = live.serve(group).await;
                     if ended != Ended::Lost {
                         // Callers that came this way get their answers, whatever is done next.
@@ -219,6 +222,7 @@ impl Worker {
             ask_after: Duration::from_millis(self.options.ping_interval_ms),
             answer_within: Duration::from_millis(self.options.pong_timeout_ms),
             most_body: self.most_body,
+            punches: self.rendezvous.is_some(),
         };
         let place = Door { addrs: &addrs, port: relay.port, pin: relay.pin };
         link::bind(place, &terms, async |ours| {

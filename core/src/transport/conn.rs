@@ -147,7 +147,7 @@ impl Conn {
     }
 
     /// What passes from now on is for the two ends alone. Inside, the peer has yet to begin.
-    pub(super) fn is_sealed_now(&self) {
+    pub(crate) fn is_sealed_now(&self) {
         self.secure.store(true, Relaxed);
         self.enter(Phase::Silent);
     }

@@ -119,7 +119,7 @@ struct Connection<'a, S> {
 
 /// Serves a connection that began with the magic, until one side is done with it. In plain text it is told why not unless the
 /// node takes that from there.
-pub(super) async fn serve(native: Arc<Native>, stream: impl Stream, conn: &Conn, closing: impl Future<Output = ()>) {
+pub(crate) async fn serve(native: Arc<Native>, stream: impl Stream, conn: &Conn, closing: impl Future<Output = ()>) {
     let may = match native.plaintext {
         _ if conn.is_secure() => true,
         Plaintext::Nowhere => false,

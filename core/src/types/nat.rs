@@ -64,6 +64,9 @@ pub enum Rung {
     DirectIpv6,
     /// The same, after the gateway's firewall was opened for it.
     Ipv6Pinhole,
+    /// Past the gateway's NAT and the caller's, by a path that both look for at the same time. Beside a relay, which they need
+    /// for that.
+    HolePunching,
     /// A relay.
     Relay,
 }
@@ -107,6 +110,7 @@ impl Rung {
             Rung::Upnp => "upnp",
             Rung::DirectIpv6 => "direct_ipv6",
             Rung::Ipv6Pinhole => "ipv6_pinhole",
+            Rung::HolePunching => "hole_punching",
             Rung::Relay => "relay",
         }
     }

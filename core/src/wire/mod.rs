@@ -14,9 +14,13 @@ pub(crate) mod gzip;
 pub(crate) mod inbound;
 pub(crate) mod message;
 pub(crate) mod port_control;
+#[cfg_attr(not(feature = "punch"), allow(dead_code))] // without it only a relay has words to say
+pub(crate) mod punch;
 pub(crate) mod relay;
 pub(crate) mod relayed;
 pub(crate) mod sealed;
+#[cfg_attr(not(feature = "punch"), allow(dead_code))] // the same
+pub(crate) mod stun;
 pub(crate) mod task;
 pub(crate) mod transcode;
 pub(crate) mod upnp;

@@ -12,6 +12,9 @@ use super::message::{self, RelayAck, RelayBind};
 
 /// Says in INIT and ACK that a peer answers when it is pinged and knows the words below.
 const PROFILE: &str = "urn:iicp:custom:core:relay:v1";
+/// Says in INIT that a worker answers when somebody looks for a direct path to it: such a call has 107, and its body is not a
+/// task.
+const PUNCH: &str = "urn:iicp:custom:core:punch:v1";
 /// The caller of a call is gone: `{15: call}`, from the relay.
 pub(crate) const CANCEL: Kind = Kind::Custom(0xf0);
 /// The relay is about to stop: from the relay, without content. What is under way may end.
@@ -32,6 +35,8 @@ pub(crate) const MOST_PART: usize = 16 << 10;
 pub(crate) struct Hello {
     /// Whether the peer is one of ours.
     pub(crate) ours: bool,
+    /// Whether a direct path to it may be looked for.
+    pub(crate) punches: bool,
 }
 
 /// Under which key INIT and ACK have what a peer can do; both of no use to published peers, which read neither.
@@ -45,7 +50,9 @@ impl Hello {
         let mut hello = Hello::default();
         let read = message::read(payload, |key, value| match key {
             key if key == capabilities(kind) => value.array(|element| {
-                hello.ours |= element.text()? == PROFILE;
+                let profile = element.text()?;
+                hello.ours |= profile == PROFILE;
+                hello.punches |= profile == PUNCH;
                 Ok(())
             }),
             _ => value.skip(),
@@ -55,8 +62,13 @@ impl Hello {
 
     /// Writes INIT or ACK as published peers do; ours learn that we are one of them.
     pub(crate) fn write(self, kind: Kind) -> Vec<u8> {
+        let profiles: &[&str] = match (self.ours, self.punches) {
+            (true, true) => &[PROFILE, PUNCH],
+            (true, false) => &[PROFILE],
+            (false, _) => &[],
+        };
         small(kind, |map| {
-            map.uint(1, u64::from(VERSION)).texts(capabilities(kind), self.ours.then_some(&[PROFILE][..]));
+            map.uint(1, u64::from(VERSION)).texts(capabilities(kind), self.ours.then_some(profiles));
         })
     }
 
@@ -150,6 +162,8 @@ pub(crate) struct Facts {
     pub(crate) origin: Option<String>,
     /// Whether the consumer takes the result in parts.
     pub(crate) takes_events: bool,
+    /// It is no task, but somebody who looks for a direct path.
+    pub(crate) punches: bool,
 }
 
 /// Longest of these that is passed on.
@@ -165,7 +179,9 @@ pub(crate) fn write_call(call: Uuid, body: &Bytes, facts: &Facts) -> [Bytes; 3] 
         .filter_map(|(key, fact)| fact.as_deref().filter(|fact| fact.len() <= MOST_FACT).map(|fact| (key, fact)));
     let told: Vec<(u64, &str)> = told.collect();
     // {5: body, 15: call}, and what is told.
-    out.push(0xa2 + u8::from(facts.takes_events) + u8::try_from(told.len()).unwrap_or_default());
+    out.push(
+        0xa2 + u8::from(facts.takes_events) + u8::from(facts.punches) + u8::try_from(told.len()).unwrap_or_default(),
+    );
     out.push(5);
     cbor::write_head(&mut out, cbor::BYTES, body.len() as u64);
     let front = out.len();
@@ -179,6 +195,9 @@ pub(crate) fn write_call(call: Uuid, body: &Bytes, facts: &Facts) -> [Bytes; 3] 
     told.iter().filter(|(key, _)| *key > 15).for_each(|(key, fact)| entry(*key, fact));
     if facts.takes_events {
         out.extend_from_slice(&[0x18, 106, 1]);
+    }
+    if facts.punches {
+        out.extend_from_slice(&[0x18, 107, 1]);
     }
     around(out, begun, front, body)
 }
@@ -213,6 +232,7 @@ impl<'a> Call<'a> {
                 104 => facts.tracestate = Some(value.text()?.to_owned()),
                 105 => facts.origin = Some(value.text()?.to_owned()),
                 106 => facts.takes_events = value.uint()? != 0,
+                107 => facts.punches = value.uint()? != 0,
                 _ => value.skip()?,
             }
             Ok(())
@@ -379,6 +399,7 @@ mod tests {
                 tracestate: None,
                 origin: Some("o".repeat(300)),
                 takes_events: length % 2 == 0,
+                punches: length % 3 == 0,
             };
             let frames = write_call(call, &body, &facts);
             assert_eq!(frames[1].as_ptr(), body.as_ptr());
@@ -399,7 +420,8 @@ mod tests {
             assert_eq!(Part::read(&frame), Ok(Some(Part { call, body, beginning })));
         }
         for kind in [Kind::Init, Kind::Ack] {
-            for hello in [Hello { ours: true }, Hello { ours: false }] {
+            for (ours, punches) in [(true, true), (true, false), (false, false)] {
+                let hello = Hello { ours, punches };
                 assert_eq!(Hello::read(kind, &payload(&hello.write(kind))), hello);
             }
         }

@@ -5,6 +5,7 @@
 mod parts;
 mod peer;
 mod polling;
+mod punched;
 mod server;
 mod tls;
 mod worker;

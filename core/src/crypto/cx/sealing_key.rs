@@ -81,7 +81,7 @@ impl SealingKey {
     }
 
     /// `cx-` and 16 hex digits.
-    #[cfg(any(test, feature = "testing"))]
+    #[cfg(any(test, feature = "testing", feature = "punch"))]
     pub(crate) fn key_id(&self) -> &str {
         &self.key_id
     }

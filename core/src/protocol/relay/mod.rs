@@ -27,6 +27,8 @@ pub(crate) fn is_worker_id(id: &str) -> bool {
 pub(crate) enum Errand {
     Task,
     Health,
+    /// A caller looks for a direct path.
+    Punch,
 }
 
 /// What a path below `/v1/relay-for/` means, as it came, undecoded: an id and one of two ends, spelled in no other way.
@@ -35,6 +37,7 @@ pub(crate) fn read_path(path: &str) -> Option<(&str, Errand)> {
     let errand = match end {
         "v1/task" => Errand::Task,
         "iicp/health" => Errand::Health,
+        "v1/punch" => Errand::Punch,
         _ => return None,
     };
     is_worker_id(id).then_some((id, errand))
