@@ -15,12 +15,14 @@ use crate::error::{Code, Error, Result};
 
 mod base_url;
 mod calendar;
+mod certificate;
 mod chunk;
 mod nat;
 mod replies;
 
 pub(crate) use base_url::{base_url, without_trailing_dot};
 pub(crate) use calendar::{rfc3339, unix_seconds};
+pub use certificate::CertificateReport;
 pub use chunk::Chunk;
 pub use nat::{Interface, NatReport, Rung, RungReport, RungState};
 pub use replies::{

@@ -55,7 +55,7 @@ use crate::transport::endpoint::Endpoint;
 use crate::transport::http_client::HttpClient;
 use crate::transport::http_server::{Behind, HttpServer, ServerLimits, affordable_connections};
 use crate::transport::server_tls::ServerTls;
-use crate::types::NatReport;
+use crate::types::{CertificateReport, NatReport};
 use callers::Callers;
 use handler::DynHandler;
 use limits::Limits;
@@ -246,6 +246,16 @@ impl Node {
     pub async fn nat_report(&self) -> Result<NatReport> {
         let ladder: Ladder = reaching::ladder(&self.options, self.server.addr, self.directory.clone(), None)?;
         Ok(ladder.try_out().await)
+    }
+
+    /// How long and for whom the certificate is good that a node with these options shows; none if they have no `tls`.
+    /// Nothing is bound.
+    ///
+    /// # Errors
+    /// `CONFIG_INVALID` for options, and for a certificate or a key that cannot be used.
+    pub async fn certificate_report(options: &NodeOptions) -> Result<Option<CertificateReport>> {
+        options.validate()?;
+        tls::examine(options).await
     }
 
     /// The backend, if the options have one: to be called by a handler that does more than that.

@@ -1,6 +1,7 @@
 //! TLS of a node: read before any network is touched, asked of whoever comes in plain text, and told to callers by what is
 //! advertised.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::{Method, Request};
@@ -8,6 +9,7 @@ use url::Url;
 
 use super::State;
 use super::answer::tls_required;
+use crate::crypto::certificate::Validity;
 use crate::error::{Code, Error, Result};
 use crate::options::NodeOptions;
 use crate::telemetry;
@@ -15,6 +17,7 @@ use crate::transport::conn::Conn;
 use crate::transport::http_server::Answer;
 use crate::transport::server_tls::ServerTls;
 use crate::transport::trust::Trust;
+use crate::types::CertificateReport;
 
 /// What the options say of TLS: the node's own, and whom it trusts.
 ///
@@ -29,6 +32,25 @@ pub(super) async fn load(options: &NodeOptions) -> Result<(Option<Arc<ServerTls>
     reading.await.map_err(|_| Error::new(Code::Internal, "the thread that reads certificates broke down"))?
 }
 
+/// What a node with these options would show, read as it would read it; none if it has no TLS.
+///
+/// # Errors
+/// As [`load`].
+pub(super) async fn examine(options: &NodeOptions) -> Result<Option<CertificateReport>> {
+    let (Some(tls), _) = load(options).await? else { return Ok(None) };
+    let listening = || Some(options.host.clone()).filter(|host| !host.parse().is_ok_and(|ip: IpAddr| ip.is_unspecified()));
+    let host = options.endpoint.as_deref().map_or_else(listening, host_of);
+    let Validity { from, until } = tls.validity().ok_or_else(|| {
+        Error::new(Code::ConfigInvalid, "option tls.certificate: it does not say how long it is good, as it should")
+    })?;
+    let is_for_host = host.as_deref().is_none_or(|host| tls.is_for(host));
+    Ok(Some(CertificateReport::new(from, until, host, is_for_host)))
+}
+
+fn host_of(url: &str) -> Option<String> {
+    Url::parse(url).ok()?.host_str().map(str::to_owned)
+}
+
 /// The scheme of what the node advertises.
 pub(super) fn scheme(options: &NodeOptions) -> &'static str {
     if options.tls.is_some() { "https" } else { "http" }
@@ -36,8 +58,7 @@ pub(super) fn scheme(options: &NodeOptions) -> &'static str {
 
 /// Says so if callers are sent to a name that the certificate is not for: none of them would trust it.
 pub(super) fn check_name(tls: &ServerTls, advertised: &str) {
-    let host = Url::parse(advertised).ok().and_then(|url| url.host_str().map(str::to_owned)).unwrap_or_default();
-    if !tls.is_for(&host) {
+    if !host_of(advertised).is_some_and(|host| tls.is_for(&host)) {
         tracing::warn!(
             target: telemetry::NODE, advertised,
             "the node's certificate is not for the host that callers are sent to, and none will trust it; set endpoint to a \

@@ -57,6 +57,7 @@ pub struct ClientOptions {
     pub node_id: Option<String>,
     /// Certificates of authorities that are trusted beside the system's: path of a PEM file, or its text. For directories and
     /// nodes, over HTTPS and native connections; read once.
+    #[schemars(extend("contentMediaType" = "application/x-pem-file"))]
     pub trusted_ca: Option<String>,
     /// Whether nodes on private, loopback and other addresses that are not public may be called. A directory that is
     /// itself on this machine may name nodes on this machine.

@@ -33,6 +33,7 @@ pub struct DirectoryOptions {
     pub path: Option<String>,
     /// Certificates of authorities that are trusted beside the system's when nodes are asked for their health: path of a PEM
     /// file, or its text.
+    #[schemars(extend("contentMediaType" = "application/x-pem-file"))]
     pub trusted_ca: Option<String>,
 }
 

@@ -49,6 +49,7 @@ pub struct NodeOptions {
     pub tls: Option<TlsOptions>,
     /// Certificates of authorities that are trusted beside the system's: path of a PEM file, or its text. For the directory, and
     /// for the node's look at itself.
+    #[schemars(extend("contentMediaType" = "application/x-pem-file"))]
     pub trusted_ca: Option<String>,
     /// Lends the node's address to workers that nobody can reach: the node is a relay. By default it is none.
     pub relay_server: Option<RelayServerOptions>,

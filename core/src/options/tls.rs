@@ -15,8 +15,10 @@ use crate::types::Secret;
 #[non_exhaustive]
 pub struct TlsOptions {
     /// The certificate and those that lead from it to an authority, the node's own first: path of a PEM file, or its text.
+    #[schemars(extend("contentMediaType" = "application/x-pem-file"))]
     pub certificate: String,
     /// The certificate's private key, not encrypted: path of a PEM file, or its text.
+    #[schemars(extend("contentMediaType" = "application/x-pem-file"))]
     pub key: Secret,
     /// Whether nothing is taken in plain text. By default callers on this machine may do without TLS, and everybody may ask for
     /// the node's health; whatever else comes in plain text is told to use `https`.

@@ -11,3 +11,4 @@ mod serving;
 mod stopping;
 mod support;
 mod terminal;
+mod tls;

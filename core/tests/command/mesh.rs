@@ -21,6 +21,7 @@ fn a_doctor_says_what_stands_in_the_way_and_what_to_do() {
     for name in [
         "dns",
         "tls",
+        "certificate",
         "directory",
         "clock",
         "interfaces",

@@ -9,6 +9,7 @@ mod relay;
 mod sealed;
 mod their_client;
 mod their_node;
+mod tls;
 
 use iicp_core::Directory;
 use iicp_core::options::DirectoryOptions;

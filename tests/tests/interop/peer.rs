@@ -32,6 +32,11 @@ pub(crate) struct Peer {
 impl Peer {
     /// Starts a script with the published package at the release that we interoperate with.
     pub(crate) async fn start(script: &str) -> Peer {
+        Peer::start_with(script, &[]).await
+    }
+
+    /// The same, with more in its environment.
+    pub(crate) async fn start_with(script: &str, environment: &[(&str, &str)]) -> Peer {
         let root = iicp_tests::root();
         let python = root.join("target/venv-peer/bin/python");
         assert!(root.join("target/venv-peer/installed").exists(), "{INSTALL}");
@@ -48,6 +53,7 @@ impl Peer {
             // It refuses loopback addresses unless told otherwise. Plain text it refuses as well, and that stays: every task
             // that it sends here is sealed.
             .env("IICP_PROXY_ALLOW_LOOPBACK_NODES", "1")
+            .envs(environment.iter().copied())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(log)

@@ -7,7 +7,7 @@ use iicp_core::{CHAT, Code, Node};
 use serde_json::{Value, json};
 use url::Url;
 
-use super::{deepest, node_defaults};
+use super::{deepest, http, node_defaults};
 use crate::Context;
 use crate::console::{good, printable, strong};
 use crate::failure::Failure;
@@ -16,7 +16,7 @@ use crate::settings::{Flags, Section, Takes, attach};
 pub(crate) const FLAGS: &[Flags] = &[Flags {
     section: Section::Node,
     prefix: "",
-    takes: Takes::Only(&["directory", "port", "backend"]),
+    takes: Takes::Only(&["directory", "port", "backend", "endpoint", "tls.certificate", "tls.key", "trusted_ca"]),
     common: &["directory", "port", "backend"],
 }];
 
@@ -26,6 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const MOST_BYTES: usize = 1 << 20;
 /// Tickets and tokens of a directory are good for minutes; clocks that differ by less do no harm.
 const MOST_APART_S: u64 = 30;
+const DAY_S: u64 = 24 * 3600;
 
 const EXAMPLES: &str = "\
 Exit codes:
@@ -123,10 +124,12 @@ pub(crate) async fn run(_: Doctor, context: &mut Context) -> Result<(), Failure>
 }
 
 async fn examine(options: &NodeOptions) -> Result<(Vec<Check>, NatReport), Failure> {
-    let (outside, backend, report) =
-        tokio::join!(directory(&options.directory), backend(options.backend.as_ref()), nat(options));
+    let outside = directory(&options.directory, options.trusted_ca.as_deref());
+    let (outside, backend, report, certificate) =
+        tokio::join!(outside, backend(options.backend.as_ref()), nat(options), certificate(options));
     let report = report?;
     let (mut checks, relays) = outside;
+    checks.push(certificate);
     checks.extend(network(&report));
     checks.push(reached(&report, &options.directory, relays));
     checks.push(backend);
@@ -164,7 +167,7 @@ fn is_local(directory: &str) -> bool {
 }
 
 /// Name, clock, TLS and answer of the directory; and how many relays it knows.
-async fn directory(base: &str) -> (Vec<Check>, usize) {
+async fn directory(base: &str, trusted_ca: Option<&str>) -> (Vec<Check>, usize) {
     let names = ["dns", "tls", "directory", "clock"];
     let skipped = |why: &str| names.map(|name| Check::new(name, State::Skipped, why)).into();
     let url = format!("{}/v1/discover?intent={CHAT}&relay_capable=true&limit=50", base.trim_end_matches('/'));
@@ -181,7 +184,7 @@ async fn directory(base: &str) -> (Vec<Check>, usize) {
     }
     let dns = Check::new("dns", State::Well, format!("{host} has {found} addresses"));
     let is_tls = url.scheme() == "https";
-    let (tls, answer, clock, relays) = match get(url).await {
+    let (tls, answer, clock, relays) = match get(url, trusted_ca).await {
         Ok(Answer { status, date, body }) => {
             let tls = if is_tls {
                 Check::new("tls", State::Well, "the directory's certificate is good")
@@ -203,7 +206,7 @@ async fn directory(base: &str) -> (Vec<Check>, usize) {
             let blames_tls = is_tls && why.to_ascii_lowercase().contains("certificate");
             let tls = if blames_tls {
                 Check::new("tls", State::Failed, why.clone())
-                    .fix("check the clock and the root certificates of this machine (package ca-certificates)")
+                    .fix("check the clock and the root certificates of this machine (package ca-certificates); option trusted_ca adds an authority")
             } else {
                 Check::new("tls", State::Skipped, "there was no answer")
             };
@@ -213,6 +216,39 @@ async fn directory(base: &str) -> (Vec<Check>, usize) {
         }
     };
     (vec![dns, tls, answer, clock], relays)
+}
+
+/// How good the node's own certificate is.
+async fn certificate(options: &NodeOptions) -> Check {
+    let check = |state, said: String| Check::new("certificate", state, said);
+    let report = match Node::certificate_report(options).await {
+        Ok(Some(report)) => report,
+        Ok(None) => return check(State::Skipped, "the node has none; it speaks HTTP, or something in front of it TLS".into()),
+        Err(error) => {
+            return check(State::Failed, error.message().to_owned())
+                .fix("correct option tls.certificate, tls.key or trusted_ca, or renew the files");
+        }
+    };
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    let host = report.host.unwrap_or_default();
+    if !report.is_for_host {
+        return check(State::Failed, format!("it is not for {host}, which callers are sent to"))
+            .fix("set option endpoint to a URL with a name in the certificate, or get a certificate for this name");
+    }
+    if now < report.from_unix_s {
+        return check(State::Failed, format!("it is good in {} days only", (report.from_unix_s - now).div_ceil(DAY_S)))
+            .fix("check the clock of this machine");
+    }
+    let Some(left) = report.until_unix_s.checked_sub(now) else {
+        return check(State::Failed, format!("it expired {} days ago", (now - report.until_unix_s) / DAY_S))
+            .fix("renew it, and see why that was not done (systemctl list-timers)");
+    };
+    let named = if host.is_empty() { String::new() } else { format!("for {host}, and ") };
+    let said = format!("it is {named}good for {} more days", left / DAY_S);
+    if left < 7 * DAY_S {
+        return check(State::No, said).fix("renew it, and see why that was not done (systemctl list-timers)");
+    }
+    check(State::Well, said)
 }
 
 fn clock(date: Option<SystemTime>) -> Check {
@@ -296,7 +332,7 @@ async fn backend(options: Option<&BackendOptions>) -> Check {
     let Ok(url) = Url::parse(base) else {
         return Check::new("backend", State::Failed, "its URL cannot be read").fix("check option backend.url");
     };
-    match get(url).await {
+    match get(url, None).await {
         Ok(answer) => Check::new("backend", State::Well, format!("{base} answers ({})", answer.status)),
         Err(why) => Check::new("backend", State::Failed, format!("{base} does not answer: {why}"))
             .fix("start the inference server, or correct option backend.url"),
@@ -310,10 +346,8 @@ struct Answer {
     body: Value,
 }
 
-async fn get(url: Url) -> Result<Answer, String> {
-    // This is no library: what its process uses for TLS is its own affair.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().map_err(deepest)?;
+async fn get(url: Url, trusted_ca: Option<&str>) -> Result<Answer, String> {
+    let client = http(trusted_ca)?.timeout(PATIENCE).build().map_err(deepest)?;
     let mut answer = client.get(url).send().await.map_err(deepest)?;
     let date = answer.headers().get("date").and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok());
     let (status, mut bytes) = (answer.status().as_u16(), Vec::new());

@@ -7,7 +7,7 @@ use iicp_core::{Code, Error};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::{deepest, directory_defaults, node_defaults};
+use super::{deepest, directory_defaults, http, node_defaults};
 use crate::Context;
 use crate::failure::Failure;
 use crate::settings::{Flags, Section, Takes, attach};
@@ -58,15 +58,22 @@ pub(crate) fn flags(command: clap::Command) -> clap::Command {
 }
 
 pub(crate) async fn run(args: Healthcheck, context: &mut Context) -> Result<(), Failure> {
+    let mut asked = Asked::default();
     let base = match args.url {
-        Some(url) => url.trim_end_matches('/').to_owned(),
+        Some(url) => {
+            let node: NodeOptions = context.settings.section(Section::Node, &node_defaults())?;
+            asked.trusted_ca = node.trusted_ca;
+            url.trim_end_matches('/').to_owned()
+        }
         None if args.directory => {
             let directory = context.settings.section(Section::Directory, &directory_defaults())?;
             listening(&directory.host, directory.port, "directory")?
         }
         None => {
             let node: NodeOptions = context.settings.section(Section::Node, &node_defaults())?;
-            listening(&node.host, node.port, "node")?
+            let base = listening(&node.host, node.port, "node")?;
+            asked.takes_tls_only = node.tls.is_some_and(|tls| tls.only);
+            if asked.takes_tls_only { base.replacen("http:", "https:", 1) } else { base }
         }
     };
     let url = format!("{base}/iicp/health");
@@ -75,7 +82,7 @@ pub(crate) async fn run(args: Healthcheck, context: &mut Context) -> Result<(), 
     let asking = async {
         loop {
             let late = |_| Err(format!("no answer within {} ms", timeout.as_millis()));
-            let report = tokio::time::timeout(timeout, report(&url)).await.unwrap_or_else(late);
+            let report = tokio::time::timeout(timeout, report(&url, &asked)).await.unwrap_or_else(late);
             if report.is_ok() || Instant::now() + ASK_EVERY > until {
                 return report;
             }
@@ -123,12 +130,23 @@ fn listening(host: &str, port: u16, what: &str) -> Result<String, Failure> {
     Ok(format!("http://{host}:{port}"))
 }
 
+/// How whoever is asked is called.
+#[derive(Default)]
+struct Asked {
+    trusted_ca: Option<String>,
+    /// It is the node of this machine, and its certificate is for the name that others call it by.
+    takes_tls_only: bool,
+}
+
+impl Asked {
+    fn http(&self) -> Result<reqwest::ClientBuilder, String> {
+        Ok(http(self.trusted_ca.as_deref())?.tls_danger_accept_invalid_certs(self.takes_tls_only))
+    }
+}
+
 /// The report of whoever is well; else what is wrong.
-async fn report(url: &str) -> Result<Value, String> {
-    // This is no library: what its process uses for TLS is its own affair.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let client =
-        reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build().map_err(deepest)?;
+async fn report(url: &str, asked: &Asked) -> Result<Value, String> {
+    let client = asked.http()?.redirect(reqwest::redirect::Policy::none()).build().map_err(deepest)?;
     let mut answer = client.get(url).send().await.map_err(deepest)?;
     if !answer.status().is_success() {
         return Err(format!("it answered {}", answer.status()));

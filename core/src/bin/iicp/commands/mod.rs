@@ -54,6 +54,21 @@ fn deepest(error: reqwest::Error) -> String {
     cause.to_string()
 }
 
+/// An HTTP client that stands for nobody in the mesh, with the authorities in `trusted_ca` (a PEM file, or its text) beside the
+/// system's.
+fn http(trusted_ca: Option<&str>) -> Result<reqwest::ClientBuilder, String> {
+    // This is no library: what its process uses for TLS is its own affair.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let builder = reqwest::Client::builder().no_proxy();
+    let Some(given) = trusted_ca else { return Ok(builder) };
+    let pem = if given.contains("-----BEGIN ") {
+        given.as_bytes().to_vec()
+    } else {
+        std::fs::read(given).map_err(|error| format!("{given} cannot be read: {error}"))?
+    };
+    Ok(builder.tls_certs_merge(reqwest::Certificate::from_pem_bundle(&pem).map_err(deepest)?))
+}
+
 /// What the command sets for a client where nobody says otherwise.
 pub(crate) fn client_defaults() -> ClientOptions {
     ClientOptions::default()

@@ -31,6 +31,8 @@ pub(crate) const FLAGS: &[Flags] = &[Flags {
         "port",
         "region",
         "state_dir",
+        "tls.certificate",
+        "tls.key",
     ],
 }];
 
@@ -39,6 +41,7 @@ Examples:
   iicp serve --backend ollama
   iicp serve --backend openai_compat --backend-url http://127.0.0.1:8000/v1 --model qwen3
   iicp serve --config /etc/iicp/config.toml
+  iicp serve --backend ollama --tls-certificate fullchain.pem --tls-key privkey.pem --endpoint https://node.example.com:9484
   iicp serve --echo --directory-url \"\"      nothing but this machine: no model, no directory
 
 A key of the backend is better off in IICP_BACKEND_API_KEY, or in a file that IICP_BACKEND_API_KEY_FILE names, than on a

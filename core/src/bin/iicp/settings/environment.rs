@@ -54,10 +54,15 @@ fn value_of(name: &str, setting: &Setting) -> Result<Option<(String, Origin)>, (
         };
     }
     let from_file = format!("{name}_FILE");
-    if !setting.secret {
+    if !setting.secret && !setting.pem {
         return Ok(None);
     }
     let Some(path) = std::env::var_os(&from_file).filter(|path| !path.is_empty()) else { return Ok(None) };
+    if setting.pem {
+        // The library reads it itself, and again when it is renewed.
+        let path = path.into_string().map_err(|_| not_text(&from_file))?;
+        return Ok(Some((path, origin(&from_file))));
+    }
     let mut text = String::new();
     match std::fs::File::open(&path).and_then(|file| file.take(MOST_SECRET_BYTES).read_to_string(&mut text)) {
         Ok(_) => Ok(Some((text.trim_end_matches(['\n', '\r']).to_owned(), origin(&from_file)))),
@@ -73,7 +78,7 @@ pub(crate) fn slips() -> Vec<(String, String)> {
     for section in Section::ALL {
         for setting in section.settings() {
             for name in variables(section, &setting.path) {
-                if setting.secret {
+                if setting.secret || setting.pem {
                     known.push(format!("{name}_FILE"));
                 }
                 known.push(name);

@@ -50,7 +50,7 @@ pub(super) fn exposed(path: &Path, given: &[Given]) -> Option<String> {
     let others = std::fs::metadata(path).ok()?.permissions().mode() & 0o044;
     let is_secret = |given: &&Given| {
         let settings = given.section.settings();
-        settings.iter().any(|setting| setting.secret && setting.path == given.path)
+        settings.iter().any(|setting| setting.path == given.path && setting.is_secret(&given.value))
     };
     let from_file = given.iter().filter(|given| matches!(given.origin, Origin::File { .. }));
     let secret = from_file.filter(|_| others != 0).find(is_secret)?;

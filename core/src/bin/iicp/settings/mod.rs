@@ -206,10 +206,14 @@ impl Settings {
         // With what an object that was given without its members has in them.
         let options = serde_json::from_value::<T>(options.clone()).map_or(options, |options| as_json(&options));
         let settings = section.settings().into_iter().map(|setting| {
-            let origin = counted.iter().find(|given| given.path == setting.path).map(|given| given.origin.clone());
+            let given = counted.iter().find(|given| given.path == setting.path);
+            let origin = given.map(|given| given.origin.clone());
             let value = match value_at(&options, &setting.path) {
                 Value::Null => Value::Null,
-                _ if setting.secret => "***".into(),
+                _ if setting.secret => match given {
+                    Some(given) if !setting.is_secret(&given.value) => given.value.clone(),
+                    _ => "***".into(),
+                },
                 value => value.clone(),
             };
             (setting, value, origin.unwrap_or(Origin::Default))

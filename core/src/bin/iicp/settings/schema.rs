@@ -20,6 +20,15 @@ pub(crate) struct Setting {
     pub about: String,
     /// Whether its value is shown to nobody.
     pub secret: bool,
+    /// Whether it is PEM: the text itself, or the path of a file.
+    pub pem: bool,
+}
+
+impl Setting {
+    /// Whether a value holds the secret itself. A path tells nobody anything.
+    pub(crate) fn is_secret(&self, value: &Value) -> bool {
+        self.secret && !(self.pem && value.as_str().is_some_and(|text| !text.contains("-----BEGIN ")))
+    }
 }
 
 /// What may be given.
@@ -109,7 +118,9 @@ fn collect(root: &Value, schema: &Value, prefix: &str, found: &mut Vec<Setting>)
             continue;
         }
         let about = property["description"].as_str().unwrap_or_default().replace('\n', " ");
-        found.push(Setting { kind: kind(root, inner), about, secret: inner["format"] == "password", path });
+        let (secret, pem) =
+            (inner["format"] == "password", property["contentMediaType"] == "application/x-pem-file");
+        found.push(Setting { kind: kind(root, inner), about, secret, pem, path });
     }
 }
 
@@ -204,7 +215,11 @@ mod tests {
             "{profile:?}"
         );
         let token = find::<ClientOptions>("node_token");
-        assert!(token.secret && token.kind == Kind::Text);
+        assert!(token.secret && token.kind == Kind::Text && token.is_secret(&json!("word")));
+        let key = find::<NodeOptions>("tls.key");
+        assert!(key.secret && key.is_secret(&json!("-----BEGIN PRIVATE KEY-----")) && !key.is_secret(&json!("/key.pem")));
+        let authority = find::<ClientOptions>("trusted_ca");
+        assert!(authority.pem && !authority.secret && authority.kind == Kind::Text);
         assert!(settings::<ClientOptions>().iter().all(|setting| !setting.about.is_empty()));
     }
 
