@@ -38,7 +38,8 @@ pub(super) async fn load(options: &NodeOptions) -> Result<(Option<Arc<ServerTls>
 /// As [`load`].
 pub(super) async fn examine(options: &NodeOptions) -> Result<Option<CertificateReport>> {
     let (Some(tls), _) = load(options).await? else { return Ok(None) };
-    let listening = || Some(options.host.clone()).filter(|host| !host.parse().is_ok_and(|ip: IpAddr| ip.is_unspecified()));
+    let listening =
+        || Some(options.host.clone()).filter(|host| !host.parse().is_ok_and(|ip: IpAddr| ip.is_unspecified()));
     let host = options.endpoint.as_deref().map_or_else(listening, host_of);
     let Validity { from, until } = tls.validity().ok_or_else(|| {
         Error::new(Code::ConfigInvalid, "option tls.certificate: it does not say how long it is good, as it should")

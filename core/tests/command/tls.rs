@@ -91,8 +91,18 @@ fn a_doctor_judges_the_nodes_own_certificate() {
     let home = Home::new();
     let check = |files: &[String; 3], more: &[&str]| -> Value {
         let [authority, certificate, key] = files;
-        let flags =
-            ["--tls-certificate", certificate, "--tls-key", key, "--trusted-ca", authority, "--directory-url", "", "--port", "0"];
+        let flags = [
+            "--tls-certificate",
+            certificate,
+            "--tls-key",
+            key,
+            "--trusted-ca",
+            authority,
+            "--directory-url",
+            "",
+            "--port",
+            "0",
+        ];
         let seen = home.run(&[&["doctor", "--json"], &flags[..], more].concat()).objects();
         let checks = seen[0]["checks"].as_array().unwrap().clone();
         checks.into_iter().find(|one| one["check"] == "certificate").unwrap()

@@ -223,7 +223,9 @@ async fn certificate(options: &NodeOptions) -> Check {
     let check = |state, said: String| Check::new("certificate", state, said);
     let report = match Node::certificate_report(options).await {
         Ok(Some(report)) => report,
-        Ok(None) => return check(State::Skipped, "the node has none; it speaks HTTP, or something in front of it TLS".into()),
+        Ok(None) => {
+            return check(State::Skipped, "the node has none; it speaks HTTP, or something in front of it TLS".into());
+        }
         Err(error) => {
             return check(State::Failed, error.message().to_owned())
                 .fix("correct option tls.certificate, tls.key or trusted_ca, or renew the files");

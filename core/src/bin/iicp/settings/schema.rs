@@ -118,8 +118,7 @@ fn collect(root: &Value, schema: &Value, prefix: &str, found: &mut Vec<Setting>)
             continue;
         }
         let about = property["description"].as_str().unwrap_or_default().replace('\n', " ");
-        let (secret, pem) =
-            (inner["format"] == "password", property["contentMediaType"] == "application/x-pem-file");
+        let (secret, pem) = (inner["format"] == "password", property["contentMediaType"] == "application/x-pem-file");
         found.push(Setting { kind: kind(root, inner), about, secret, pem, path });
     }
 }
@@ -217,7 +216,9 @@ mod tests {
         let token = find::<ClientOptions>("node_token");
         assert!(token.secret && token.kind == Kind::Text && token.is_secret(&json!("word")));
         let key = find::<NodeOptions>("tls.key");
-        assert!(key.secret && key.is_secret(&json!("-----BEGIN PRIVATE KEY-----")) && !key.is_secret(&json!("/key.pem")));
+        assert!(
+            key.secret && key.is_secret(&json!("-----BEGIN PRIVATE KEY-----")) && !key.is_secret(&json!("/key.pem"))
+        );
         let authority = find::<ClientOptions>("trusted_ca");
         assert!(authority.pem && !authority.secret && authority.kind == Kind::Text);
         assert!(settings::<ClientOptions>().iter().all(|setting| !setting.about.is_empty()));
