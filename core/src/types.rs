@@ -476,6 +476,9 @@ pub struct NodeInfo {
     pub browser_usable: Option<bool>,
     /// What the node promises about the tasks it is given, and how firmly, as the directory states it.
     pub node_policy_manifest: Option<serde_json::Value>,
+    /// Whether its tasks can be followed event by event: it names the service-lifecycle profile.
+    #[serde(skip)]
+    pub(crate) is_followed: bool,
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ from iicp_client import (
     TaskRequest,
     __version__,
 )
+from iicp_client.iicp_tcp import IicpTcpClient, IicpTcpClientError
 
 # A name that a certificate can be for, and that leads here: the peer's file of hosts, as it were.
 HERE = os.environ.get("IICP_PEER_NAME_OF_LOOPBACK")
@@ -82,6 +83,35 @@ async def chat(command: lines.Json) -> lines.Json:
     }
 
 
+async def native(command: lines.Json) -> lines.Json:
+    """Talks to a node natively: every request that their client has, one after the other on one connection."""
+    async with IicpTcpClient("127.0.0.1", command["port"]) as peer:
+        await peer.handshake()
+        echo = await peer.ping(b"abc")
+        nodes = await peer.discover(command["intent"])
+        answers: list[lines.Json] = []
+        for at, payload in enumerate(command["payloads"]):
+            try:
+                result = await peer.call(command["intent"], payload, call_id=f"call-{at}")
+                answers.append({"result": result})
+            except IicpTcpClientError as error:
+                answers.append({"error": str(error)})
+        events = [
+            {"status": event["status"], "result": event["result"], "final": event["is_final"], "error": event["error"]}
+            async for event in peer.stream_call(
+                command["intent"], command["followed"], task_id="their-task", idempotency_key="their-task"
+            )
+        ]
+        return {
+            "node_id": peer.peer_node_id,
+            "version": peer.framing_version,
+            "echo": echo.decode() if echo else None,
+            "nodes": nodes,
+            "answers": answers,
+            "events": events,
+        }
+
+
 def describe(error: Exception) -> lines.Json:
     """The fields of the client's declared error; anything else is a fault that the test must see as such."""
     if not isinstance(error, IicpError):
@@ -96,5 +126,5 @@ def describe(error: Exception) -> lines.Json:
 
 
 if __name__ == "__main__":
-    commands: dict[str, lines.Command] = {"discover": discover, "submit": submit, "chat": chat}
+    commands: dict[str, lines.Command] = {"discover": discover, "submit": submit, "chat": chat, "native": native}
     asyncio.run(lines.serve(commands, {"version": __version__}, describe))

@@ -6,12 +6,15 @@ import asyncio
 import contextlib
 import json
 import logging
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import iicp_client.node
 import lines
 from iicp_client import IicpNode, NodeConfig, __version__
+from iicp_client.concurrency import ConcurrencyGate
+from iicp_client.iicp_tcp import IicpTcpServer
 
 
 class Answers(logging.Handler):
@@ -36,6 +39,7 @@ class Peer:
 
     def __init__(self) -> None:
         self.node: IicpNode | None = None
+        self.native: IicpTcpServer | None = None
         self.serving: asyncio.Task[None] | None = None
         self.calls: list[lines.Json] = []
         self.answers = Answers()
@@ -59,13 +63,48 @@ class Peer:
             relay_capable=command.get("relay_capable", False),
             relay_accept_port=command.get("relay_accept_port", 9485),
             relay_worker_endpoint=command.get("relay_worker_endpoint"),
+            transport_endpoint=command.get("transport_endpoint"),
         )
         self.node = IicpNode(config)
+        if command.get("keyless"):
+            # As where its cryptography is not installed.
+            self.node._cx_public_key = None
         self.node._http.event_hooks = {"response": [self.note_call]}
         token = await self.node.register()
         self.serving = asyncio.create_task(self.node.serve(self.handle, "127.0.0.1", port, token))
         await listening(port, self.serving)
         return {"endpoint": config.endpoint}
+
+    async def serve_native(self, command: lines.Json) -> None:
+        """Listens for native frames alone, with parts and a bound, which the node itself installs neither of."""
+        self.native = IicpTcpServer(
+            host="127.0.0.1",
+            port=command["port"],
+            node_id=command["node_id"],
+            handler=self.handle,
+            streaming_handler=self.stream,
+            concurrency_gate=ConcurrencyGate(command["max_concurrent"]),
+        )
+        await self.native.start()
+
+    async def stream(self, task: lines.Json) -> AsyncIterator[lines.Json]:
+        """Gives parts, and ends as the payload says."""
+        payload: Any = task["payload"]
+        self.tasks.append({"task_id": task["task_id"], "call_id": task["call_id"]})
+        for n in range(payload["parts"]):
+            yield {"status": "partial", "result": {"n": n, "bytes": b"b"}, "tokens_used": n + 1}
+            if payload.get("act") == "hold" and n == 0:
+                self.holding += 1
+                await self.release.wait()
+        match payload.get("act"):
+            case "fail":
+                raise ValueError("the secret of the handler")
+            case "nothing":
+                return
+            case "timeout":
+                yield {"status": "timeout", "error_code": "too_slow", "error_message": "took too long"}
+            case _:
+                yield {"status": "success", "tokens_used": 9}
 
     async def note_call(self, response: httpx.Response) -> None:
         """Keeps what the node asked its directory and what it was answered, without the credentials."""
@@ -88,7 +127,9 @@ class Peer:
     async def handle(self, task: lines.Json) -> lines.Json:
         """Does what the payload says."""
         payload: Any = task["payload"]
-        self.tasks.append({"task_id": task["task_id"], "trace": task.get("_trace"), "constraints": task["constraints"]})
+        # Natively there are no constraints.
+        constraints = task.get("constraints")
+        self.tasks.append({"task_id": task["task_id"], "trace": task.get("_trace"), "constraints": constraints})
         match payload.get("act"):
             case "fail":
                 raise ValueError("the secret of the handler")
@@ -159,6 +200,7 @@ if __name__ == "__main__":
     peer = Peer()
     commands: dict[str, lines.Command] = {
         "serve": peer.serve,
+        "serve_native": peer.serve_native,
         "seen": peer.seen,
         "let_go": peer.let_go,
         "token": peer.token,

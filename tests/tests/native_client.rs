@@ -181,7 +181,10 @@ async fn leaving_a_call_stops_its_handler_and_no_other() {
 async fn register(directory: &str, endpoint: &str, native: &str) {
     let node = json!({
         "node_id": "node-elsewhere", "endpoint": endpoint, "transport_endpoint": native, "region": "lab",
-        "capabilities": [{ "intent": CHAT, "models": ["m"], "max_tokens": 100 }],
+        "capabilities": [{
+            "intent": CHAT, "models": ["m"], "max_tokens": 100,
+            "supported_profiles": ["urn:iicp:profile:service-lifecycle:v1"],
+        }],
         "limits": { "max_concurrent": 4, "tokens_per_min": 1000 },
     });
     let answer = Conn::open(addr(directory)).await.unwrap().post("/v1/register", &node).await.unwrap();
@@ -303,33 +306,6 @@ async fn a_lost_call_is_sent_again_only_if_it_may_be() {
     let task = Task::new(CHAT, json!({})).idempotent(true);
     let error = soon("an error", ours.submit(task)).await.unwrap_err();
     assert_eq!(error.code(), Code::Lost, "{error}");
-}
-
-#[tokio::test]
-async fn a_peer_of_another_kind_keeps_its_tasks_over_http() {
-    // Published nodes answer the greeting with a version and an id.
-    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-    let at = format!("iicp://{}", listener.local_addr().unwrap());
-    let calls = Arc::new(Mutex::new(0));
-    let seen = calls.clone();
-    let _server = tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            let mut native = Native(stream);
-            while let Ok(Some(frame)) = native.next().await {
-                if frame.kind == kind::INIT {
-                    let ack = map(&[(1, 1.into()), (2, "node-A".into())]);
-                    let _ = native.send(&iicp_tests::native::frame(kind::ACK, 0, &ack)).await;
-                } else if frame.kind == kind::CALL {
-                    *seen.lock().unwrap() += 1;
-                }
-            }
-        }
-    });
-    let (mesh, ours) = elsewhere(&at).await;
-    for _ in 0..3 {
-        soon("a result", ours.submit(Task::new(CHAT, json!({})))).await.unwrap();
-    }
-    assert_eq!((heard(&mesh.tap), *calls.lock().unwrap()), ((3, 0), 0));
 }
 
 // --- results in parts ---

@@ -9,6 +9,7 @@ use http::Method;
 use tokio::time::Instant;
 
 use super::Inner;
+use super::natively::Natively;
 use super::stream::{Events, Source, is_stream};
 use super::submit::Submit;
 use crate::crypto::cx::ReplyKey;
@@ -17,12 +18,8 @@ use crate::error::{Code, Error, Result};
 use crate::protocol::breaker::{Admission, At};
 use crate::protocol::retry::Outcome;
 use crate::protocol::sealed::open_reply;
-#[cfg(feature = "punch")]
-use crate::punch::Way;
 use crate::telemetry;
 use crate::transport::http_client::{Call, NoReply, Redirects, Reply};
-use crate::transport::native_link::{Link, NativeCall};
-use crate::transport::native_parts::Begun as Natively;
 use crate::types::{Chunk, Payload, Secret};
 use crate::wire::failure::Failure;
 use crate::wire::task::{Sending, TaskBody, write_request};
@@ -46,12 +43,14 @@ pub(super) struct Begun {
     pub(super) rest: Events,
 }
 
-/// A connection that takes the task natively, and the task.
-struct OverFrames {
-    link: Arc<Link>,
+/// A task as one node is sent it.
+struct Envelope {
+    /// As HTTP has it.
     body: Bytes,
-    /// Whether it is a path past NATs, with a relay beside it.
-    is_direct: bool,
+    /// The payload, if it is not sealed.
+    plain: Option<Bytes>,
+    /// What the reply must be sealed with.
+    key: Option<ReplyKey>,
 }
 
 /// Why an attempt brought no result, and whether the task may be sent again.
@@ -142,15 +141,16 @@ impl Submit<'_> {
         let token = tokens.get(&self.client.routes, node_id, &self.options.intent, self.deadline()).await;
         let token = token.map_err(Failed::elsewhere)?;
         let asked = begun.elapsed();
-        let (body, reply_key) = self.sealed(route, at)?;
+        let Envelope { body, plain, key: reply_key } = self.sealed(route, at)?;
         self.attempts.fetch_add(1, Ordering::Relaxed);
         let sent = Instant::now();
-        let call = self.call(route, body.clone(), token.as_deref());
+        let call = self.call(route, body, token.as_deref());
+        let plain = plain.filter(|payload| self.fits_published(&call, payload));
         let sealed = reply_key.is_some();
-        let answer = if self.streamed {
-            self.begin(route, call, reply_key).await
+        let answer = if self.takes_events(route) {
+            self.begin(route, call, plain.as_ref(), reply_key).await
         } else {
-            self.whole(route, call, reply_key).await
+            self.whole(route, call, plain.as_ref(), reply_key).await
         };
         let waited = asked + sent.elapsed();
         match answer {
@@ -166,21 +166,37 @@ impl Submit<'_> {
     }
 
     /// Reads the whole answer.
-    async fn whole(&self, route: &Route, call: Call<'_>, key: Option<ReplyKey>) -> Result<Sent, Failed> {
+    async fn whole(
+        &self,
+        route: &Route,
+        call: Call<'_>,
+        plain: Option<&Bytes>,
+        key: Option<ReplyKey>,
+    ) -> Result<Sent, Failed> {
         let node_id = route.node.node_id.as_str();
-        let (answer, is_direct) = match self.natively(route, &call).await {
-            Some(answer) => answer,
+        let (answer, is_direct) = match self.natively(route, &call, plain).await {
+            Some((Ok(Natively::Whole(reply)), is_direct)) => (Ok(reply), is_direct),
+            // Nobody follows the task, so no event is an answer.
+            Some((Ok(Natively::Parts(_) | Natively::Events(_)), is_direct)) => (Err(NoReply::Malformed), is_direct),
+            Some((Err(no_reply), is_direct)) => (Err(no_reply), is_direct),
             None => (self.client.http.call(call).await, false),
         };
         self.at_once(node_id, key.as_ref(), answer).map_err(|failed| Failed { is_direct, ..failed })
     }
 
-    /// Reads the first part of the answer; all of it from a node that does not stream.
-    async fn begin(&self, route: &Route, call: Call<'_>, key: Option<ReplyKey>) -> Result<Sent, Failed> {
+    /// Reads the first part of the answer; all of it from a node that does not stream after all.
+    async fn begin(
+        &self,
+        route: &Route,
+        call: Call<'_>,
+        plain: Option<&Bytes>,
+        key: Option<ReplyKey>,
+    ) -> Result<Sent, Failed> {
         let node_id = route.node.node_id.as_str();
-        let source = match self.natively_in_parts(route, &call).await {
+        let source = match self.natively(route, &call, plain).await {
             Some((Ok(Natively::Parts(parts)), _)) if parts.is_events() => Source::Native(parts),
             Some((Ok(Natively::Parts(parts)), _)) => return self.at_once(node_id, key.as_ref(), parts.read().await),
+            Some((Ok(Natively::Events(followed)), _)) => Source::Published(followed),
             Some((Ok(Natively::Whole(reply)), _)) => return self.at_once(node_id, key.as_ref(), Ok(reply)),
             Some((Err(no_reply), is_direct)) => return Err(Failed { is_direct, ..unanswered(node_id, no_reply) }),
             None => {
@@ -206,67 +222,9 @@ impl Submit<'_> {
         Ok(Sent { result, begun: None, sealed: false, connect, first_byte, waited: Duration::ZERO })
     }
 
-    /// A connection on which the node has proven that it takes tasks natively, if there is one and the task fits.
-    async fn link(&self, route: &Route, call: &Call<'_>) -> Option<OverFrames> {
-        // Frames have no place for a trace's state.
-        let body = call.body.clone().filter(|_| call.tracestate.is_none())?;
-        if let Some(link) = self.direct(route).filter(|link| link.takes(body.len())) {
-            return Some(OverFrames { link, body, is_direct: true });
-        }
-        let link = self.client.native.link(route.native.as_ref()?).await.filter(|link| link.takes(body.len()))?;
-        Some(OverFrames { link, body, is_direct: false })
-    }
-
-    /// A path past the NATs to a node behind a relay, if there is one by now.
-    #[cfg(feature = "punch")]
-    fn direct(&self, route: &Route) -> Option<Arc<Link>> {
-        let direct = self.client.direct.as_ref().filter(|_| route.is_relayed())?;
-        let (key, node_id) = (route.key.as_ref()?.as_ref().ok()?, route.node.node_id.as_str());
-        direct.link(&Way { node_id, key, task_url: &route.task_url, reach: route.reach })
-    }
-
-    #[cfg(not(feature = "punch"))]
-    fn direct(&self, _: &Route) -> Option<Arc<Link>> {
-        None
-    }
-
-    /// Sends the task natively; none if it cannot have begun to run there, or may be sent again, so that HTTP may have it. Also
-    /// tells whether it went over a direct path.
-    async fn natively(&self, route: &Route, call: &Call<'_>) -> Option<(Result<Reply, NoReply>, bool)> {
-        let OverFrames { link, body, is_direct } = self.link(route, call).await?;
-        let answer = link.call(self.native(call, body)).await;
-        (!self.goes_on(is_direct, answer.as_ref().err())).then_some((answer, is_direct))
-    }
-
-    /// The same, for a result that is wanted in parts.
-    async fn natively_in_parts(&self, route: &Route, call: &Call<'_>) -> Option<(Result<Natively, NoReply>, bool)> {
-        let OverFrames { link, body, is_direct } = self.link(route, call).await?;
-        let answer = link.open(self.native(call, body)).await;
-        (!self.goes_on(is_direct, answer.as_ref().err())).then_some((answer, is_direct))
-    }
-
-    /// Whether the task goes another way to the same node. If a direct path has died under it, the node may be well: it gives the
-    /// answer that it has by now, or runs the task again.
-    fn goes_on(&self, is_direct: bool, why: Option<&NoReply>) -> bool {
-        match why {
-            Some(NoReply::Connect) => true,
-            Some(NoReply::Lost) => is_direct && self.options.idempotent,
-            _ => false,
-        }
-    }
-
-    fn native<'c>(&'c self, call: &Call<'c>, body: Bytes) -> NativeCall<'c> {
-        NativeCall {
-            task_id: &self.task_id,
-            intent: &self.options.intent,
-            body,
-            consumer_token: call.consumer_token,
-            traceparent: &self.trace,
-            deadline: call.deadline,
-            idle: call.idle,
-            most_bytes: call.most_bytes,
-            takes_events: self.streamed,
-        }
+    /// Whether the result is taken in parts: from a node that says that its tasks can be followed.
+    pub(super) fn takes_events(&self, route: &Route) -> bool {
+        self.streamed && route.node.is_followed
     }
 
     fn call<'c>(&'c self, route: &Route, body: Bytes, token: Option<&'c Secret>) -> Call<'c> {
@@ -284,13 +242,14 @@ impl Submit<'_> {
     }
 
     /// The task's envelope for one node, sealed if the node has a key.
-    fn sealed(&self, route: &Route, at: usize) -> Result<(Bytes, Option<ReplyKey>), Failed> {
+    fn sealed(&self, route: &Route, at: usize) -> Result<Envelope, Failed> {
         let payload =
             self.payload(route, at).map_err(|error| Failed { outcome: Outcome::Final, ..Failed::elsewhere(error) })?;
         let left = self.deadline().saturating_duration_since(Instant::now());
         // The provider gets a little less, so that its own word on a timeout arrives before our deadline.
         let budget = left.saturating_sub((left / 10).min(Duration::from_millis(200)));
-        let sending = Sending { timeout_ms: crate::options::millis(budget).max(1), streamed: self.streamed };
+        let timeout_ms = crate::options::millis(budget).max(1);
+        let sending = Sending { timeout_ms, streamed: self.takes_events(route) };
         let write = |body: TaskBody<'_>| Bytes::from(write_request(&self.options, &self.task_id, body, sending));
         let key = match &route.key {
             Some(Ok(key)) => key,
@@ -305,14 +264,15 @@ impl Submit<'_> {
                         "tasks go out unsealed to nodes without a key, as the routing policy allows; said once"
                     );
                 }
-                return Ok((write(TaskBody::Plain(&payload)), None));
+                let body = write(TaskBody::Plain(&payload));
+                return Ok(Envelope { body, plain: Some(payload.bytes().clone()), key: None });
             }
         };
         let (envelope, reply_key) =
             key.seal(&self.task_id, &self.options.intent, payload.bytes()).map_err(Failed::elsewhere)?;
         let sealed_reply = key.sealed_replies();
         let body = write(TaskBody::Sealed { envelope: &envelope, sealed_reply });
-        Ok((body, sealed_reply.then_some(reply_key)))
+        Ok(Envelope { body, plain: None, key: sealed_reply.then_some(reply_key) })
     }
 }
 
@@ -363,7 +323,7 @@ pub(super) fn unanswered(node_id: &str, no_reply: NoReply) -> Failed {
             (Code::Lost, "broke the connection or fell silent before its answer was whole", Outcome::MayHaveRun)
         }
         NoReply::Malformed => {
-            (Code::Malformed, "answered something that is not HTTP, or is compressed", Outcome::MayHaveRun)
+            (Code::Malformed, "answered something that is not of this protocol, or is compressed", Outcome::MayHaveRun)
         }
         NoReply::TooLarge => (
             Code::ResponseTooLarge,

@@ -3,6 +3,7 @@
 mod attempt;
 mod candidates;
 mod consensus;
+mod natively;
 mod ranker;
 mod stream;
 mod submit;

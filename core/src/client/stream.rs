@@ -18,6 +18,7 @@ use crate::protocol::lifecycle::{Lifecycle, Taken};
 use crate::protocol::retry::Outcome;
 use crate::transport::http_client::{Incoming, NoReply};
 use crate::transport::native_parts::Parts;
+use crate::transport::native_published::Followed;
 use crate::types::{Chunk, Payload, TaskResult};
 use crate::wire::events::{EVENT_STREAM, EventName, EventReader, TaskEvent};
 use crate::wire::failure::Failure;
@@ -140,6 +141,7 @@ pub(super) fn is_stream(incoming: &Incoming) -> bool {
 pub(super) enum Source {
     Http(Incoming),
     Native(Parts),
+    Published(Followed),
 }
 
 impl Source {
@@ -148,6 +150,7 @@ impl Source {
         match self {
             Source::Http(incoming) => (incoming.connect(), incoming.first_byte()),
             Source::Native(parts) => (Duration::ZERO, parts.first_byte()),
+            Source::Published(followed) => (Duration::ZERO, followed.first_byte()),
         }
     }
 
@@ -155,6 +158,7 @@ impl Source {
         match self {
             Source::Http(incoming) => incoming.chunk().await,
             Source::Native(parts) => parts.chunk().await,
+            Source::Published(followed) => followed.chunk().await,
         }
     }
 }
@@ -274,7 +278,7 @@ impl Events {
         let (code, outcome) = match (name, failure.code.as_deref()) {
             (EventName::TimedOut, _) | (_, Some("task_timeout")) => (Code::TaskTimeout, Outcome::MayHaveRun),
             (_, Some("rejected" | "validation_error")) => (Code::TaskRejected, Outcome::Final),
-            (_, Some("temporarily_unavailable")) => {
+            (_, Some("temporarily_unavailable" | "capacity_exceeded")) => {
                 (Code::Capacity, Outcome::Busy { retry_after: failure.retry_after })
             }
             _ => (Code::Backend, Outcome::MayHaveRun),

@@ -92,6 +92,8 @@ pub(super) struct Capability {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) max_tokens: Option<u32>,
     pub(super) input_modalities: Vec<&'static str>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) supported_profiles: Vec<String>,
 }
 
 #[derive(Default, Serialize)]
@@ -399,9 +401,13 @@ fn read_capabilities(form: &mut Form<'_>) -> Option<Vec<Capability>> {
         let models = entry.texts("models", MOST_LISTED, 255).unwrap_or_default();
         let max_tokens = entry.count("max_tokens", 1..=u32::MAX);
         let input_modalities = read_modalities(&mut entry);
+        let supported_profiles = entry.texts("supported_profiles", 16, 160).unwrap_or_default();
+        if !supported_profiles.iter().all(|profile| profile.starts_with("urn:iicp:profile:")) {
+            entry.fault("supported_profiles", "must each begin with urn:iicp:profile:");
+        }
         form.absorb(entry);
         if let Some(intent) = intent {
-            capabilities.push(Capability { intent, models, max_tokens, input_modalities });
+            capabilities.push(Capability { intent, models, max_tokens, input_modalities, supported_profiles });
         }
     }
     Some(capabilities)
@@ -580,6 +586,7 @@ pub(super) mod tests {
             ("capabilities", json!([{ "intent": crate::types::CHAT, "models": vec!["m"; 65] }])),
             ("capabilities", json!([{ "intent": crate::types::CHAT, "models": ["m".repeat(256)] }])),
             ("capabilities", json!([{ "intent": crate::types::CHAT, "input_modalities": ["smell"] }])),
+            ("capabilities", json!([{ "intent": crate::types::CHAT, "supported_profiles": ["mine"] }])),
             ("capabilities", json!(vec![json!({ "intent": crate::types::CHAT }); 65])),
             ("limits", json!({ "max_concurrent": 0, "tokens_per_min": 1 })),
             ("limits", json!({ "max_concurrent": 257, "tokens_per_min": 1 })),

@@ -52,6 +52,8 @@ pub(super) struct NodeView<'a> {
     capability_summary: Summary,
     capabilities: Vec<&'a Capability>,
     input_modalities: BTreeSet<&'a str>,
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    supported_profiles: BTreeSet<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     backend: Option<&'a str>,
     #[serde(flatten)]
@@ -150,6 +152,7 @@ impl<'a> NodeView<'a> {
             capability_summary: Summary { registered_model_count: registered.len(), live_model_count: models.len() },
             models,
             input_modalities: capabilities.iter().flat_map(|c| c.input_modalities.iter().copied()).collect(),
+            supported_profiles: capabilities.iter().flat_map(|c| &c.supported_profiles).map(String::as_str).collect(),
             capabilities,
             backend: record.backend,
             software: &record.software,
@@ -209,6 +212,19 @@ mod tests {
         let node = store.with_prefix("aaaa").unwrap();
         let text = serde_json::to_string(&NodeView::public(&node, 0.5, None, 0)).unwrap();
         assert!(!text.contains("127.0.0.1") && !text.contains("8000") && text.contains("aaaaaaaa"), "{text}");
+    }
+
+    #[test]
+    fn profiles_are_shown_with_the_intent_that_they_are_kept_for_and_together() {
+        let (profile, chat) = ("urn:iicp:profile:service-lifecycle:v1", crate::types::CHAT);
+        let other = "urn:iicp:intent:llm:embedding:v1";
+        let capabilities = json!([{ "intent": chat, "supported_profiles": [profile] }, { "intent": other }]);
+        let store = with(json!({ "capabilities": capabilities }));
+        let node = store.with_prefix("aaaa").unwrap();
+        let shown = |intent| serde_json::to_value(NodeView::route(&node, 0.5, Some(intent), 0)).unwrap();
+        assert_eq!(shown(chat)["supported_profiles"], json!([profile]));
+        assert_eq!(shown(chat)["capabilities"][0]["supported_profiles"], json!([profile]));
+        assert!(shown(other)["supported_profiles"].is_null(), "{}", shown(other));
     }
 
     #[test]

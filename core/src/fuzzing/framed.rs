@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use bytes::{Bytes, BytesMut};
 
 use super::{seed, split};
+use crate::protocol::published::{Asking, Said};
 use crate::protocol::session::AGREED;
 use crate::wire::call::{Call, Content, Failed, Lifecycle, Response, Status};
 use crate::wire::cbor::{MapWriter, Reader, Result};
@@ -20,6 +21,9 @@ use crate::wire::transcode::{to_cbor, to_json};
 
 const URN: &str = crate::types::CHAT;
 const ID: &str = "e0000000-0000-4000-8000-000000000001";
+
+/// Most bytes of the JSON that is made of an answer here.
+const MOST_JSON: usize = 1 << 16;
 
 // --- frames as they arrive ---
 
@@ -185,6 +189,7 @@ pub(super) fn message(data: &[u8]) {
         }
         Kind::Response => {
             let response = Response::read(payload).unwrap();
+            answered(payload, &response);
             let known = response.status.and_then(Status::parse);
             assert!(known.is_none_or(|status| Some(status.as_str()) == response.status));
             if !matches!(response.result, Content::Value(_)) {
@@ -200,6 +205,27 @@ pub(super) fn message(data: &[u8]) {
     }
 }
 
+/// An answer as the client of a published node reads it: JSON if it is a result, about this call alone, and the last of it.
+fn answered(payload: &[u8], response: &Response<'_>) {
+    let named = |name: Option<&str>| name.unwrap_or("another").to_owned();
+    for followed in [None, response.lifecycle.and_then(|told| told.task_id).map(str::to_owned)] {
+        let mut asking = Asking::new(named(response.session_id), named(response.call_id), followed);
+        match asking.take(payload, MOST_JSON) {
+            Ok(Said::Result(json)) => {
+                assert!(json.len() <= MOST_JSON && asking.has_ended());
+                assert!(serde_json::from_slice::<serde_json::Value>(&json).is_ok());
+            }
+            Ok(Said::Refused(refusal)) => assert!(refusal.status >= 400 && asking.has_ended()),
+            Ok(Said::Event(event)) => assert_eq!(event.name.is_final(), asking.has_ended()),
+            Err(_) => assert!(!asking.has_ended() || asking.take(payload, MOST_JSON).is_err()),
+        }
+        assert!(
+            Asking::new("x".into(), "x".into(), None).take(payload, MOST_JSON).is_err()
+                || named(response.call_id) == "x"
+        );
+    }
+}
+
 /// What a worker and its relay say to each other, where 0x0B and 0x0C are theirs.
 fn relay(payload: &[u8]) {
     if RelayBind::read(payload).is_ok_and(|bind| !bind.worker_id.is_empty()) {
@@ -212,10 +238,13 @@ fn relay(payload: &[u8]) {
 
 /// A result of a published node: its JSON is JSON, small enough, and goes back into CBOR and out of it unchanged.
 fn json(cbor: &[u8]) {
-    let Ok(text) = to_json(cbor) else { return };
+    if matches!(cbor.first(), Some(b'{' | b'[')) && serde_json::from_slice::<serde_json::Value>(cbor).is_ok() {
+        assert!(to_json(cbor, usize::MAX).is_err(), "both CBOR and JSON");
+    }
+    let Ok(text) = to_json(cbor, usize::MAX) else { return };
     assert!(text.len() <= cbor.len() * 32 + 32);
     let value: serde_json::Value = serde_json::from_slice(&text).unwrap();
-    let back = to_json(&to_cbor(&text).unwrap()).unwrap();
+    let back = to_json(&to_cbor(&text).unwrap(), usize::MAX).unwrap();
     assert!(same(&serde_json::from_slice(&back).unwrap(), &value), "{value}");
 }
 

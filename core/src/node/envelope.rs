@@ -80,8 +80,8 @@ pub(super) fn open(
     // What was answered sealed is never given out in plain text: whoever repeats a task that he cannot read himself, but
     // takes a plain reply, asks for something else. An intent holds no '|', so the parts cannot run into each other.
     let asked: &[u8] = if seal.is_some() { b"|sealed|" } else { b"|" };
-    let wish = match (model, constraints.max_tokens) {
-        (None, None) => String::new(),
+    let wish = match (model, constraints.max_tokens, request.idempotency_key) {
+        (None, None, None) => String::new(),
         wish => format!("{wish:?}"),
     };
     Ok(Accepted {

@@ -42,6 +42,7 @@ pub(super) fn begin(attempt: Attempt, inbound: Inbound, seal: Option<&ReplySeal>
         seal,
         sequence: 1,
         tokens_used: 0,
+        whole: None,
     };
     Outcome::Events(Events { task_id, events: Box::pin(running), deadline })
 }
@@ -105,6 +106,8 @@ struct Running {
     tokens_used: u64,
     /// The parts so far, if a receipt will be made of them.
     given: Option<Parts>,
+    /// The result, if the handler made it in one piece: who asks again is given it.
+    whole: Option<Payload>,
     deadline: Pin<Box<Sleep>>,
 }
 
@@ -128,6 +131,7 @@ impl Stream for Running {
             match std::task::ready!(reply.as_mut().poll(cx)) {
                 Ok(Reply { content: Content::Whole(result), tokens_used }) => {
                     this.tokens_used = tokens_used;
+                    this.whole = Some(result.clone());
                     return Poll::Ready(Some(this.end(Ok(Some(result.into())))));
                 }
                 Ok(Reply { content: Content::Chunks(chunks), tokens_used }) => {
@@ -190,7 +194,10 @@ impl Running {
         match ended {
             Ok(event) => {
                 if let Some(mut attempt) = attempt {
-                    attempt.keep_without_answer();
+                    match self.whole.take() {
+                        Some(whole) => drop(attempt.keep_result(&self.task_id, &whole)),
+                        None => attempt.keep_without_answer(),
+                    }
                     attempt.completed(self.tokens_used, || Given::Parts(self.given.take().unwrap_or_default()));
                 }
                 event

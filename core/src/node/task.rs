@@ -25,7 +25,7 @@ use crate::protocol::gate::{Closed, Permit, Rank};
 use crate::protocol::nonces::Taken;
 use crate::protocol::replay::Seen;
 use crate::telemetry;
-use crate::types::{Qos, Traceparent};
+use crate::types::{Payload, Qos, Traceparent};
 use crate::wire::sealed::write_sealed_reply;
 use crate::wire::task::{TaskRequest, write_reply};
 
@@ -233,8 +233,12 @@ impl Attempt {
         }
     }
 
-    fn keep(&mut self, stored: &Bytes) {
-        self.finish(Some(stored));
+    /// Keeps the reply to a task that has run, and gives it.
+    pub(super) fn keep_result(&mut self, task_id: &str, result: &Payload) -> Bytes {
+        let latency_ms = self.received.elapsed().as_secs_f64() * 1000.0;
+        let reply = Bytes::from(write_reply(task_id, result.bytes(), latency_ms));
+        self.finish(Some(&reply));
+        reply
     }
 
     /// Notes that the task has run; its answer went out in parts and is not there to be given again.
@@ -297,9 +301,7 @@ async fn run(mut attempt: Attempt, task: Accepted, arrival: Arrival<'_>, cancell
     let timeout = || Err(Error::new(Code::TaskTimeout, "the handler did not finish in time"));
     match tokio::time::timeout_at(deadline, whole).await.unwrap_or_else(|_| timeout()) {
         Ok((result, tokens_used)) => {
-            let latency_ms = attempt.received.elapsed().as_secs_f64() * 1000.0;
-            let body = Bytes::from(write_reply(&task.task_id, result.bytes(), latency_ms));
-            attempt.keep(&body);
+            let body = attempt.keep_result(&task.task_id, &result);
             attempt.completed(tokens_used, || Given::Whole(result));
             reply(&task.task_id, task.seal.as_ref(), body)
         }

@@ -20,6 +20,7 @@ pub(crate) mod nonces;
 pub(crate) mod policy;
 pub(crate) mod profiles;
 pub(crate) mod projection;
+pub(crate) mod published;
 pub(crate) mod punching;
 pub(crate) mod ranker;
 pub(crate) mod rate;

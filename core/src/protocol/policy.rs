@@ -187,6 +187,7 @@ mod tests {
             directory_observed_reachable: None,
             browser_usable: None,
             node_policy_manifest: manifest,
+            is_followed: false,
         }
     }
 

@@ -14,10 +14,11 @@ use bytes::Bytes;
 use super::admission::{Body, Done, Outcome, Received, Refusal};
 use crate::types::Secret;
 use crate::wire::call::{Call, Content, Failed, Lifecycle, Response, Status};
-use crate::wire::events::{Carried, Event, EventName};
+use crate::wire::events::{Carried, Event, EventName, LIFECYCLE};
 use crate::wire::failure::Failure;
 use crate::wire::fragment::{self, parts};
 use crate::wire::frame::{CustomKinds, HEADER_BYTES, Kind, MAX_PAYLOAD, Reason, begin, end};
+use crate::wire::gzip::MAX_INFLATED;
 use crate::wire::inbound::{Inbound, Message};
 use crate::wire::message::{Ack, Close, Discover, GZIP, Init, check, read_cancel, read_echo, write_echo};
 use crate::wire::relay::{CREDIT, MOST_PART, PART, read_credit};
@@ -52,7 +53,7 @@ enum Form {
 enum Greeting {
     None,
     Published,
-    Specified { ours: bool, gzip: bool, max_payload: usize },
+    Specified { ours: bool, lifecycle: bool, gzip: bool, max_payload: usize },
 }
 
 /// Names a call that was taken, and knows how it is answered.
@@ -74,6 +75,7 @@ pub(crate) struct Asked {
     timeout_ms: Option<u64>,
     qos: Option<String>,
     token: Option<Secret>,
+    idempotency_key: Option<String>,
     traceparent: Option<String>,
     takes_events: bool,
 }
@@ -94,6 +96,7 @@ impl Asked {
                 qos: self.qos.as_deref(),
                 source_node_id: None,
                 node_token: token,
+                idempotency_key: self.idempotency_key.as_deref(),
             })
         };
         Received {
@@ -218,9 +221,11 @@ impl<H> Session<H> {
             return Err(Reason::VersionMismatch);
         }
         let knows_calls = init.capabilities.contains(&CALLS);
+        let lifecycle = init.capabilities.contains(&LIFECYCLE);
         let gzip = init.compression.contains(&GZIP);
         let max_payload = init.max_frame_size.map_or(MAX_PAYLOAD, |max| usize::try_from(max).unwrap_or(MAX_PAYLOAD));
-        self.greeting = Greeting::Specified { ours: knows_calls, gzip, max_payload: max_payload.min(MAX_PAYLOAD) };
+        let max_payload = max_payload.min(MAX_PAYLOAD);
+        self.greeting = Greeting::Specified { ours: knows_calls, lifecycle, gzip, max_payload };
         self.inbound.parts = true;
         if knows_calls {
             self.inbound.agreed = AGREED;
@@ -228,7 +233,9 @@ impl<H> Session<H> {
         let ack = Ack {
             version: Some(ours),
             node_id: Some(node_id),
-            capabilities: Some(if knows_calls { vec![CALLS] } else { Vec::new() }),
+            capabilities: Some(
+                [(knows_calls, CALLS), (lifecycle, LIFECYCLE)].iter().filter(|c| c.0).map(|c| c.1).collect(),
+            ),
             compression: gzip.then_some(GZIP),
             max_frame_size: Some(MAX_PAYLOAD as u64),
             server_time: Some(now_unix_s),
@@ -260,6 +267,12 @@ impl<H> Session<H> {
         if self.running.contains_key(&ticket.call_id) {
             return Err(Reason::ProtocolError);
         }
+        let agreed = matches!(self.greeting, Greeting::Specified { lifecycle: true, .. });
+        if let Some(missing) = missing_identity(&call).filter(|_| agreed && form != Form::Ours) {
+            let why = "a call under the service-lifecycle profile names its task, itself and an idempotency key";
+            self.answer(&ticket, Outcome::Refused(Refusal::new(422, missing, why)), out);
+            return Ok(Step::Nothing);
+        }
         let asked = Asked {
             form,
             body: body(payload, call.payload)?,
@@ -268,6 +281,7 @@ impl<H> Session<H> {
             timeout_ms: call.timeout_s.map(|seconds| seconds.saturating_mul(1000)),
             qos: call.qos.map(Into::into),
             token: call.auth_token.filter(|_| form != Form::Published).map(Secret::from),
+            idempotency_key: call.idempotency_key.filter(|_| form != Form::Ours).map(Into::into),
             traceparent: call.trace_id.map(|trace| traceparent(trace, call.parent_span)),
             takes_events: if form == Form::Ours { call.takes_events } else { followed.is_some() },
         };
@@ -328,7 +342,7 @@ impl<H> Session<H> {
 
     /// When an answer of this call comes in parts; none if its caller knows none.
     pub(crate) fn sizes(&self, ticket: &Ticket) -> Option<Sizes> {
-        let Greeting::Specified { ours: true, gzip, max_payload } = self.greeting else { return None };
+        let Greeting::Specified { ours: true, gzip, max_payload, .. } = self.greeting else { return None };
         // What is compressed is small enough for a frame, or for some of them.
         let whole = if gzip { max_payload } else { max_payload.min(WHOLE) };
         let sizes = Sizes { whole: whole.saturating_sub(1024), part: (max_payload / 2).clamp(256, MOST_PART) };
@@ -478,8 +492,19 @@ fn body(message: &Bytes, content: Content<'_>) -> Result<Bytes, Reason> {
         Content::None => Bytes::from_static(b"{}"),
         Content::Bytes(bytes) => message.slice_ref(bytes),
         Content::Text(text) => message.slice_ref(text.as_bytes()),
-        Content::Value(cbor) => to_json(cbor)?.into(),
+        Content::Value(cbor) => to_json(cbor, MAX_INFLATED)?.into(),
     })
+}
+
+/// What a call under the service-lifecycle profile must have and does not, in the profile's words.
+fn missing_identity(call: &Call<'_>) -> Option<&'static str> {
+    let is_missing = |name: Option<&str>| name.is_none_or(str::is_empty);
+    let parts = [
+        (call.task_id, "missing_task_id"),
+        (call.call_id, "missing_call_id"),
+        (call.idempotency_key, "missing_idempotency_key"),
+    ];
+    parts.into_iter().find(|(name, _)| is_missing(*name)).map(|(_, code)| code)
 }
 
 /// What the task is known by. Published clients name calls, and mostly by the same word for each: that would be a task

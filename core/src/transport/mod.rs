@@ -13,6 +13,7 @@ mod native_call;
 pub(crate) mod native_client;
 pub(crate) mod native_link;
 pub(crate) mod native_parts;
+pub(crate) mod native_published;
 pub(crate) mod native_server;
 pub(crate) mod native_socket;
 pub(crate) mod pinned;

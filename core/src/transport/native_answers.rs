@@ -10,12 +10,15 @@ use super::native_link::Link;
 use super::native_socket::{Half, Pen, Socket};
 use crate::protocol::session::{AGREED, CALLS};
 use crate::telemetry;
-use crate::wire::frame::{Kind, MAX_PAYLOAD, Reason, VERSION};
+use crate::wire::frame::{HEADER_BYTES, Kind, MAX_PAYLOAD, Reason, VERSION};
 use crate::wire::inbound::{Fault, Inbound, Message};
 use crate::wire::message::{Ack, Init, write_close};
 
 /// How long a goodbye may take.
 const FAREWELL: Duration = Duration::from_secs(1);
+
+/// The longest answer to a greeting.
+const MAX_ACK: usize = 64 << 10;
 
 /// How a peer takes calls, as its answer to the greeting shows.
 #[derive(Debug, PartialEq, Eq)]
@@ -45,6 +48,17 @@ impl Spoken {
     }
 }
 
+#[cfg(feature = "punch")]
+impl Link {
+    /// Greets a peer of our kind. The connection is closed when nothing was asked for `idle`.
+    pub(crate) async fn greet(socket: Socket, idle: Duration) -> Result<(Arc<Link>, Answers), &'static str> {
+        match Answers::greet(socket).await? {
+            (answers, Spoken::Ours { max_payload }) => Ok((Link::new(answers.direct(), max_payload, idle), answers)),
+            (_, Spoken::Published { .. }) => Err("it does not know calls as HTTP has them"),
+        }
+    }
+}
+
 /// The connection's own side of it: reads answers, and writes what the calls could not.
 pub(crate) struct Answers {
     pub(super) half: Half,
@@ -56,7 +70,10 @@ pub(crate) struct Answers {
 impl Answers {
     fn over(socket: Socket) -> Self {
         let (half, pen) = socket.halves();
-        Answers { half, pen, inbound: Inbound::default(), arrived: BytesMut::new() }
+        let mut inbound = Inbound::default();
+        // Nobody was told that what comes may be compressed.
+        inbound.uncompressed = true;
+        Answers { half, pen, inbound, arrived: BytesMut::new() }
     }
 
     /// Greets a peer, and finds out how it takes calls.
@@ -75,7 +92,8 @@ impl Answers {
         init.write(&mut hello).map_err(|_| "the greeting could not be written")?;
         let mut answers = Answers::over(socket);
         answers.pen.write(&hello).await.map_err(|_| "the connection broke")?;
-        let message = answers.next(0).await.map_err(|_| "it hung up on the greeting, or speaks something else")?;
+        let message =
+            answers.next_within(MAX_ACK).await.map_err(|_| "it hung up on the greeting, or speaks something else")?;
         let ack = (message.kind == Kind::Ack).then(|| Ack::read(&message.payload).ok()).flatten();
         let spoken = Spoken::of(&ack.ok_or("it did not answer the greeting")?)?;
         if let Spoken::Ours { .. } = spoken {
@@ -92,10 +110,10 @@ impl Answers {
         }
     }
 
-    /// The next message; an error if there is none any more.
-    async fn next(&mut self, now_ms: u64) -> Result<Message, Fault> {
+    /// The next message, if its frame is no longer than this: of a longer one no more is read than says so.
+    pub(super) async fn next_within(&mut self, most: usize) -> Result<Message, Fault> {
         loop {
-            if let Some(message) = self.inbound.next(&mut self.arrived, now_ms)? {
+            if let Some(message) = self.inbound.next(&mut self.arrived, 0)? {
                 return Ok(message);
             }
             if self.arrived.is_empty() {
@@ -103,6 +121,9 @@ impl Answers {
                 self.arrived = BytesMut::new();
             }
             let missing = self.inbound.missing(&self.arrived);
+            if self.arrived.len() + missing > HEADER_BYTES.saturating_add(most) {
+                return Err(Fault::Close(Reason::PayloadTooLarge));
+            }
             if self.half.read(&mut self.arrived, missing).await.unwrap_or(0) == 0 {
                 return Err(Fault::NotIicp);
             }

@@ -1,5 +1,5 @@
-//! Native connections to nodes, kept open and shared by calls. A place is called natively once it has answered a greeting
-//! as our kind does; until then, and for a while after it did not, it is left to HTTP.
+//! Native connections to nodes. A place is called natively once it has answered a greeting, as our kind or as published nodes
+//! do; until then, and for a while after it did not, it is left to HTTP.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -16,7 +16,9 @@ use url::{Host, Url};
 
 use super::guard::{self, Reach};
 use super::http_client::{HttpClient, NoReply};
+use super::native_answers::{Answers, Spoken};
 use super::native_link::{IDLE, Link};
+use super::native_published::{Lane, Published};
 use super::native_socket::Socket;
 use super::pool;
 use super::resolve::Names;
@@ -77,12 +79,36 @@ const DEFAULT_PORT: u16 = 9484;
 enum Known {
     /// Its greeting is on the way.
     Trying,
-    Open(Arc<Link>),
-    /// It did not answer as our kind does; so often in a row.
+    Open(Way),
+    /// It did not answer; so often in a row.
     Silent {
         until: Instant,
         times: u32,
     },
+}
+
+/// How a place is called.
+#[derive(Clone)]
+enum Way {
+    /// On one connection that all calls share.
+    Shared(Arc<Link>),
+    /// In the published form, on connections that calls have to themselves.
+    Published(Arc<Published>),
+}
+
+impl Way {
+    fn is_open(&self) -> bool {
+        match self {
+            Way::Shared(link) => link.is_open(),
+            Way::Published(published) => published.is_open(),
+        }
+    }
+}
+
+/// A connection for one call.
+pub(crate) enum Open {
+    Shared(Arc<Link>),
+    Published(Lane),
 }
 
 struct Peer {
@@ -131,8 +157,19 @@ impl NativeClient {
         }))
     }
 
-    /// An open connection to a place that has proven that it answers; none if HTTP is to have the task.
-    pub(crate) async fn link(&self, place: &Place) -> Option<Arc<Link>> {
+    /// A connection to a place that has proven that it answers; none if HTTP is to have the task. The published form is only
+    /// for tasks that it can say, and for the node that is meant: `plain_for` names it.
+    pub(crate) async fn open(&self, place: &Place, plain_for: Option<&str>) -> Option<Open> {
+        match self.way(place).await? {
+            Way::Shared(link) => Some(Open::Shared(link)),
+            Way::Published(published) if plain_for == Some(&published.node_id) => {
+                self.lane(place, published).await.map(Open::Published)
+            }
+            Way::Published(_) => None,
+        }
+    }
+
+    async fn way(&self, place: &Place) -> Option<Way> {
         let may = match self.0.mode {
             NativeTransport::Off => false,
             NativeTransport::Auto => place.is_tls || place.is_loopback(),
@@ -149,17 +186,34 @@ impl NativeClient {
         }
         tokio::time::timeout(PATIENCE, tried).await.ok()?;
         match &*peer.known() {
-            Known::Open(link) if link.is_open() => Some(link.clone()),
+            Known::Open(way) if way.is_open() => Some(way.clone()),
             _ => None,
         }
     }
 
+    /// A connection to a published node for one call. Every one of them is greeted, so that whoever listens there now is known.
+    async fn lane(&self, place: &Place, published: Arc<Published>) -> Option<Lane> {
+        let room = published.room()?;
+        if let Some(answers) = published.take() {
+            return Some(Lane::new(published, answers, room));
+        }
+        match tokio::time::timeout(PATIENCE, self.0.greeted(place)).await {
+            Ok(Ok((answers, Spoken::Published { node_id }))) if node_id == published.node_id => {
+                Some(Lane::new(published, answers, room))
+            }
+            _ => {
+                published.give_up();
+                None
+            }
+        }
+    }
+
     /// What is known of a place; none if a trial runs that is worth a moment.
-    fn known(&self, place: &Place, peer: &Arc<Peer>) -> Option<Option<Arc<Link>>> {
+    fn known(&self, place: &Place, peer: &Arc<Peer>) -> Option<Option<Way>> {
         let mut known = peer.known();
         match &*known {
             Known::Trying => return None,
-            Known::Open(link) if link.is_open() => return Some(Some(link.clone())),
+            Known::Open(way) if way.is_open() => return Some(Some(way.clone())),
             Known::Silent { until, .. } if *until > Instant::now() => return Some(None),
             Known::Open(_) | Known::Silent { .. } => {}
         }
@@ -176,11 +230,11 @@ impl NativeClient {
 
     fn try_out(self, place: Place, peer: Arc<Peer>, times: u32) {
         // A client that goes away in the middle must not leave the place in this state.
-        let trial = Trial { peer, times, link: None };
+        let trial = Trial { peer, times, way: None };
         self.0.group.clone().spawn("native-greeting", async move {
             let mut trial = trial;
             match self.0.greet(&place).await {
-                Ok(link) => trial.link = Some(link),
+                Ok(way) => trial.way = Some(way),
                 Err(why) => {
                     tracing::debug!(target: telemetry::TRANSPORT, place = ?place.host, why, "left to HTTP");
                 }
@@ -193,13 +247,13 @@ impl NativeClient {
 struct Trial {
     peer: Arc<Peer>,
     times: u32,
-    link: Option<Arc<Link>>,
+    way: Option<Way>,
 }
 
 impl Drop for Trial {
     fn drop(&mut self) {
-        *self.peer.known() = match self.link.take() {
-            Some(link) => Known::Open(link),
+        *self.peer.known() = match self.way.take() {
+            Some(way) => Known::Open(way),
             None => {
                 let pause = LEFT_ALONE.saturating_mul(1 << self.times.min(6)).min(MOST_LEFT_ALONE);
                 Known::Silent { until: Instant::now() + pause, times: self.times + 1 }
@@ -217,7 +271,7 @@ impl Inner {
         }
         if peers.len() >= MOST_PLACES {
             // Whoever is not connected has nothing but a memory to lose.
-            peers.retain(|_, peer| matches!(&*peer.known(), Known::Open(link) if link.is_open()));
+            peers.retain(|_, peer| matches!(&*peer.known(), Known::Open(way) if way.is_open()));
         }
         let since = Instant::now();
         let fresh =
@@ -226,20 +280,34 @@ impl Inner {
         fresh
     }
 
-    async fn greet(&self, place: &Place) -> Result<Arc<Link>, &'static str> {
+    async fn greet(&self, place: &Place) -> Result<Way, &'static str> {
         if !place.is_tls && !place.is_loopback() && self.said_plaintext.set(()).is_ok() {
             tracing::warn!(
                 target: telemetry::CLIENT,
                 "native frames go out in plain text, as option native says; whoever listens can read them; said once"
             );
         }
+        let (answers, spoken) = self.greeted(place).await?;
+        Ok(match spoken {
+            Spoken::Ours { max_payload } => {
+                let link = Link::new(answers.direct(), max_payload, IDLE);
+                let (owner, closing) = (link.clone(), self.group.closing());
+                self.group.spawn("native-link", async move { answers.serve(&owner, closing).await });
+                Way::Shared(link)
+            }
+            Spoken::Published { node_id } => {
+                let published = Published::new(node_id, answers);
+                self.group.spawn("native-published", Published::keep(Arc::downgrade(&published)));
+                Way::Published(published)
+            }
+        })
+    }
+
+    async fn greeted(&self, place: &Place) -> Result<(Answers, Spoken), &'static str> {
         let connecting = tokio::time::timeout(CONNECT_TIMEOUT, self.connect(place));
         let socket = connecting.await.map_err(|_| "no connection in time")??;
-        let greeting = tokio::time::timeout(GREETING_TIMEOUT, Link::greet(socket, IDLE));
-        let (link, answers) = greeting.await.map_err(|_| "no ACK in time")??;
-        let (owner, closing) = (link.clone(), self.group.closing());
-        self.group.spawn("native-link", async move { answers.serve(&owner, closing).await });
-        Ok(link)
+        let greeting = tokio::time::timeout(GREETING_TIMEOUT, Answers::greet(socket));
+        greeting.await.map_err(|_| "no ACK in time")?
     }
 
     async fn connect(&self, place: &Place) -> Result<Socket, &'static str> {

@@ -16,9 +16,7 @@ use tokio::time::Instant;
 use uuid::{Builder, Uuid};
 
 use super::http_client::{NoReply, Reply};
-use super::native_answers::{Answers, Spoken};
 use super::native_parts::{Answer, Begun, Parts, Waits};
-use super::native_socket::Socket;
 use crate::protocol::session::{CANCEL, MAX_CALLS};
 use crate::types::Traceparent;
 use crate::wire::call::{Call, Content, Response, Status};
@@ -94,14 +92,6 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    /// Greets a peer of our kind. The connection is closed when nothing was asked for `idle`.
-    pub(crate) async fn greet(socket: Socket, idle: Duration) -> Result<(Arc<Link>, Answers), &'static str> {
-        match Answers::greet(socket).await? {
-            (answers, Spoken::Ours { max_payload }) => Ok((Link::new(answers.direct(), max_payload, idle), answers)),
-            (_, Spoken::Published { .. }) => Err("it does not know calls as HTTP has them"),
-        }
-    }
-
     /// A connection to a peer that has been greeted.
     pub(super) fn new(direct: Option<Arc<TcpStream>>, max_payload: usize, idle: Duration) -> Arc<Link> {
         let shared = Shared {
@@ -141,16 +131,8 @@ impl Link {
         bytes + 1024 <= self.max_payload
     }
 
-    /// Makes one call, and reads its whole answer. Dropping the future cancels it at the far end. `Connect` means that the peer
-    /// cannot have begun.
-    pub(crate) async fn call(self: &Arc<Self>, call: NativeCall<'_>) -> Result<Reply, NoReply> {
-        match self.open(call).await? {
-            Begun::Whole(reply) => Ok(reply),
-            Begun::Parts(parts) => parts.read().await,
-        }
-    }
-
-    /// Makes one call; an answer that comes in parts is left to be read.
+    /// Makes one call; an answer that comes in parts is left to be read. Dropping what this gives cancels it at the far end.
+    /// `Connect` means that the peer cannot have begun.
     pub(crate) async fn open(self: &Arc<Self>, call: NativeCall<'_>) -> Result<Begun, NoReply> {
         let (answer, answered) = oneshot::channel();
         let (deadline, since) = (call.deadline, Instant::now());

@@ -229,7 +229,12 @@ impl<'a> Response<'a> {
                 12 => response.is_final = Some(value.bool()?),
                 13 => response.lifecycle = Some(Lifecycle::read(value)?),
                 15 => second = Some(value.text()?),
-                100 => response.status_code = Some(value.uint()?),
+                // A handler may have given any number, also one below zero.
+                100 if value.peek()? == ValueKind::Uint => response.status_code = Some(value.uint()?),
+                100 => {
+                    value.skip()?;
+                    response.status_code = Some(0);
+                }
                 101 => response.status_message = Some(value.text()?),
                 102 => response.retry_after_ms = Some(value.uint()?),
                 _ => value.skip()?,

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Map, Number, Value};
 
+use super::events::LIFECYCLE;
 use crate::error::{Code, Error, Result};
 use crate::options::{
     Engine, ExposureMode, Modality, NatType, NodePolicy, PublicListing, ReceiptProfile, TransportMethod,
@@ -331,6 +332,21 @@ struct NodeEntry {
     browser_usable: Option<bool>,
     #[serde(default)]
     node_policy_manifest: Option<Value>,
+    /// Profiles of all that it serves, and of each intent: directories say one or both.
+    #[serde(default)]
+    supported_profiles: Option<Value>,
+    #[serde(default)]
+    capabilities: Option<Value>,
+}
+
+impl NodeEntry {
+    /// Whether its tasks can be followed event by event. A list in another form than the specification's says nothing.
+    fn is_followed(&self) -> bool {
+        let names = |list: &Value| list.as_array().is_some_and(|list| list.iter().any(|name| name == LIFECYCLE));
+        let capabilities = self.capabilities.as_ref().and_then(Value::as_array).into_iter().flatten();
+        let of_each = capabilities.filter_map(|capability| capability.get("supported_profiles"));
+        self.supported_profiles.iter().chain(of_each).any(names)
+    }
 }
 
 /// What the directory said about the profile that was asked for.
@@ -464,7 +480,9 @@ fn read_node(entry: &str) -> Option<NodeInfo> {
     if !crate::options::is_node_id(&entry.node_id) || entry.endpoint.is_empty() {
         return None;
     }
+    let is_followed = entry.is_followed();
     Some(NodeInfo {
+        is_followed,
         node_id: entry.node_id,
         endpoint: entry.endpoint,
         transport_endpoint: entry.transport_endpoint.filter(|text| text.len() <= 255),
@@ -500,6 +518,25 @@ mod tests {
         let ids: Vec<&str> = nodes.iter().map(|node| node.node_id.as_str()).collect();
         assert_eq!(ids, ["a", "b"]);
         assert!(nodes[0].available && nodes[0].cx_public_key.is_none());
+    }
+
+    #[test]
+    fn a_node_is_followed_if_it_says_so_of_itself_or_of_an_intent() {
+        let said = |more: &str| {
+            let node = format!(r#"{{"node_id":"a","endpoint":"http://127.0.0.1:1"{more}}}"#);
+            read_node(&node).map(|node| node.is_followed)
+        };
+        let profile = format!("[\"urn:iicp:profile:other:v1\",\"{LIFECYCLE}\"]");
+        assert_eq!(said(&format!(r#","supported_profiles":{profile}"#)), Some(true));
+        assert_eq!(said(&format!(r#","capabilities":[{{}},7,{{"supported_profiles":{profile}}}]"#)), Some(true));
+        for more in [
+            "",
+            r#","supported_profiles":null,"capabilities":null"#,
+            r#","supported_profiles":["urn:iicp:profile:service-lifecycle:v2"]"#,
+            r#","supported_profiles":{"urn:iicp:profile:service-lifecycle:v1":true},"capabilities":7"#,
+        ] {
+            assert_eq!(said(more), Some(false), "{more}");
+        }
     }
 
     #[test]

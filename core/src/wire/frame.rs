@@ -43,6 +43,34 @@ pub(crate) enum Reason {
 }
 
 impl Reason {
+    const ALL: [Reason; 20] = [
+        Reason::Graceful,
+        Reason::UnknownType,
+        Reason::UnsupportedExtension,
+        Reason::FrameTooLarge,
+        Reason::PayloadTooLarge,
+        Reason::VersionMismatch,
+        Reason::VersionTooOld,
+        Reason::AuthFailed,
+        Reason::IdleTimeout,
+        Reason::InitTimeout,
+        Reason::ReadTimeout,
+        Reason::ProtocolError,
+        Reason::InvalidFrame,
+        Reason::InvalidVersion,
+        Reason::InvalidType,
+        Reason::InvalidPayload,
+        Reason::CborDecodeError,
+        Reason::FragmentTimeout,
+        Reason::FragmentLimitExceeded,
+        Reason::ReassemblyLimitExceeded,
+    ];
+
+    /// Reads the word that a peer closed with; none for one that nobody knows.
+    pub(crate) fn parse(word: &str) -> Option<Reason> {
+        Reason::ALL.into_iter().find(|reason| reason.as_str() == word)
+    }
+
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Reason::Graceful => "graceful",

@@ -41,6 +41,8 @@ pub(crate) struct Inbound {
     pub(crate) agreed: CustomKinds,
     /// Whether messages in parts are taken: not before the peer has introduced itself.
     pub(crate) parts: bool,
+    /// Whether compressed messages are refused: the peer was not told that it may send any.
+    pub(crate) uncompressed: bool,
     /// Made when the first part comes; few peers send any.
     reassembly: Option<Box<Reassembly>>,
 }
@@ -66,7 +68,11 @@ impl Inbound {
                     None => continue,
                 },
             };
-            let payload = if flags & COMPRESSED == 0 { payload } else { inflate(&payload)?.into() };
+            let payload = match flags & COMPRESSED {
+                0 => payload,
+                _ if self.uncompressed => return Err(Reason::ProtocolError.into()),
+                _ => inflate(&payload)?.into(),
+            };
             return Ok(Some(Message { kind, payload }));
         }
         Ok(None)

@@ -43,6 +43,9 @@ pub(crate) struct TaskRequest<'a> {
     /// The token of a task whose parts came by themselves.
     #[serde(skip)]
     shown_token: Option<&'a str>,
+    /// What else such a task is known by, beside its id.
+    #[serde(skip)]
+    pub(crate) idempotency_key: Option<&'a str>,
 }
 
 /// What stands in `auth`. The official clients do not agree on the name, and put in tokens of their own.
@@ -66,6 +69,8 @@ pub(crate) struct TaskParts<'a> {
     pub(crate) source_node_id: Option<&'a str>,
     /// What would stand in `auth.node_token`.
     pub(crate) node_token: Option<&'a str>,
+    /// A task id with another of these is another task.
+    pub(crate) idempotency_key: Option<&'a str>,
 }
 
 #[derive(Deserialize, Default)]
@@ -141,6 +146,7 @@ impl<'a> TaskRequest<'a> {
             nonce: None,
             auth: None,
             shown_token: parts.node_token,
+            idempotency_key: parts.idempotency_key,
         })
     }
 

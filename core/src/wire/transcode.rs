@@ -9,21 +9,25 @@ use super::cbor::{Item, Reader, Result};
 use super::frame::Reason;
 
 /// The JSON of one CBOR value; bytes become base64, as the published clients have it. Written as it is read: a tree would
-/// take fifty times what a hostile node sends.
+/// take fifty times what a hostile node sends. Some values are ten times as long in JSON: it is not made longer than `most`.
 ///
 /// # Errors
-/// `CborDecodeError` or `InvalidPayload` for what is not one well-formed value, or has no JSON form.
-pub(crate) fn to_json(cbor: &[u8]) -> Result<Vec<u8>> {
+/// `CborDecodeError` or `InvalidPayload` for what is not one well-formed value, or has no JSON form; `PayloadTooLarge`.
+pub(crate) fn to_json(cbor: &[u8], most: usize) -> Result<Vec<u8>> {
     let mut reader = Reader::new(cbor);
     // From here on depth, keys and texts are known to be sound.
     reader.skip()?;
     reader.end()?;
-    let mut out = Vec::with_capacity(cbor.len() + cbor.len() / 4);
-    write(&mut Reader::new(cbor), &mut out)?;
-    Ok(out)
+    let mut out = Vec::with_capacity(most.min(cbor.len() + cbor.len() / 4));
+    write(&mut Reader::new(cbor), &mut out, most)?;
+    if out.len() > most { Err(Reason::PayloadTooLarge) } else { Ok(out) }
 }
 
-fn write(reader: &mut Reader<'_>, out: &mut Vec<u8>) -> Result<()> {
+fn write(reader: &mut Reader<'_>, out: &mut Vec<u8>, most: usize) -> Result<()> {
+    // A text or bytes are as long as what they are read from, or six times that.
+    if out.len() > most {
+        return Err(Reason::PayloadTooLarge);
+    }
     match reader.item()? {
         Item::Uint(value) => scalar(out, value),
         Item::Negative(value) => match i64::try_from(-1 - i128::from(value)) {
@@ -40,7 +44,7 @@ fn write(reader: &mut Reader<'_>, out: &mut Vec<u8>) -> Result<()> {
             out.push(b'[');
             for at in 0..n {
                 comma(out, at);
-                write(reader, out)?;
+                write(reader, out, most)?;
             }
             out.push(b']');
         }
@@ -51,11 +55,11 @@ fn write(reader: &mut Reader<'_>, out: &mut Vec<u8>) -> Result<()> {
                 let Item::Text(key) = reader.item()? else { return Err(Reason::InvalidPayload) };
                 super::write_string(out, key);
                 out.push(b':');
-                write(reader, out)?;
+                write(reader, out, most)?;
             }
             out.push(b'}');
         }
-        Item::Tag => write(reader, out)?,
+        Item::Tag => write(reader, out, most)?,
         Item::Simple => return Err(Reason::InvalidPayload),
     }
     Ok(())
@@ -116,7 +120,7 @@ mod tests {
             r#""\u0000\n\"""#,
         ] {
             let cbor = to_cbor(json.as_bytes()).unwrap();
-            let back: Json = serde_json::from_slice(&to_json(&cbor).unwrap()).unwrap();
+            let back: Json = serde_json::from_slice(&to_json(&cbor, 1 << 20).unwrap()).unwrap();
             assert_eq!(back, serde_json::from_str::<Json>(json).unwrap());
         }
         assert_eq!(
@@ -141,8 +145,18 @@ mod tests {
             (b"\x42hi", r#""aGk=""#),
             (b"\xc1\x00", "0"),
         ] {
-            assert_eq!(String::from_utf8(to_json(cbor).unwrap()).unwrap(), json);
+            assert_eq!(String::from_utf8(to_json(cbor, 1 << 20).unwrap()).unwrap(), json);
         }
+    }
+
+    #[test]
+    fn json_is_made_no_longer_than_it_may_be() {
+        // A list of a million small numbers of half precision, each of which is twenty characters long.
+        let n = 1_000_000_u32;
+        let cbor = [&[0x9a][..], &n.to_be_bytes(), &b"\xf9\x00\x01".repeat(1_000_000)].concat();
+        assert_eq!(to_json(&cbor, 4 << 20), Err(Reason::PayloadTooLarge));
+        assert_eq!(to_json(b"\x63abc", 4), Err(Reason::PayloadTooLarge));
+        assert_eq!(to_json(b"\x63abc", 5).unwrap(), b"\"abc\"");
     }
 
     #[test]
@@ -150,7 +164,7 @@ mod tests {
         for cbor in
             [&b"\x3b\xff\xff\xff\xff\xff\xff\xff\xff"[..], b"\xa1\x01\x02", b"\xf0", b"\x00\x00", b"", b"\x9f\xff"]
         {
-            assert!(to_json(cbor).is_err(), "{cbor:?}");
+            assert!(to_json(cbor, 1 << 20).is_err(), "{cbor:?}");
         }
         assert!(to_cbor(b"{").is_err());
     }

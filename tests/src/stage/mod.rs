@@ -364,7 +364,13 @@ async fn register(directory: &str, node_id: &str, url: &str, options: &NodeOptio
     let capabilities: Vec<Value> = options
         .intents
         .iter()
-        .map(|intent| json!({ "intent": intent, "models": options.models, "max_tokens": options.max_tokens }))
+        .map(|intent| {
+            json!({
+                "intent": intent, "models": options.models, "max_tokens": options.max_tokens,
+                // What they answer is what is tested, also where they answer as events.
+                "supported_profiles": ["urn:iicp:profile:service-lifecycle:v1"],
+            })
+        })
         .collect();
     let body = json!({
         "node_id": node_id,

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod conformance;
+mod native;
 mod peer;
 mod relay;
 mod sealed;

@@ -40,8 +40,12 @@ pub(super) async fn node(directory: &str) -> Result<(String, LiveNode)> {
     let node = Node::bind(options).await?.serve(serve).await?;
     let known = json!({
         "node_id": "framed", "endpoint": node.url(), "transport_endpoint": node.url().replace("http:", "iicp:"),
-        "region": "eu", "capabilities": [{ "intent": CHAT, "models": ["echo-1"], "max_tokens": 4096 }],
+        "region": "eu",
         "limits": { "max_concurrent": 256, "tokens_per_min": 1_000_000 },
+        "capabilities": [{
+            "intent": CHAT, "models": ["echo-1"], "max_tokens": 4096,
+            "supported_profiles": ["urn:iicp:profile:service-lifecycle:v1"],
+        }],
     });
     let answer = Conn::open(addr(directory)).await?.post("/v1/register", &known).await?;
     if answer.status >= 300 {
