@@ -1070,6 +1070,10 @@ export interface NatOptions {
   mapping?: boolean | undefined;
   /** Whether IPv6 is tried, and its firewall asked to be opened. Default: `true`. */
   ipv6?: boolean | undefined;
+  /** Whether a tunnel of somebody else is opened while nothing before it leads here; rather than a relay, if both may be. Default: `"off"`. */
+  tunnel?: "off" | "quick" | undefined;
+  /** The program that opens it: a name that is looked for in `PATH`, or a path. It is never fetched, sees none of this process's secrets, and is stopped with the node. Default: `"cloudflared"`. */
+  tunnelProgram?: string | undefined;
   /** Whether the node goes to a relay while nothing else does. Default: `true`. */
   relay?: boolean | undefined;
   /** For how long a gateway is asked to keep what it opens, in seconds; it is renewed after half of that. Default: `3600`. */
@@ -1083,6 +1087,8 @@ export const NAT_NAMES: ReadonlyMap<string, string> = new Map([
   ["mode", "mode"],
   ["mapping", "mapping"],
   ["ipv6", "ipv6"],
+  ["tunnel", "tunnel"],
+  ["tunnelProgram", "tunnel_program"],
   ["relay", "relay"],
   ["leaseS", "lease_s"],
   ["checkIntervalMs", "check_interval_ms"],

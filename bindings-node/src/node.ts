@@ -102,7 +102,7 @@ export interface NodeStatus {
 /** What was tried on a rung of the ladder by which a node is reached. */
 export interface NatRung {
   /** Which one. */
-  rung: "direct_ipv4" | "pcp" | "nat_pmp" | "upnp" | "direct_ipv6" | "ipv6_pinhole" | "relay";
+  rung: "direct_ipv4" | "pcp" | "nat_pmp" | "upnp" | "direct_ipv6" | "ipv6_pinhole" | "quick_tunnel" | "relay";
   /** What became of it. */
   state: "not_tried" | "failed" | "reached";
   /** What was done and what came back. */

@@ -39,7 +39,7 @@ pub use listing::{
     AvailabilityWindow, Engine, ExposureMode, Modality, NatType, NodeCapability, NodePolicy, NodePricing, PricingModel,
     PublicListing, ReceiptProfile, TransportMethod,
 };
-pub use nat::{NatMode, NatOptions};
+pub use nat::{NatMode, NatOptions, NatTunnel};
 pub use native::NativeTransport;
 pub use node::{NodeOptions, TaskAuth};
 pub use policy::{

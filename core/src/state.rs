@@ -5,6 +5,7 @@
 //! it. The functions block on the disk.
 
 mod identity;
+mod pause;
 mod pem;
 mod relay_key;
 
@@ -27,6 +28,7 @@ use crate::wire::sealed::fixed;
 
 pub(crate) use identity::{Credentials, Identity, identity, keep_credentials};
 pub(crate) use pem::{is_exposed, pem, unusable};
+pub(crate) use pause::{keep_pause, pause_left};
 pub(crate) use relay_key::relay_key;
 
 /// Sealing keys have a folder of their own, as the published nodes have it.

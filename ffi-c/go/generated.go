@@ -768,6 +768,10 @@ type NatOptions struct {
 	Mapping *bool `json:"mapping,omitempty"`
 	// Whether IPv6 is tried, and its firewall asked to be opened. Default true.
 	Ipv6 *bool `json:"ipv6,omitempty"`
+	// Whether a tunnel of somebody else is opened while nothing before it leads here; rather than a relay, if both may be. One of off, quick. Default "off".
+	Tunnel string `json:"tunnel,omitempty"`
+	// The program that opens it: a name that is looked for in `PATH`, or a path. It is never fetched, sees none of this process's secrets, and is stopped with the node. Default "cloudflared".
+	TunnelProgram string `json:"tunnel_program,omitempty"`
 	// Whether the node goes to a relay while nothing else does. Default true.
 	Relay *bool `json:"relay,omitempty"`
 	// For how long a gateway is asked to keep what it opens, in seconds; it is renewed after half of that. Default 3600.

@@ -8,6 +8,7 @@ use crate::Outcome;
 use crate::mesh::{Mesh, Row};
 use crate::program::Program;
 use crate::rules::Nat;
+use crate::tunnel;
 use crate::world::{Igd, MAPPED, NODE6, Plan, RELAYS};
 
 /// How long a consumer is heard before something happens.
@@ -39,6 +40,8 @@ pub(crate) const ALL: &[Event] = &[
     ("relay death, alone", false, relay_death_alone),
     ("relay cut off", false, relay_cut_off),
     ("black hole", true, black_hole),
+    ("quick tunnel", true, tunnel::opened),
+    ("quick tunnel lost", false, tunnel::lost),
     ("5 % loss", false, loss),
     ("300 ms round trip", false, far_away),
     ("300 ms, relayed", false, far_away_relayed),

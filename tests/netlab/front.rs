@@ -61,6 +61,10 @@ async fn looked(target: &str, path: &str, body: &[u8]) -> Option<(u16, Value)> {
 }
 
 async fn is_alive(endpoint: &str) -> bool {
+    if let Some(name) = endpoint.strip_prefix("https://") {
+        // Somebody is there; who it is, the node and the consumer find out.
+        return matches!(timeout(PATIENCE, TcpStream::connect((name, 443))).await, Ok(Ok(_)));
+    }
     let (place, path) = endpoint.trim_start_matches("http://").split_once('/').unwrap_or((&endpoint[7..], ""));
     let Ok(place) = place.parse::<SocketAddr>() else { return false };
     let asked = async {

@@ -31,11 +31,18 @@ pub(crate) fn run(role: &str, options: &str) -> Outcome {
         match role {
             "directory" => directory(from_json(options).map_err(shown)?, lines).await,
             "node" => node(from_json(options).map_err(shown)?, lines).await,
+            "edge" => return crate::tunnel::edge(&serde_json::from_str(options).unwrap_or_default()).await,
             "consumer" => consumer(from_json(options).map_err(shown)?, lines).await,
             _ => return Err(format!("there is no role {role}")),
         }
         .map_err(shown)
     })
+}
+
+/// The program of a tunnel, until it is killed.
+pub(crate) fn cloudflared(told: &[String]) -> Outcome {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|e| e.to_string())?.block_on(crate::tunnel::connector(told))
 }
 
 fn tell(line: &Value) {

@@ -18,6 +18,7 @@ mod punched;
 mod rules;
 mod scripted;
 mod space;
+mod tunnel;
 mod world;
 
 use std::process::ExitCode;
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let outcome = match &arguments[..] {
         [inside, gateway, script] if inside == "inside" && gateway == "gateway" => scripted::run(script),
+        [inside, program, told @ ..] if inside == "inside" && program == "cloudflared" => inside::cloudflared(told),
         [inside, role, options] if inside == "inside" => inside::run(role, options),
         [] => run("quick", &[]),
         [what, names @ ..] => run(what, names),

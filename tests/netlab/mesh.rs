@@ -8,6 +8,7 @@ use crate::Outcome;
 use crate::inside::{DIRECTORY_PORT, INTENT};
 use crate::program::Program;
 use crate::space::Space;
+use crate::tunnel;
 use crate::world::{DIRECTORY, DIRECTORY6, MAPPED, Plan, RELAYS, RELAYS6, World};
 
 /// Longest wait for a program to come up, for a node that climbs too.
@@ -51,6 +52,9 @@ pub(crate) struct Row {
 impl Mesh {
     pub(crate) fn build(plan: Plan, relays: usize) -> Outcome<Mesh> {
         let world = World::build(plan)?;
+        for space in [&world.directory, &world.consumer, &world.node] {
+            space.hosts(&format!("127.0.0.1 localhost\n{} {}\n", tunnel::EDGE, tunnel::NAME))?;
+        }
         let directory = json!({ "probe": false, "limits": false, "qos_gating": false });
         let directory = Program::start(&world.directory, "directory", &directory)?.ready(START)?;
         let place = url(plan, DIRECTORY, DIRECTORY6, DIRECTORY_PORT);
@@ -61,6 +65,14 @@ impl Mesh {
             mesh.relays.push(relay);
         }
         Ok(mesh)
+    }
+
+    /// From now on the consumer trusts this authority too.
+    pub(crate) fn trusting(&mut self, certificate: &str) -> Outcome {
+        let mut options = consumer_options(&url(self.world.plan, DIRECTORY, DIRECTORY6, DIRECTORY_PORT));
+        options["trusted_ca"] = certificate.into();
+        self.consumer = Program::start(&self.world.consumer, "consumer", &options)?.ready(START)?;
+        Ok(())
     }
 
     /// Starts a relay, the same one at each start.

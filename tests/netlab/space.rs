@@ -13,6 +13,8 @@ use crate::Outcome;
 /// Beginning of every name, before the id of the process that owns it.
 const PREFIX: &str = "iicp-lab-";
 const ROOM: &str = "/run/netns";
+/// Files that stand in the place of the system's, by machine (ip-netns(8)).
+const FILES: &str = "/etc/netns";
 
 /// A machine of the lab. It goes with everything that runs on it when it is dropped.
 #[derive(Debug)]
@@ -63,6 +65,13 @@ impl Space {
         })?
     }
 
+    /// What names mean to programs that are started here from now on.
+    pub(crate) fn hosts(&self, text: &str) -> Outcome {
+        let folder = Path::new(FILES).join(&self.name);
+        let written = std::fs::create_dir_all(&folder).and_then(|()| std::fs::write(folder.join("hosts"), text));
+        written.map_err(|e| format!("{}: {e}", folder.display()))
+    }
+
     /// A program that will run here.
     pub(crate) fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new("ip");
@@ -107,6 +116,7 @@ pub(crate) fn sweep() {
         names.filter(is_left).collect()
     };
     left(Path::new(ROOM)).iter().for_each(|name| remove(name));
+    left(Path::new(FILES)).iter().for_each(|name| remove(name));
     let folders = std::env::temp_dir();
     for name in left(&folders) {
         let _ = std::fs::remove_dir_all(folders.join(name));
@@ -135,6 +145,7 @@ fn remove(name: &str) {
         }
     }
     let _ = quiet(Command::new("ip").args(["netns", "del", name]));
+    let _ = std::fs::remove_dir_all(Path::new(FILES).join(name));
 }
 
 fn fed(command: &mut Command, text: &str) -> Outcome {

@@ -838,6 +838,10 @@ class NatOptions(TypedDict, total=False):
     """Whether the gateway is asked to map a port (UPnP, NAT-PMP, PCP). Default: True."""
     ipv6: bool
     """Whether IPv6 is tried, and its firewall asked to be opened. Default: True."""
+    tunnel: Literal["off", "quick"]
+    """Whether a tunnel of somebody else is opened while nothing before it leads here; rather than a relay, if both may be. Default: ``"off"``."""
+    tunnel_program: str
+    """The program that opens it: a name that is looked for in ``PATH``, or a path. It is never fetched, sees none of this process's secrets, and is stopped with the node. Default: ``"cloudflared"``."""
     relay: bool
     """Whether the node goes to a relay while nothing else does. Default: True."""
     lease_s: int

@@ -11,6 +11,7 @@ use super::asking;
 use super::igd::{self, Igd};
 use super::mapping::{Mapping, Order, Tool};
 use super::proof::{Sight, Witness};
+use super::tunnel::{Tunnel, Tunnels};
 use super::surroundings::{Gateway, Surroundings, is_public};
 use crate::options::{ExposureMode, NatOptions, TransportMethod};
 use crate::types::{NatReport, Rung, RungReport, RungState};
@@ -40,23 +41,36 @@ pub(crate) struct Path {
     pub(crate) rung: Rung,
     /// What is advertised.
     pub(crate) endpoint: String,
-    pub(crate) place: SocketAddr,
+    /// The same as an address; none at the far end of a tunnel.
+    pub(crate) place: Option<SocketAddr>,
 }
 
 impl Path {
     fn new(rung: Rung, place: SocketAddr) -> Self {
-        Path { rung, endpoint: format!("http://{place}"), place }
+        Path { rung, endpoint: format!("http://{place}"), place: Some(place) }
+    }
+
+    pub(super) fn through(tunnel: &Tunnel) -> Self {
+        let endpoint = tunnel.url.as_str().trim_end_matches('/').to_owned();
+        Path { rung: Rung::QuickTunnel, endpoint, place: None }
+    }
+
+    /// Whether native frames pass.
+    pub(crate) fn is_transparent(&self) -> bool {
+        self.rung != Rung::QuickTunnel
     }
 
     pub(crate) fn method(&self) -> TransportMethod {
         match self.rung {
             Rung::Pcp | Rung::NatPmp | Rung::Upnp => TransportMethod::UpnpMapped,
+            Rung::QuickTunnel => TransportMethod::ExternalTunnel,
             _ => TransportMethod::Direct,
         }
     }
 
     pub(crate) fn exposure(&self) -> ExposureMode {
         match self.rung {
+            Rung::QuickTunnel => ExposureMode::TunnelRequired,
             Rung::Ipv6Pinhole | Rung::DirectIpv6 => ExposureMode::Ipv6DirectPinholeAvailable,
             _ => ExposureMode::Ipv4PublicDirect,
         }
@@ -66,6 +80,7 @@ impl Path {
     pub(crate) fn tier(&self) -> u8 {
         match self.rung {
             Rung::DirectIpv4 | Rung::DirectIpv6 => 0,
+            Rung::QuickTunnel => 3,
             _ => 1,
         }
     }
@@ -87,6 +102,8 @@ pub(crate) struct Ladder {
     pub(crate) witness: Witness,
     /// For all mappings of this node: a gateway takes a change from nobody else.
     pub(crate) nonce: Nonce,
+    /// What opens a tunnel, if the operator asks for one.
+    pub(crate) tunnels: Option<Tunnels>,
 }
 
 /// The ways by IPv4, or those by IPv6.

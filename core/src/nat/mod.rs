@@ -9,6 +9,7 @@ mod ladder;
 mod mapping;
 mod proof;
 mod surroundings;
+mod tunnel;
 
 use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
@@ -28,12 +29,23 @@ use ladder::Found;
 use mapping::Mapping;
 use proof::Sight;
 use surroundings::Surroundings;
+use tunnel::Tunnel;
+pub(crate) use tunnel::Tunnels;
 
 /// First pause before a climb that brought nothing is tried again; then twice as long each time.
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// For how long a tunnel is used before a better way is looked for.
+const TUNNEL_FOR: Duration = Duration::from_secs(300);
 /// Longest wait for gateways to take back what they gave.
 const FAREWELL: Duration = Duration::from_secs(3);
+
+/// What is held for as long as the way is used.
+#[derive(Default)]
+struct Held {
+    mapping: Option<Mapping>,
+    tunnel: Option<Tunnel>,
+}
 
 /// How a node stands now, for those who have to know.
 #[derive(Debug, Default)]
@@ -62,7 +74,7 @@ impl Standing {
 
     /// The directory did not find the node at the way that it was told.
     pub(crate) fn refute(&self) {
-        let place = self.path().map(|path| path.place);
+        let place = self.path().and_then(|path| path.place);
         *self.refuted.lock().unwrap_or_else(PoisonError::into_inner) = place;
         self.doubt.notify_one();
     }
@@ -96,7 +108,7 @@ impl Ladder {
         arrivals: Option<Arrivals>,
     ) -> crate::error::Result<Self> {
         let nonce = crate::crypto::digest::random()?;
-        Ok(Ladder { options, listening, witness: Witness { directory, arrivals }, nonce })
+        Ok(Ladder { options, listening, witness: Witness { directory, arrivals }, nonce, tunnels: None })
     }
 
     /// Climbs once, and gives back what it took.
@@ -109,24 +121,28 @@ impl Ladder {
 
     /// Finds a way and keeps it, until `closing`; then gives back what gateways gave.
     pub(crate) async fn stay(&self, standing: &Standing, closing: impl Future<Output = ()>) {
-        let mut held = None;
+        let mut held = Held::default();
         tokio::select! {
             () = closing => {}
             () = self.keep(standing, &mut held) => {}
         }
-        give_back(held).await;
+        give_back(held.mapping).await;
     }
 
-    async fn keep(&self, standing: &Standing, held: &mut Option<Mapping>) {
+    async fn keep(&self, standing: &Standing, held: &mut Held) {
         let interval = Duration::from_millis(self.options.check_interval_ms);
         let mut pause = FIRST_PAUSE;
         loop {
             let around = Surroundings::look();
-            let Found { path, mapping, report } = self.climb(&around, standing.refuted()).await;
-            if let Some(before) = std::mem::replace(held, mapping)
-                && held.as_ref().is_none_or(|now| now.external != before.external)
+            let Found { mut path, mapping, mut report } = self.climb(&around, standing.refuted()).await;
+            if let Some(before) = std::mem::replace(&mut held.mapping, mapping)
+                && held.mapping.as_ref().is_none_or(|now| now.external != before.external)
             {
                 give_back(Some(before)).await;
+            }
+            match &path {
+                Some(_) => held.tunnel = None,
+                None => path = self.by_tunnel(held, standing, &mut report).await,
             }
             match &path {
                 Some(path) => tracing::info!(target: telemetry::NAT, endpoint = %path.endpoint, "reached from outside"),
@@ -146,22 +162,37 @@ impl Ladder {
         }
     }
 
+    /// The last way of one's own. A new tunnel takes its time, in which a relay may do.
+    async fn by_tunnel(&self, held: &mut Held, standing: &Standing, report: &mut NatReport) -> Option<Path> {
+        let tunnels = self.tunnels.as_ref()?;
+        if held.tunnel.is_none() {
+            standing.publish(None, report.clone());
+        }
+        let mut rung = RungReport::new(Rung::QuickTunnel);
+        tunnels.hold(&mut held.tunnel, self.listening.port(), &mut rung).await;
+        report.rungs.push(rung);
+        let path = Path::through(held.tunnel.as_ref()?);
+        (report.reached_by, report.endpoint) = (Some(path.rung), Some(path.endpoint.clone()));
+        Some(path)
+    }
+
     /// Returns when the way is no longer what it was.
     async fn watch(
         &self,
         around: &Surroundings,
         path: &Path,
-        held: &mut Option<Mapping>,
+        held: &mut Held,
         standing: &Standing,
         interval: Duration,
     ) {
+        let until = Instant::now() + TUNNEL_FOR;
         loop {
             tokio::select! {
                 () = sleep(interval) => {}
                 () = standing.doubt.notified() => return,
             }
             let mut said = RungReport::new(path.rung);
-            let is_kept = match held {
+            let is_kept = match &mut held.mapping {
                 Some(mapping) => mapping.is_kept(self.options.lease_s, &mut said).await,
                 None => true,
             };
@@ -170,7 +201,13 @@ impl Ladder {
             } else if !is_kept {
                 "the gateway no longer has what it opened"
             } else {
-                match self.witness.look(path.place, Instant::now() + interval).await {
+                let sight = match (path.place, &self.tunnels, &held.tunnel) {
+                    (Some(place), ..) => self.witness.look(place, Instant::now() + interval).await,
+                    (None, Some(tunnels), Some(tunnel)) if tunnels.leads_here(&tunnel.url).await => Sight::Seen,
+                    _ => Sight::NotSeen(String::new()),
+                };
+                match sight {
+                    Sight::Seen | Sight::Nobody(_) if path.place.is_none() && Instant::now() > until => return,
                     Sight::Seen | Sight::Nobody(_) => continue,
                     Sight::NotSeen(_) => "it is no longer seen from outside",
                 }

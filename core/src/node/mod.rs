@@ -244,7 +244,7 @@ impl Node {
     /// # Errors
     /// `INTERNAL` if the system has no random numbers.
     pub async fn nat_report(&self) -> Result<NatReport> {
-        let ladder: Ladder = reaching::ladder(&self.options, self.server.addr, self.directory.clone(), None)?;
+        let ladder: Ladder = reaching::ladder(&self.options, self.node_id(), &self.http, self.server.addr, self.directory.clone(), None)?;
         Ok(ladder.try_out().await)
     }
 
@@ -302,7 +302,8 @@ impl Node {
             (Some(directory), true) => {
                 let table = server.table.clone();
                 let arrivals: crate::nat::Arrivals = Arc::new(move || table.arrived());
-                Some(reaching::ladder(&options, server.addr, Some(directory.clone()), Some(arrivals))?)
+                let (node_id, directory) = (&identity.node_id, Some(directory.clone()));
+                Some(reaching::ladder(&options, node_id, &http, server.addr, directory, Some(arrivals))?)
             }
             _ => None,
         };

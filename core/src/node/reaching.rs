@@ -8,10 +8,11 @@ use tokio::sync::watch;
 use super::{State, native, punching, relaying};
 use crate::discovery::directory_client::DirectoryClient;
 use crate::error::{Error, Result};
-use crate::nat::{Arrivals, Ladder, Path, Standing};
-use crate::options::{ExposureMode, NatMode, NatType, NodeOptions, TransportMethod};
+use crate::nat::{Arrivals, Ladder, Path, Standing, Tunnels};
+use crate::options::{ExposureMode, NatMode, NatTunnel, NatType, NodeOptions, TransportMethod};
 use crate::relay::Place;
 use crate::runtime::TaskGroup;
+use crate::transport::http_client::HttpClient;
 use crate::types::{NatReport, Rung, RungReport, RungState};
 
 /// How long a relay is kept after a better way was found: until the directory has been told, and callers have come over.
@@ -35,6 +36,7 @@ impl Way {
     /// Where native frames are taken; behind a relay nobody comes to it directly.
     pub(super) fn native(&self, options: &NodeOptions) -> Option<String> {
         match self {
+            Way::Own(path) if !path.is_transparent() => None,
             Way::Own(path) => native::endpoint(options, &super::Endpoint::parse("the node", &path.endpoint).ok()?),
             Way::Relay(_) => None,
         }
@@ -177,11 +179,18 @@ async fn change<T>(watched: &mut Option<watch::Receiver<T>>) {
 /// `INTERNAL` if the system has no random numbers.
 pub(super) fn ladder(
     options: &NodeOptions,
+    node_id: &str,
+    http: &HttpClient,
     listening: std::net::SocketAddr,
     directory: Option<DirectoryClient>,
     arrivals: Option<Arrivals>,
 ) -> Result<Ladder> {
-    Ladder::new(options.nat.clone(), listening, directory, arrivals)
+    let mut ladder = Ladder::new(options.nat.clone(), listening, directory, arrivals)?;
+    if options.nat.tunnel == NatTunnel::Quick {
+        let (program, state_dir) = (options.nat.tunnel_program.clone(), options.state_dir.clone().map(Into::into));
+        ladder.tunnels = Some(Tunnels::new(program, node_id.to_owned(), http.clone(), state_dir));
+    }
+    Ok(ladder)
 }
 
 /// Finds the way by which the node is reached and keeps it, with a relay while there is none.

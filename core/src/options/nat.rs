@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Validate, in_range};
-use crate::error::Result;
+use crate::error::{Code, Error, Result};
 
 /// How a node finds a way to be reached from outside: its own address, a port or a pinhole that its gateway opens, a
 /// relay. What is found is advertised only once it was seen from outside, and looked after until the node stops.
@@ -18,6 +18,11 @@ pub struct NatOptions {
     pub mapping: bool,
     /// Whether IPv6 is tried, and its firewall asked to be opened.
     pub ipv6: bool,
+    /// Whether a tunnel of somebody else is opened while nothing before it leads here; rather than a relay, if both may be.
+    pub tunnel: NatTunnel,
+    /// The program that opens it: a name that is looked for in `PATH`, or a path. It is never fetched, sees none of this
+    /// process's secrets, and is stopped with the node.
+    pub tunnel_program: String,
     /// Whether the node goes to a relay while nothing else does.
     pub relay: bool,
     /// For how long a gateway is asked to keep what it opens, in seconds; it is renewed after half of that.
@@ -39,12 +44,28 @@ pub enum NatMode {
     Off,
 }
 
+/// Which tunnel of somebody else a node may be reached through. What it leads to is not secret from whoever runs it: tasks that
+/// are not sealed can be read there. One that exists already needs none of this: give its address as option `endpoint`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum NatTunnel {
+    /// None.
+    #[default]
+    Off,
+    /// A quick tunnel of Cloudflare, opened by `cloudflared` if it is installed; it needs no account, and has another address
+    /// each time. Native frames do not pass it.
+    Quick,
+}
+
 impl Default for NatOptions {
     fn default() -> Self {
         NatOptions {
             mode: NatMode::Auto,
             mapping: true,
             ipv6: true,
+            tunnel: NatTunnel::Off,
+            tunnel_program: "cloudflared".to_owned(),
             relay: true,
             lease_s: 3_600,
             check_interval_ms: 20_000,
@@ -56,6 +77,10 @@ impl Validate for NatOptions {
     const WHAT: &'static str = "the ladder to be reached by";
 
     fn validate(&self) -> Result<()> {
+        if self.tunnel_program.is_empty() {
+            let why = "option tunnel_program of the ladder to be reached by is empty; leave it out for cloudflared";
+            return Err(Error::new(Code::ConfigInvalid, why));
+        }
         in_range(Self::WHAT, "lease_s", self.lease_s, 30, 86_400)?;
         in_range(Self::WHAT, "check_interval_ms", self.check_interval_ms, 1_000, 600_000)
     }

@@ -67,6 +67,8 @@ pub enum Rung {
     /// Past the gateway's NAT and the caller's, by a path that both look for at the same time. Beside a relay, which they need
     /// for that.
     HolePunching,
+    /// A tunnel that a program of somebody else opened.
+    QuickTunnel,
     /// A relay.
     Relay,
 }
@@ -111,6 +113,7 @@ impl Rung {
             Rung::DirectIpv6 => "direct_ipv6",
             Rung::Ipv6Pinhole => "ipv6_pinhole",
             Rung::HolePunching => "hole_punching",
+            Rung::QuickTunnel => "quick_tunnel",
             Rung::Relay => "relay",
         }
     }
