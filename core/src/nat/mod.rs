@@ -155,7 +155,10 @@ impl Ladder {
                     self.watch(&around, &path, held, standing, interval).await;
                 }
                 None => {
-                    self.wait(&around, pause, standing, interval).await;
+                    // As soon as a tunnel may be asked for.
+                    let tunnel = self.tunnels.as_ref().map(Tunnels::pause_left).filter(|left| !left.is_zero());
+                    let next = tunnel.map_or(pause, |left| pause.min(left + Duration::from_secs(1)));
+                    self.wait(&around, next, standing, interval).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
                 }
             }

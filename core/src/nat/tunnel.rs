@@ -249,7 +249,8 @@ impl Tunnels {
         }
     }
 
-    fn pause_left(&self) -> Duration {
+    /// For how long no other is asked for.
+    pub(super) fn pause_left(&self) -> Duration {
         let not_before = *self.not_before.lock().unwrap_or_else(PoisonError::into_inner);
         match (not_before, &self.state_dir) {
             (Some(not_before), _) => not_before.saturating_duration_since(Instant::now()),
