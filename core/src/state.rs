@@ -27,8 +27,8 @@ use crate::telemetry;
 use crate::wire::sealed::fixed;
 
 pub(crate) use identity::{Credentials, Identity, identity, keep_credentials};
-pub(crate) use pem::{is_exposed, pem, unusable};
 pub(crate) use pause::{keep_pause, pause_left};
+pub(crate) use pem::{is_exposed, pem, unusable};
 pub(crate) use relay_key::relay_key;
 
 /// Sealing keys have a folder of their own, as the published nodes have it.

@@ -160,7 +160,8 @@ pub(crate) fn opened() -> Outcome<Row> {
     }
     let of = std::fs::read_link(format!("/proc/{}/ns/net", all.programs()[0])).map_err(|e| e.to_string())?;
     let row = all.end(answered)?;
-    let left = std::process::Command::new("pgrep").args(["-f", "inside cloudflared"]).output().map_err(|e| e.to_string())?;
+    let left =
+        std::process::Command::new("pgrep").args(["-f", "inside cloudflared"]).output().map_err(|e| e.to_string())?;
     let left = String::from_utf8_lossy(&left.stdout).into_owned();
     if left.lines().any(|pid| std::fs::read_link(format!("/proc/{pid}/ns/net")).is_ok_and(|other| other == of)) {
         return Err("the program outlived the node".into());
@@ -171,7 +172,8 @@ pub(crate) fn opened() -> Outcome<Row> {
 /// The program dies; another tunnel is opened, and not sooner than its owner wants to be asked.
 pub(crate) fn lost() -> Outcome<Row> {
     let (mut all, _) = tunnelled()?;
-    let killed = std::process::Command::new("kill").arg("-9").args(all.programs()).status().map_err(|e| e.to_string())?;
+    let killed =
+        std::process::Command::new("kill").arg("-9").args(all.programs()).status().map_err(|e| e.to_string())?;
     if !killed.success() {
         return Err("the program was not there to be killed".into());
     }

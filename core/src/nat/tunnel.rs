@@ -95,7 +95,12 @@ impl Said {
     fn hear(&self, line: &[u8]) {
         let line = String::from_utf8_lossy(line);
         if let Some(url) = named(&line) {
-            self.url.send_if_modified(|known| known.is_none() && { *known = Some(url); true });
+            self.url.send_if_modified(|known| {
+                known.is_none() && {
+                    *known = Some(url);
+                    true
+                }
+            });
         }
         let mut lines = self.lines();
         if lines.len() == MOST_LINES {
@@ -214,7 +219,10 @@ impl Tunnels {
         let Ok(Some(url)) = timeout(NAMED, wait).await else {
             let lines: Vec<String> = said.lines().iter().cloned().collect();
             let text = lines.join("\n").to_lowercase();
-            if ["too many requests", "rate limit", "error code: 1015", "status code 429"].iter().any(|word| text.contains(word)) {
+            if ["too many requests", "rate limit", "error code: 1015", "status code 429"]
+                .iter()
+                .any(|word| text.contains(word))
+            {
                 self.pause(LONG_PAUSE);
             }
             lines.into_iter().for_each(|line| report.say(line));
@@ -335,7 +343,10 @@ mod tests {
         };
         assert_eq!(said.url.borrow().as_ref().unwrap().as_str(), "https://x-1.trycloudflare.com/");
         let lines: Vec<String> = said.lines().iter().cloned().collect();
-        assert!(lines.iter().any(|line| line == "args: tunnel --no-autoupdate --url http://127.0.0.1:4711"), "{lines:?}");
+        assert!(
+            lines.iter().any(|line| line == "args: tunnel --no-autoupdate --url http://127.0.0.1:4711"),
+            "{lines:?}"
+        );
         assert!(lines.iter().all(|line| !line.contains("CARGO")), "its environment is ours: {lines:?}");
         drop(program);
         for pid in pids.split(' ') {

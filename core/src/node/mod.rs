@@ -244,7 +244,14 @@ impl Node {
     /// # Errors
     /// `INTERNAL` if the system has no random numbers.
     pub async fn nat_report(&self) -> Result<NatReport> {
-        let ladder: Ladder = reaching::ladder(&self.options, self.node_id(), &self.http, self.server.addr, self.directory.clone(), None)?;
+        let ladder: Ladder = reaching::ladder(
+            &self.options,
+            self.node_id(),
+            &self.http,
+            self.server.addr,
+            self.directory.clone(),
+            None,
+        )?;
         Ok(ladder.try_out().await)
     }
 
