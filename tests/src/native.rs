@@ -62,7 +62,13 @@ pub fn hello() -> Vec<u8> {
 /// A call as a peer of our kind makes it.
 #[must_use]
 pub fn call(call_id: &str, task: &serde_json::Value) -> Vec<u8> {
-    let body = Value::Bytes(task.to_string().into_bytes());
+    call_with(call_id, task.to_string().into_bytes())
+}
+
+/// The same with any bytes for the task.
+#[must_use]
+pub fn call_with(call_id: &str, task: Vec<u8>) -> Vec<u8> {
+    let body = Value::Bytes(task);
     frame(kind::CALL, 0, &map(&[(1, 1.into()), (2, "s-1".into()), (5, body), (15, call_id.into())]))
 }
 

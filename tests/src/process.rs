@@ -1,5 +1,6 @@
 //! What the system says of a process: memory, processor time, descriptors.
 
+use std::os::unix::fs::FileExt as _;
 use std::time::Duration;
 
 /// A process of this machine.
@@ -56,6 +57,29 @@ impl Process {
     #[must_use]
     pub fn descriptors(self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.0)).map_or(0, Iterator::count)
+    }
+
+    /// How often these bytes stand in the memory that it may write to.
+    #[must_use]
+    pub fn holds(self, bytes: &[u8]) -> usize {
+        let path = format!("/proc/{}/mem", self.0);
+        let memory = std::fs::File::open(&path).unwrap_or_else(|e| panic!("{path}: {e}"));
+        let maps = self.read("maps");
+        let regions = maps.lines().filter_map(|line| {
+            let (range, rest) = line.split_once(' ')?;
+            let (first, last) = range.split_once('-')?;
+            let address = |text| u64::from_str_radix(text, 16).ok();
+            rest.starts_with("rw").then_some((address(first)?, address(last)?))
+        });
+        let mut found = 0;
+        for (first, last) in regions {
+            let mut region = vec![0; usize::try_from(last - first).unwrap_or(0)];
+            // What was given back in between cannot be read.
+            if memory.read_exact_at(&mut region, first).is_ok() {
+                found += memchr::memmem::find_iter(&region, bytes).count();
+            }
+        }
+        found
     }
 
     fn read(self, file: &str) -> String {

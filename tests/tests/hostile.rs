@@ -10,6 +10,7 @@ use iicp_core::options::{ClientOptions, NodeOptions};
 use iicp_core::types::Payload;
 use iicp_core::{CHAT, Client, Code, Inbound, LiveNode, Node, Reply, Task};
 use iicp_tests::http::{Conn, post};
+use iicp_tests::size;
 use iicp_tests::stage_process::StageProcess;
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
@@ -72,12 +73,12 @@ fn client(directory: &Value) -> Client {
 // Slow peers.
 
 const DEADLINE: Duration = Duration::from_secs(1);
-const PER_KIND: usize = 40;
 /// Each of them makes the node hold megabytes.
 const READERS: usize = 8;
 
 #[tokio::test]
-async fn slow_peers_of_five_kinds_are_cut_and_nobody_else_notices() {
+async fn s11_slow_peers_of_five_kinds_are_cut_and_nobody_else_notices() {
+    let per_kind = size(40, 400);
     let (node, runs) = node(|options| {
         options.header_timeout_ms = 1_000;
         options.idle_timeout_ms = 1_000;
@@ -88,7 +89,7 @@ async fn slow_peers_of_five_kinds_are_cut_and_nobody_else_notices() {
     let begun = Instant::now();
     let mut held = Vec::new();
     let mut drips = Vec::new();
-    for n in 0..PER_KIND {
+    for n in 0..per_kind {
         held.push(Conn::open(node.addr()).await.unwrap());
         let mut head = Conn::open(node.addr()).await.unwrap();
         head.write(b"POST /v1/task HTTP/1.1\r\nhost: localhost\r\nx-slow: ").await.unwrap();
@@ -117,7 +118,7 @@ async fn slow_peers_of_five_kinds_are_cut_and_nobody_else_notices() {
     let mut legit = Conn::open(node.addr()).await.unwrap();
     let mut served = 0;
     let kinds =
-        [("silent", PER_KIND), ("head", PER_KIND), ("body", PER_KIND), ("idle", PER_KIND), ("answering", READERS)];
+        [("silent", per_kind), ("head", per_kind), ("body", per_kind), ("idle", per_kind), ("answering", READERS)];
     for (phase, number) in kinds {
         until(phase, 3 * (DEADLINE + Duration::from_secs(1)), async || {
             legit.write(&task(&format!("legit-{served}"), json!({}))).await.unwrap();
@@ -146,9 +147,9 @@ async fn slow_reader(node: &LiveNode, n: usize) -> Conn {
 // Callers that go away.
 
 #[tokio::test]
-async fn callers_that_break_off_anywhere_leave_every_slot() {
+async fn s12_callers_that_break_off_anywhere_leave_every_slot() {
     let (node, _) = node(|options| options.max_concurrent = 4).await;
-    for n in 0..2_000_usize {
+    for n in 0..size(2_000_usize, 100_000) {
         let mut conn = Conn::open(node.addr()).await.unwrap();
         let request = task(&format!("t-{n}"), json!({ "hang": true }));
         conn.write(&request[..(n * 7) % (request.len() + 1)]).await.unwrap();

@@ -609,67 +609,6 @@ async fn a_published_client_that_names_its_task_follows_it_to_exactly_one_end() 
 }
 
 #[tokio::test]
-async fn the_same_tasks_are_judged_the_same_over_http_and_native() {
-    let served = node(|options| options.max_body_bytes = 4096).await;
-    let of = |change: Value| {
-        let mut task = task("will be set", json!({}));
-        change.as_object().unwrap().iter().for_each(|(name, value)| task[name] = value.clone());
-        task
-    };
-    let matrix = [
-        of(json!({})),
-        of(json!({ "payload": { "bad": true } })),
-        of(json!({ "payload": null })),
-        of(json!({ "payload": "x".repeat(5000) })),
-        of(json!({ "intent": "urn:iicp:intent:llm:other:v1" })),
-        of(json!({ "intent": "chat" })),
-        of(json!({ "intent": null })),
-        of(json!({ "constraints": { "timeout_ms": 0 } })),
-        of(json!({ "constraints": { "timeout_ms": -1 } })),
-        of(json!({ "constraints": { "timeout_ms": 50 }, "payload": { "hang": true } })),
-        of(json!({ "constraints": [] })),
-        of(json!({ "iicp_conf": {} })),
-        of(json!({ "iicp_conf": {}, "payload": null })),
-        of(json!({ "cx_response_encryption": "required" })),
-        of(json!({ "task_id": "a|b" })),
-        of(json!({ "task_id": "" })),
-        json!({}),
-        json!([]),
-        json!(7),
-    ];
-    let mut native = Native::greet(served.node.addr()).await.unwrap();
-    for (n, task) in matrix.iter().enumerate() {
-        let named = |way: &str| {
-            let mut task = task.clone();
-            if task["task_id"] == "will be set" {
-                task["task_id"] = format!("{way}-{n}").into();
-            }
-            task
-        };
-        let mut http = Conn::open(served.node.addr()).await.unwrap();
-        http.write(&post("/v1/task", "", named("http").to_string().as_bytes())).await.unwrap();
-        let answer = soon("HTTP's answer", http.answer()).await.unwrap();
-        native.send(&call(&format!("c-{n}"), &named("native"))).await.unwrap();
-        let frame = soon("the native answer", native.next()).await.unwrap().unwrap();
-        let status = frame.get(100).as_integer().map_or(200, i128::from);
-        assert_eq!(status, i128::from(answer.status), "{task}: {frame:?}");
-        let error = &answer.json()["error"];
-        let failed = frame.get(6).into_map().unwrap_or_default();
-        let texts: Vec<String> = failed.into_iter().filter_map(|(_, value)| value.into_text().ok()).collect();
-        let expected = [&error["code"], &error["message"]].map(|text| text.as_str().unwrap_or_default().to_owned());
-        assert!(texts == expected || answer.status == 200, "{task}: {texts:?}, and over HTTP {expected:?}");
-        assert_eq!(frame.json()["result"], answer.json()["result"], "{task}");
-    }
-    // A task is the same task, whichever way it comes.
-    let again = of(json!({ "task_id": "http-0" }));
-    native.send(&call("again", &again)).await.unwrap();
-    assert_eq!(soon("the answer", native.next()).await.unwrap().unwrap().text(4), "success");
-    native.send(&call("other", &of(json!({ "task_id": "http-0", "payload": 1 })))).await.unwrap();
-    assert_eq!(soon("the answer", native.next()).await.unwrap().unwrap().get(100), Cbor::from(409));
-    assert_eq!(served.runs.lock().unwrap()["http-0"], 1, "it ran once");
-}
-
-#[tokio::test]
 async fn a_node_without_the_transport_takes_its_frames_for_bad_http() {
     let served = node(|options| options.native = NativeTransport::Off).await;
     let mut native = Native::open(served.node.addr()).await.unwrap();

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use iicp_core::CHAT;
 use iicp_tests::http::{Conn, addr, post};
 use iicp_tests::process::Process;
+use iicp_tests::size;
 use iicp_tests::stage_process::StageProcess;
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit, setrlimit};
 use serde_json::{Value, json};
@@ -44,15 +45,15 @@ fn body(task_id: &str, intent: &str, more: &str) -> String {
 }
 
 #[tokio::test]
-async fn distinct_ids_intents_origins_and_models_do_not_grow_a_node() {
-    const ROUNDS: usize = 100;
+async fn s17_s18_distinct_ids_intents_origins_and_models_do_not_grow_a_node() {
+    let rounds = size(100, 1_000);
     const PER_ROUND: usize = 1_000;
     // Little memory for ids and answers, so that any other growth shows.
     let options = json!({ "replay_bytes": 1 << 20, "result_bytes": 1 << 20 });
     let node = Remote::new("echo", options, None).await;
     let mut conn = Conn::open(node.addr).await.unwrap();
     let mut before = 0;
-    for round in 0..ROUNDS {
+    for round in 0..rounds {
         let mut requests = Vec::new();
         for n in 0..PER_ROUND {
             let key = format!("{round}-{n}");
@@ -70,7 +71,7 @@ async fn distinct_ids_intents_origins_and_models_do_not_grow_a_node() {
         }
     }
     let rise = node.process.memory().saturating_sub(before);
-    assert!(rise <= 32 << 20, "{rise} bytes more after {} requests", ROUNDS * PER_ROUND);
+    assert!(rise <= 32 << 20, "{rise} bytes more after {} requests", rounds * PER_ROUND);
     let page = String::from_utf8(conn.get("/metrics").await.unwrap().body).unwrap();
     assert!(page.len() < 64 << 10, "the metrics page has {} bytes", page.len());
     let forgotten = page.lines().find_map(|line| line.strip_prefix("iicp_replay_forgotten_total ")).unwrap();
@@ -78,7 +79,7 @@ async fn distinct_ids_intents_origins_and_models_do_not_grow_a_node() {
 }
 
 #[tokio::test]
-async fn a_node_short_of_descriptors_stays_calm_and_answers() {
+async fn s22_k14_a_node_short_of_descriptors_stays_calm_and_answers() {
     let limit = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }).unwrap();
     let node = Remote::new("echo", json!({}), Some(256)).await;

@@ -63,6 +63,13 @@ impl Refusal {
         Refusal { more, retry_after_s: Some(retry_after_s), ..refusal }
     }
 
+    /// More arrives than there is memory for.
+    pub(super) fn overloaded() -> Self {
+        let message = "too much arrives at the same time; come again in a second";
+        let refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", message);
+        Refusal { retry_after_s: Some(1), ..refusal }
+    }
+
     /// Too many registrations; the one code whose published form is a bare string.
     pub(super) fn too_many_registrations(retry_after_s: u64) -> Self {
         let message = "too many registrations from this address; heed Retry-After";

@@ -334,6 +334,7 @@ impl Front {
                 "payload_too_large",
                 format!("a body must be at most {MOST_BODY_BYTES} bytes"),
             ),
+            BodyFailure::Busy => Refusal::overloaded(),
             BodyFailure::Broken => Refusal::unreadable("the body ended too early"),
         })?;
         head.extensions.insert(Peer(conn.peer));

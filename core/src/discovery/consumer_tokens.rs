@@ -109,9 +109,10 @@ impl ConsumerTokens {
     ) -> Result<(Secret, Duration)> {
         let directory = routes.directory();
         let token = directory.consumer_token(credential, self.own_id.as_deref(), target, intent, deadline).await?.token;
-        let claims = routes.verify_consumer_token(&token, self.own_id.as_deref(), target, intent, deadline).await?;
+        let claims =
+            routes.verify_consumer_token(token.expose(), self.own_id.as_deref(), target, intent, deadline).await?;
         let lasts = claims.exp.saturating_sub(directory.now_unix_s()).saturating_sub(SPARE_S).min(3_600);
-        Ok((token.into(), Duration::from_secs(lasts)))
+        Ok((token, Duration::from_secs(lasts)))
     }
 
     fn settle(&self, token: Option<Arc<Secret>>, target: &str) -> Result<Option<Arc<Secret>>> {

@@ -217,8 +217,9 @@ impl DirectoryClient {
         let reply: RegisterReply = read("register", &reply.body)?;
         // They come back in a header and in a file.
         let good = |text: &str, most| text.len() <= most && text.bytes().all(|b| b.is_ascii_graphic());
-        let token_good = !reply.node_token.is_empty() && good(&reply.node_token, 4096);
-        if token_good && reply.node_hmac_key.as_deref().is_none_or(|key| good(key, 256)) {
+        let token = reply.node_token.expose();
+        let token_good = !token.is_empty() && good(token, 4096);
+        if token_good && reply.node_hmac_key.as_ref().is_none_or(|key| good(key.expose(), 256)) {
             return Ok(reply);
         }
         Err(Error::new(Code::DirectoryMalformed, "the directory's answer to register has no usable token or key"))

@@ -1,7 +1,6 @@
 //! The native transport of a node: what stands behind it, and where callers are told that it is.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 
 use super::State;
 use crate::options::{NativeTransport, NodeOptions};
@@ -29,7 +28,6 @@ pub(super) fn behind(state: &Arc<State>) -> Option<Arc<Native>> {
             node_id: state.node_id.clone(),
             plaintext,
             max_body_bytes: options.max_body_bytes,
-            held: AtomicUsize::new(0),
         })
     })
 }

@@ -84,6 +84,12 @@ pub(super) fn draining() -> Refusal {
         .with("reason", "draining")
 }
 
+/// More arrives than there is memory for.
+pub(super) fn overloaded() -> Refusal {
+    let message = "too much arrives at this node at the same time; ask another node, or this one again in a second";
+    Refusal::new(503, "temporarily_unavailable", message).after(Duration::from_secs(1)).with("reason", "overloaded")
+}
+
 /// What the caller learns of a failure. A handler's own words are shown only where the handler meant them to be.
 pub(super) fn failed(error: &Error, task_id: &str) -> Refusal {
     let refusal = match error.code() {

@@ -25,6 +25,7 @@ use crate::telemetry;
 use crate::transport::endpoint::Endpoint;
 use crate::transport::guard::Reach;
 use crate::transport::http_client::{Call, NoReply};
+use crate::types::Secret;
 use crate::wire::directory::{
     Capability, HeartbeatRequest, Limits, RegisterRequest, SDK_COMPATIBILITY, TransportMetadata,
 };
@@ -129,9 +130,10 @@ async fn stay(
 
 /// With what the last registration gave, if it is known; the operator's own key goes before.
 fn begin(state: &State, kept: Option<Credentials>) -> Registration {
-    let own = state.options.node_hmac_key.as_ref().map(|key| key.expose().to_owned());
+    let own = state.options.node_hmac_key.clone();
+    let secret = |text: Zeroizing<String>| Secret::from(&**text);
     let (token, key) = match kept {
-        Some(kept) => (Some(kept.node_token.to_string()), kept.node_hmac_key.map(|key| key.to_string())),
+        Some(kept) => (Some(secret(kept.node_token)), kept.node_hmac_key.map(secret)),
         None => (None, None),
     };
     Registration::new(token, own.or(key))
@@ -178,7 +180,7 @@ async fn register(state: &State, directory: &DirectoryClient, registration: &mut
     };
     match result {
         Ok(reply) => {
-            state.callers.set_own_token(&reply.node_token);
+            state.callers.set_own_token(reply.node_token.expose());
             let next = registration.registered(reply);
             state.offer.listed(offered);
             if let (Some(exchange), Some(token)) = (&state.exchange, registration.token()) {
@@ -358,9 +360,10 @@ fn transport_metadata<'a>(state: &'a State, way: Option<&'a Way>) -> Option<Tran
 
 /// Tells the directory how the node is. `staying` is false for the last time.
 async fn report(state: &State, directory: &DirectoryClient, registration: &mut Registration, staying: bool) -> Next {
-    let Some(token) = registration.token().map(str::to_owned) else { return Next::Register(Duration::ZERO) };
+    let own = |text: &str| Zeroizing::new(text.to_owned());
+    let Some(token) = registration.token().map(own) else { return Next::Register(Duration::ZERO) };
     let challenge_response = registration.challenge_response();
-    let unpriced = registration.unpriced().map(str::to_owned);
+    let unpriced = registration.unpriced().map(own);
     let batch = registration.report(|most| state.metrics.take_outcomes(most));
     let (active, limit) = (state.gate.active(), state.gate.limit());
     let report = HeartbeatRequest {

@@ -210,6 +210,7 @@ async fn read(body: Incoming, most: usize, conn: &Conn) -> Result<Bytes, Box<Ans
                 let message = format!("the body is larger than {most} bytes");
                 refuse(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", &message, &[("max_bytes", most.into())])
             }
+            BodyFailure::Busy => answer::refused(&refusal::overloaded()),
             BodyFailure::Broken => {
                 let message = "the body ended before its declared length";
                 refuse(StatusCode::BAD_REQUEST, "invalid_http_body", message, &[])

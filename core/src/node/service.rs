@@ -70,6 +70,7 @@ async fn post_task(state: &Arc<State>, request: Request<Incoming>, conn: &Conn) 
             let message = format!("the task is larger than {most} bytes");
             refuse(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", &message, &[("max_bytes", most.into())])
         }
+        Err(BodyFailure::Busy) => answer::refused(&refusal::overloaded()),
         Err(BodyFailure::Broken) => {
             refuse(StatusCode::BAD_REQUEST, "invalid_http_body", "the body ended before its declared length", &[])
         }

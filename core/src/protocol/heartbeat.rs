@@ -5,6 +5,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use crate::crypto::digest::hmac_hex;
+use crate::types::Secret;
 use crate::wire::directory::{HeartbeatReply, Outcomes, RegisterReply};
 
 /// How often a node reports unless the directory says otherwise.
@@ -25,8 +26,8 @@ fn heeded(retry_after: Option<Duration>) -> Duration {
 /// What a node knows of its registration. No `Debug`: it holds secrets.
 pub(crate) struct Registration {
     /// The token to prove ownership with; kept when it has expired, because the directory still knows its hash.
-    token: Option<String>,
-    hmac_key: Option<String>,
+    token: Option<Secret>,
+    hmac_key: Option<Secret>,
     challenge: Option<String>,
     registered: bool,
     interval: Duration,
@@ -50,7 +51,7 @@ pub(crate) enum Next {
 
 impl Registration {
     /// Begins with the token of an earlier registration and the key that it or the operator gave, if there are any.
-    pub(crate) fn new(token: Option<String>, hmac_key: Option<String>) -> Self {
+    pub(crate) fn new(token: Option<Secret>, hmac_key: Option<Secret>) -> Self {
         Registration {
             token,
             hmac_key,
@@ -65,11 +66,11 @@ impl Registration {
     }
 
     pub(crate) fn token(&self) -> Option<&str> {
-        self.token.as_deref()
+        self.token.as_ref().map(Secret::expose)
     }
 
     pub(crate) fn hmac_key(&self) -> Option<&str> {
-        self.hmac_key.as_deref()
+        self.hmac_key.as_ref().map(Secret::expose)
     }
 
     /// The key to declare the price under, if that is still to be done.
@@ -85,8 +86,8 @@ impl Registration {
     pub(crate) fn registered(&mut self, reply: RegisterReply) -> Next {
         self.token = Some(reply.node_token);
         // The registration was signed with the key that it told; a directory that chose another has to be told again.
-        self.priced =
-            self.hmac_key.is_some() && reply.node_hmac_key.as_ref().is_none_or(|new| self.hmac_key() == Some(new));
+        self.priced = self.hmac_key.is_some()
+            && reply.node_hmac_key.as_ref().is_none_or(|new| self.hmac_key.as_ref() == Some(new));
         self.hmac_key = reply.node_hmac_key.or(self.hmac_key.take());
         self.challenge = None;
         self.registered = true;
@@ -123,7 +124,7 @@ impl Registration {
 
     /// The answer to the last challenge, if there was one and the key is known.
     pub(crate) fn challenge_response(&self) -> Option<String> {
-        Some(hmac_hex(self.hmac_key.as_deref()?, self.challenge.as_deref()?))
+        Some(hmac_hex(self.hmac_key()?, self.challenge.as_deref()?))
     }
 
     /// The directory took the report.

@@ -105,6 +105,8 @@ pub(crate) enum Forwarded {
 
 /// How long after a call's deadline the last of its parts may still come.
 const GRACE: Duration = Duration::from_secs(1);
+/// How long after it the worker's own word on it may come.
+const LAST_WORD: Duration = Duration::from_millis(250);
 
 /// How a worker comes to the desk.
 struct Arrival<'a> {
@@ -274,7 +276,8 @@ impl Relay {
         facts: Facts,
         within: Option<Duration>,
     ) -> Result<Forwarded, Fault> {
-        let deadline = Instant::now() + within.unwrap_or(self.limits.call_timeout).min(self.limits.call_timeout);
+        let within = within.unwrap_or(self.limits.call_timeout).min(self.limits.call_timeout);
+        let deadline = Instant::now() + within + LAST_WORD;
         let session = self.desk().get(worker_id).cloned().ok_or(Fault::Unbound)?;
         let room = self.room(Source::of(caller), body.len())?;
         let bytes = body.len();

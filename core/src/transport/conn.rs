@@ -17,6 +17,8 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
+use super::arriving::{Arriving, Share};
+
 /// How often the sweeper looks; every deadline is met to within this.
 pub(crate) const SWEEP_EVERY: Duration = Duration::from_millis(250);
 
@@ -114,6 +116,7 @@ impl CoarseClock {
 pub(crate) struct Conn {
     pub(crate) peer: SocketAddr,
     clock: Arc<CoarseClock>,
+    arriving: Arriving,
     phase: AtomicU8,
     since_ms: AtomicU64,
     moved: AtomicU64,
@@ -177,6 +180,11 @@ impl Conn {
         self.clock.now_ms.load(Relaxed)
     }
 
+    /// What this connection has of all that arrives at the server.
+    pub(crate) fn share(&self) -> Share {
+        self.arriving.share()
+    }
+
     pub(crate) fn phase(&self) -> Phase {
         Phase::from_u8(self.phase.load(Relaxed))
     }
@@ -209,6 +217,7 @@ impl Conn {
 #[derive(Debug)]
 pub(crate) struct ConnTable {
     clock: Arc<CoarseClock>,
+    arriving: Arriving,
     deadlines: Deadlines,
     slots: Mutex<Slots>,
     /// Connections that have come in until now.
@@ -252,6 +261,7 @@ impl ConnTable {
         let clock = Arc::new(CoarseClock { start: Instant::now(), now_ms: AtomicU64::new(0) });
         Arc::new(ConnTable {
             clock,
+            arriving: Arriving::default(),
             deadlines,
             slots: Mutex::default(),
             arrived: AtomicU64::new(0),
@@ -268,6 +278,7 @@ impl ConnTable {
         let conn = Arc::new(Conn {
             peer,
             clock: self.clock.clone(),
+            arriving: self.arriving.clone(),
             phase: AtomicU8::new(Phase::Silent as u8),
             since_ms: AtomicU64::new(self.clock.now_ms.load(Relaxed)),
             moved: AtomicU64::new(0),

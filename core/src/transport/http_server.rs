@@ -289,6 +289,8 @@ async fn serve_http<S: Service>(
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum BodyFailure {
     TooLarge,
+    /// Too much arrives at the same time.
+    Busy,
     Broken,
 }
 
@@ -296,11 +298,13 @@ pub(crate) enum BodyFailure {
 /// unread data would reset the connection under it.
 const MOST_DISCARDED: usize = 64 << 20;
 
-/// Reads a body of at most `most` bytes. Memory grows with what arrives, never with what is declared.
+/// Reads a body of at most `most` bytes. Memory grows with what arrives, never with what is declared, and no further than
+/// there is room for the bodies of all connections together.
 pub(crate) async fn read_body(body: Incoming, most: usize, conn: &Conn) -> Result<Bytes, BodyFailure> {
     conn.enter(Phase::Body);
+    let mut held = conn.share();
     let declared = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
-    let mut too_large = declared > most;
+    let mut refused = (declared > most).then_some(BodyFailure::TooLarge);
     if declared > MOST_DISCARDED.max(most) {
         return Err(BodyFailure::TooLarge);
     }
@@ -310,9 +314,14 @@ pub(crate) async fn read_body(body: Incoming, most: usize, conn: &Conn) -> Resul
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame.map_err(|_| BodyFailure::Broken)?.into_data() else { continue };
         arrived += data.len();
-        too_large |= arrived > most;
-        if too_large {
+        if arrived > most {
+            refused = Some(BodyFailure::TooLarge);
+        } else if refused.is_none() && held.note(arrived).is_err() {
+            refused = Some(BodyFailure::Busy);
+        }
+        if refused.is_some() {
             (whole, grown) = (Bytes::new(), BytesMut::new());
+            let _ = held.note(0);
             if arrived > MOST_DISCARDED.max(most) {
                 break;
             }
@@ -324,9 +333,9 @@ pub(crate) async fn read_body(body: Incoming, most: usize, conn: &Conn) -> Resul
         }
     }
     conn.enter(Phase::Handling);
-    match (too_large, grown.is_empty()) {
-        (true, _) => Err(BodyFailure::TooLarge),
-        (false, true) => Ok(whole),
-        (false, false) => Ok(grown.freeze()),
+    match refused {
+        Some(failure) => Err(failure),
+        None if grown.is_empty() => Ok(whole),
+        None => Ok(grown.freeze()),
     }
 }

@@ -1,6 +1,7 @@
 //! Bytes between machines: which endpoints may be called, the HTTP client, and the HTTP server's accept loop.
 
 pub(crate) mod answer_body;
+pub(crate) mod arriving;
 mod begun;
 pub(crate) mod conn;
 pub(crate) mod endpoint;

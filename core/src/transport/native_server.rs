@@ -3,7 +3,6 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::BytesMut;
@@ -12,6 +11,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
 
+use super::arriving::{Share, TooMuch};
 use super::conn::{Conn, Phase, Stream};
 use super::native_call::{Answering, Ended, MOST_PIECES, Piece, add_credit, credit};
 use crate::protocol::admission::{Admission, Outcome, Refusal};
@@ -26,9 +26,6 @@ const FIRST_ROOM: usize = 4 << 10;
 const MOST_ROOM: usize = 256 << 10;
 /// From this many bytes on, what is to be written is written before another answer is added.
 const WRITE_AT: usize = 64 << 10;
-/// Most bytes of messages that are not whole yet, of all connections together. Who has few of them is no trouble.
-const MOST_HELD: usize = 128 << 20;
-const FEW: usize = 256 << 10;
 /// How long the last words may take.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -47,36 +44,6 @@ pub(crate) struct Native {
     /// From where frames are taken in plain text.
     pub(crate) plaintext: Plaintext,
     pub(crate) max_body_bytes: usize,
-    /// Bytes of messages that are not whole yet, of all connections.
-    pub(crate) held: AtomicUsize,
-}
-
-/// What one connection has of them.
-struct Held<'a> {
-    all: &'a AtomicUsize,
-    own: usize,
-}
-
-impl Held<'_> {
-    /// Notes how many they are now.
-    ///
-    /// # Errors
-    /// `ReassemblyLimitExceeded` if all together are too many, and this one is part of the trouble.
-    fn note(&mut self, now: usize) -> Result<(), Reason> {
-        let before = std::mem::replace(&mut self.own, now);
-        if now <= before {
-            self.all.fetch_sub(before - now, Relaxed);
-            return Ok(());
-        }
-        let all = self.all.fetch_add(now - before, Relaxed) + now - before;
-        if all > MOST_HELD && now > FEW { Err(Reason::ReassemblyLimitExceeded) } else { Ok(()) }
-    }
-}
-
-impl Drop for Held<'_> {
-    fn drop(&mut self) {
-        self.all.fetch_sub(self.own, Relaxed);
-    }
 }
 
 /// How a connection ends.
@@ -106,7 +73,7 @@ struct Connection<'a, S> {
     stream: S,
     session: Session<Running>,
     arrived: BytesMut,
-    held: Held<'a>,
+    held: Share,
     out: Vec<u8>,
     calls: JoinSet<(Ticket, Ended)>,
     /// Parts of answers, on their way from the calls.
@@ -136,7 +103,7 @@ async fn run(native: Arc<Native>, stream: impl Stream, conn: &Conn, closing: imp
         stream,
         session: Session::new(),
         arrived: BytesMut::new(),
-        held: Held { all: &native.held, own: 0 },
+        held: conn.share(),
         out: Vec::new(),
         calls: JoinSet::new(),
         pieces: mpsc::channel(MOST_PIECES),
@@ -266,7 +233,8 @@ impl<S: Stream> Connection<'_, S> {
             // An idle connection holds no buffer.
             self.arrived = BytesMut::new();
         }
-        self.held.note(self.arrived.len() + self.session.inbound.held()).map_err(|reason| self.fault(reason))
+        let held = self.arrived.len() + self.session.inbound.held();
+        self.held.note(held).map_err(|TooMuch| self.fault(Reason::ReassemblyLimitExceeded))
     }
 
     fn fault(&self, reason: Reason) -> End {

@@ -9,7 +9,7 @@ use crate::error::{Code, Error, Result};
 use crate::options::{
     Engine, ExposureMode, Modality, NatType, NodePolicy, PublicListing, ReceiptProfile, TransportMethod,
 };
-use crate::types::{NodeInfo, position};
+use crate::types::{NodeInfo, Secret, position};
 
 /// The release of the published SDK that this library interoperates with; directories score nodes by it.
 pub(crate) const SDK_COMPATIBILITY: &str = "0.7.109";
@@ -222,9 +222,9 @@ pub(crate) struct Limits {
 #[derive(Deserialize)]
 pub(crate) struct RegisterReply {
     #[serde(alias = "token")]
-    pub(crate) node_token: String,
+    pub(crate) node_token: Secret,
     #[serde(default)]
-    pub(crate) node_hmac_key: Option<String>,
+    pub(crate) node_hmac_key: Option<Secret>,
     #[serde(default, deserialize_with = "super::count")]
     pub(crate) next_heartbeat_ms: Option<u64>,
 }
@@ -448,7 +448,7 @@ pub(crate) fn read_relays(body: &[u8]) -> Result<Vec<ListedRelay>> {
 /// The answer to a request for a consumer token. No `Debug`.
 #[derive(Deserialize)]
 pub(crate) struct ConsumerTokenReply {
-    pub(crate) token: String,
+    pub(crate) token: Secret,
 }
 
 /// Whether a directory could connect to a place.

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod admission;
+mod flood;
 mod parts;
 mod peer;
 mod polling;

@@ -1,0 +1,99 @@
+//! A node with tasks by the thousand, of which it runs a few hundred at a time.
+
+use std::time::{Duration, Instant};
+
+use iicp_core::CHAT;
+use iicp_tests::cgroup::Cgroup;
+use iicp_tests::http::{Conn, post};
+use iicp_tests::{is_soak, size};
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+
+use super::Remote;
+
+/// Tasks that a node may run at the same time.
+const SLOTS: usize = 256;
+/// How long the first of them take, so that the queue is filled meanwhile; and the others.
+const FIRST_MS: u64 = 5_000;
+const OTHERS_MS: u64 = 1_000;
+
+fn task(id: &str, takes_ms: u64) -> Vec<u8> {
+    let task = json!({
+        "task_id": id, "intent": CHAT, "payload": { "do": { "slow": takes_ms }, "text": "x".repeat(900) },
+        "constraints": { "timeout_ms": 110_000, "qos": "interactive" },
+    });
+    post("/v1/task", "", task.to_string().as_bytes())
+}
+
+/// As many as may run, and all the others in the queue.
+fn options(count: usize) -> Value {
+    json!({
+        "max_connections": 20_000, "max_concurrent": SLOTS, "queue_length": count - SLOTS, "queue_wait_ms": 60_000,
+        "auth": "open",
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn c4_thousands_of_tasks_in_flight_are_answered_once_and_one_more_is_refused_at_once() {
+    let count = size(1_000, 10_000);
+    let node = Remote::new(json!("as_told"), options(count)).await;
+    let held = fly(node, count).await;
+    assert!(held <= 200_000_000, "{held} bytes with {count} tasks in flight");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[ignore = "makes a control group, which needs root; part of --with soak"]
+async fn k15_a_node_with_128_mb_of_memory_sheds_what_is_too_much_and_lives() {
+    let group = Cgroup::with_memory(128 << 20).unwrap();
+    let node = Remote::within(Some(&group), json!("as_told"), options(10_000)).await;
+    fly(node, 10_000).await;
+}
+
+/// Has so many tasks in flight at once, all of which are answered once, while one more is refused; returns the memory held.
+async fn fly(mut node: Remote, count: usize) -> u64 {
+    let idle = node.process.memory();
+    let mut flying = JoinSet::new();
+    send(&node, &mut flying, 0..SLOTS, FIRST_MS).await;
+    node.stage.wait_for(json!({ "nodes": [{ "active_jobs": SLOTS }] }), Duration::from_secs(4)).await.unwrap();
+    send(&node, &mut flying, SLOTS..count, OTHERS_MS).await;
+    let refused = refused(&node).await;
+    let held = node.process.memory();
+    let answered = flying.join_all().await.len();
+    let ledger = node.ledger().await;
+    println!("{count} tasks in flight: {held} bytes, {idle} before; one more was refused within {refused:?}");
+    assert_eq!((answered, &ledger["finished"], &ledger["started"]), (count, &json!(count), &json!(count)));
+    assert_eq!(ledger["most_executions"], 1);
+    // Three times what is promised: other work goes on.
+    assert!(!is_soak() || refused < Duration::from_millis(15), "refused after {refused:?} only");
+    held
+}
+
+async fn send(node: &Remote, flying: &mut JoinSet<()>, ids: std::ops::Range<usize>, takes_ms: u64) {
+    for n in ids {
+        let id = format!("t-{n}");
+        let mut conn = Conn::open(node.addr).await.unwrap();
+        conn.write(&task(&id, takes_ms)).await.unwrap();
+        flying.spawn(async move {
+            let answer = tokio::time::timeout(Duration::from_secs(111), conn.answer()).await;
+            let answer = answer.unwrap_or_else(|_| panic!("{id} was lost")).unwrap_or_else(|e| panic!("{id}: {e}"));
+            assert_eq!((answer.status, &answer.json()["task_id"]), (200, &json!(id)), "{answer:?}");
+        });
+    }
+}
+
+/// How long a refusal takes, the median of some.
+async fn refused(node: &Remote) -> Duration {
+    let mut last = Conn::open(node.addr).await.unwrap();
+    // What was sent has been read by then; the first are still running.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let mut times = Vec::new();
+    for n in 0..51 {
+        let begun = Instant::now();
+        last.write(&task(&format!("more-{n}"), 0)).await.unwrap();
+        let answer = tokio::time::timeout(Duration::from_secs(3), last.answer()).await.expect("one too many waits");
+        assert_eq!(answer.unwrap().status, 429, "there is no room for one more");
+        times.push(begun.elapsed());
+    }
+    times.sort_unstable();
+    times[times.len() / 2]
+}
