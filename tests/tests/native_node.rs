@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use ciborium::Value as Cbor;
 use iicp_core::options::{NativeTransport, NodeOptions};
 use iicp_core::{CHAT, Error, Inbound, LiveNode, Node, Reply};
-use iicp_tests::http::{Conn, post};
+use iicp_tests::http::Conn;
 use iicp_tests::native::{CALLS, Native, call, frame, hello, kind, map, raw};
 use serde_json::{Value, json};
 use tokio::sync::Notify;

@@ -93,15 +93,18 @@ impl Failed {
 struct Passage<'a> {
     client: &'a Inner,
     at: At<'a>,
+    /// When, since the client began.
+    since: Duration,
     /// Whether this is the one task that tries whether the node is well again, and has not said so yet.
     probe: bool,
 }
 
 impl<'a> Passage<'a> {
     fn admit(client: &'a Inner, at: At<'a>) -> Result<Self, Failed> {
-        match client.breakers().admit(at, client.started.elapsed()) {
-            Admission::Closed => Ok(Passage { client, at, probe: false }),
-            Admission::Probe => Ok(Passage { client, at, probe: true }),
+        let since = client.started.elapsed();
+        match client.breakers().admit(at, since) {
+            Admission::Closed => Ok(Passage { client, at, since, probe: false }),
+            Admission::Probe => Ok(Passage { client, at, since, probe: true }),
             Admission::Open { .. } => {
                 let why = format!("node {} failed too often and is left alone for a while", at.node_id);
                 Err(Failed::new(Code::Connect, why, Outcome::Elsewhere))
@@ -109,9 +112,18 @@ impl<'a> Passage<'a> {
         }
     }
 
-    fn report(mut self, went_well: bool) {
+    fn went_well(mut self) {
         self.probe = false;
-        self.client.breakers().report(self.at, went_well, self.client.started.elapsed());
+        self.client.breakers().report(self.at, true, self.client.started.elapsed());
+    }
+
+    fn went_wrong(mut self, failed: &Failed) {
+        self.probe = false;
+        let now = self.client.started.elapsed();
+        match failed.error.code() {
+            Code::Lost => self.client.breakers().lost(self.at, self.since, now),
+            _ => self.client.breakers().report(self.at, is_alive(failed), now),
+        }
     }
 }
 
@@ -155,11 +167,15 @@ impl Submit<'_> {
         let waited = asked + sent.elapsed();
         match answer {
             Ok(sent) => {
-                passage.report(true);
+                passage.went_well();
                 Ok(Sent { sealed, waited, ..sent })
             }
             Err(failed) => {
-                passage.report(is_alive(&failed) || failed.is_the_paths_fault(sent.elapsed()));
+                if failed.is_the_paths_fault(sent.elapsed()) {
+                    passage.went_well();
+                } else {
+                    passage.went_wrong(&failed);
+                }
                 Err(Failed { waited, ..failed })
             }
         }
@@ -366,6 +382,8 @@ fn judge(status: u16, wire_code: Option<&str>, retry_after: Option<Duration>) ->
         404 if wire_code == Some("unknown_intent") => (Code::UnknownIntent, Outcome::Elsewhere),
         // The node does not have the model; another may.
         404 if wire_code == Some("IICP-E029") => (Code::TaskRejected, Outcome::Elsewhere),
+        // A relay that does not have the worker any more.
+        404 if wire_code == Some("IICP-E030") => (Code::Connect, Outcome::Elsewhere),
         404 | 405 => (Code::Malformed, Outcome::Elsewhere),
         413 => (Code::PayloadTooLarge, Outcome::Elsewhere),
         // Leads elsewhere, or to TLS: what comes in plain text is not taken.

@@ -84,6 +84,11 @@ pub(super) fn draining() -> Refusal {
         .with("reason", "draining")
 }
 
+/// The task is larger than the operator wants them.
+pub(super) fn too_large(most: usize) -> Refusal {
+    Refusal::new(413, "request_too_large", format!("the task is larger than {most} bytes")).with("max_bytes", most)
+}
+
 /// More arrives than there is memory for.
 pub(super) fn overloaded() -> Refusal {
     let message = "too much arrives at this node at the same time; ask another node, or this one again in a second";

@@ -66,10 +66,7 @@ async fn post_task(state: &Arc<State>, request: Request<Incoming>, conn: &Conn) 
     let most = state.options.max_body_bytes;
     match read_body(body, most, conn).await {
         Ok(body) => answer::of(task::serve(state, received(conn, &head.headers, body)).await),
-        Err(BodyFailure::TooLarge) => {
-            let message = format!("the task is larger than {most} bytes");
-            refuse(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", &message, &[("max_bytes", most.into())])
-        }
+        Err(BodyFailure::TooLarge) => answer::refused(&refusal::too_large(most)),
         Err(BodyFailure::Busy) => answer::refused(&refusal::overloaded()),
         Err(BodyFailure::Broken) => {
             refuse(StatusCode::BAD_REQUEST, "invalid_http_body", "the body ended before its declared length", &[])

@@ -20,7 +20,7 @@ use super::stream;
 use crate::crypto::cx::ReplySeal;
 use crate::crypto::digest::fingerprint;
 use crate::error::{Code, Error, Result};
-use crate::protocol::admission::{Admission, Done, Outcome, Received, Refusal};
+use crate::protocol::admission::{Admission, Body, Done, Outcome, Received, Refusal};
 use crate::protocol::gate::{Closed, Permit, Rank};
 use crate::protocol::nonces::Taken;
 use crate::protocol::replay::Seen;
@@ -46,6 +46,7 @@ async fn judge(state: &Arc<State>, received: Received<'_>) -> Result<Outcome, Re
     let begun = Instant::now();
     let now = state.since_start(begun);
     state.limits.count(&received, now)?;
+    check_size(state, &received.body)?;
     let (bytes, request) = envelope::read(&received.body)?;
     let intent = envelope::check(state, &request)?;
     let node_token = request.node_token();
@@ -59,6 +60,15 @@ async fn judge(state: &Arc<State>, received: Received<'_>) -> Result<Outcome, Re
     let nonce = take_nonce(state, &request, now)?;
     let task = envelope::open(state, bytes, &request, intent, id)?;
     once(state, task, Arrival { received, proven, begun, nonce }).await
+}
+
+/// A relay may take larger tasks than its worker does.
+fn check_size(state: &State, body: &Body<'_>) -> Result<(), Refusal> {
+    let most = state.options.max_body_bytes;
+    match body {
+        Body::Json(bytes) if bytes.len() > most => Err(refusal::too_large(most)),
+        _ => Ok(()),
+    }
 }
 
 /// What is known of a task beside what stands in it.

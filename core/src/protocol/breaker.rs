@@ -104,6 +104,15 @@ impl Breakers {
         }
     }
 
+    /// Notes that a task which began at `since` lost its connection. Those that were lost with it are no further failures:
+    /// many share one connection, and a node that broke one of them is not left alone for it.
+    pub(crate) fn lost(&mut self, at: At<'_>, since: Duration, now: Duration) {
+        let is_known = self.nodes.get(&self.names.hash_one(at)).is_some_and(|breaker| since < breaker.failed);
+        if !is_known {
+            self.report(at, false, now);
+        }
+    }
+
     /// Gives a probe back that came to no end, because its task was cancelled: the next one may probe.
     pub(crate) fn release(&mut self, at: At<'_>) {
         if let Some(breaker) = self.nodes.get_mut(&self.names.hash_one(at)) {
@@ -154,6 +163,20 @@ mod tests {
         breakers.report(node("n"), false, at(1));
         assert_eq!(breakers.admit(node("n"), at(1)), Admission::Open { until: at(31) });
         assert_eq!(breakers.admit(node("other"), at(1)), Admission::Closed);
+    }
+
+    #[test]
+    fn what_was_lost_with_one_connection_is_one_failure() {
+        let mut breakers = Breakers::new(3, at(30));
+        for connection in 0..2 {
+            let (since, cut) = (at(2 * connection), at(2 * connection + 1));
+            for _ in 0..100 {
+                breakers.lost(node("n"), since, cut);
+            }
+            assert_eq!(breakers.admit(node("n"), cut), Admission::Closed, "connection {connection}");
+        }
+        breakers.lost(node("n"), at(4), at(5));
+        assert_eq!(breakers.admit(node("n"), at(5)), Admission::Open { until: at(35) }, "three in a row are three");
     }
 
     #[test]

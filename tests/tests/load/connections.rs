@@ -111,7 +111,7 @@ async fn s13_five_thousand_who_announce_16_mib_cost_what_they_send_and_that_has_
     tokio::time::sleep(Duration::from_millis(500)).await;
     let announced = node.process.memory().saturating_sub(before);
     // Now each of them sends what nobody could hold for all.
-    let (more, mut sent) = (vec![b' '; 128 << 10], 0);
+    let (more, mut sent) = (vec![b' '; 256 << 10], 0);
     for (n, conn) in held.iter_mut().enumerate() {
         // Who is refused while it sends is refused, and stays out.
         match tokio::time::timeout(Duration::from_secs(10), conn.write(&more)).await {
@@ -125,7 +125,8 @@ async fn s13_five_thousand_who_announce_16_mib_cost_what_they_send_and_that_has_
     let rise = node.process.memory().saturating_sub(before);
     println!("{COUNT} connections that announce 16 MiB cost {announced} bytes; {rise} when they have sent {sent}");
     assert!(announced <= 100_000_000, "{announced} bytes more");
-    assert!(rise <= 300_000_000, "{rise} bytes more after {sent} were sent");
+    // What arrives has 64 MiB; the rest is what the connections are read through.
+    assert!(rise <= 500_000_000 && sent >= 500_000_000, "{rise} bytes more after {sent} were sent");
     let begun = Instant::now();
     connected(&node, 10_000, 1).await;
     assert!(begun.elapsed() < Duration::from_secs(3), "others are served: {:?}", begun.elapsed());
@@ -157,7 +158,7 @@ async fn k19_connections_that_come_and_go_by_the_thousand_hold_up_nobody() {
                 // Silent ones, half ones, and whole ones that do not wait; ports are few, so most are not left waiting.
                 let request = task(&format!("storm-{lane}-{count}"));
                 let _ = conn.write(&request[..[0, request.len() / 2, request.len()][(count % 3) as usize]]).await;
-                if count % 8 > 0 {
+                if !count.is_multiple_of(8) {
                     conn.socket().set_zero_linger().unwrap();
                 }
                 count += 1;

@@ -95,7 +95,8 @@ impl Served {
         self.count += 1;
         let count = self.count;
         let named = |way: &str| match std::str::from_utf8(body) {
-            Ok(text) => text.replace("$id", &format!("{way}-{count}")).into_bytes(),
+            // Ids of one length, so that what is wrong is at one place.
+            Ok(text) => text.replace("$id", &format!("{}-{count}", &way[..4])).into_bytes(),
             Err(_) => body.to_vec(),
         };
         let http = self.over_http(false, &named(WAYS[0])).await;
@@ -147,7 +148,7 @@ fn matrix() -> Vec<(u64, Vec<u8>)> {
         (422, with(json!({ "task_id": "a|b" }))),
         (422, with(json!({ "task_id": "a\u{0}b" }))),
         (422, with(json!({ "task_id": "x".repeat(1_000) }))),
-        (422, with(json!({ "constraints": [] }))),
+        (200, with(json!({ "constraints": [] }))),
         (422, with(json!({ "constraints": {"timeout_ms": 0} }))),
         (422, with(json!({ "constraints": {"timeout_ms": -1} }))),
         (422, with(json!({ "constraints": {"required_profiles": ["urn:iicp:profile:unheard-of:v1"]} }))),
@@ -171,15 +172,17 @@ async fn s16_the_same_tasks_are_judged_the_same_over_http_natively_and_through_a
     let mut served = served(|_| ()).await;
     let matrix = matrix();
     assert!(matrix.len() >= 40);
+    let mut unlike = Vec::new();
     for (status, body) in matrix {
         let shown = String::from_utf8_lossy(&body[..body.len().min(200)]).into_owned();
         let [http, native, relayed] = served.judge(&body).await;
-        assert_eq!(http.status, status, "{shown}: {http:?}");
-        assert_eq!(http, native, "natively: {shown}");
         // What is no object at all the relay refuses itself, in its own words.
-        let words = |verdict: Verdict| (verdict.status, verdict.code, verdict.result);
-        assert_eq!(words(http), words(relayed), "through a relay: {shown}");
+        let is_like = (http.status, &http.code, &http.result) == (relayed.status, &relayed.code, &relayed.result);
+        if http.status != status || http != native || !is_like {
+            unlike.push(format!("{shown}: not {status} but {http:.200?}, {native:.200?}, {relayed:.200?}"));
+        }
     }
+    assert!(unlike.is_empty(), "{unlike:#?}");
     // A task is the same task, and a nonce the same nonce, whichever way they come.
     for way in WAYS {
         let once = json!({ "task_id": format!("once-{way}"), "intent": EMBEDDING, "payload": {"n": 1} });

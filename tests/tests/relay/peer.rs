@@ -83,14 +83,19 @@ impl Worker {
     /// Greets and asks to be bound; the payload of the relay's answer, none if it hung up.
     pub(crate) async fn ask(addr: SocketAddr, worker_id: &str, ticket: Option<&str>) -> (Worker, Option<Vec<u8>>) {
         let mut worker = Worker::connect(addr).await;
-        worker.write(INIT).await;
-        assert_eq!(worker.frame().await, Some((2, ACK[12..].to_vec())));
-        worker.write(&bind(worker_id, ticket)).await;
-        let verdict = worker.frame().await.map(|(kind, payload)| {
+        let verdict = worker.greet(worker_id, ticket).await;
+        (worker, verdict)
+    }
+
+    /// The same on a connection that there is.
+    pub(crate) async fn greet(&mut self, worker_id: &str, ticket: Option<&str>) -> Option<Vec<u8>> {
+        self.write(INIT).await;
+        assert_eq!(self.frame().await, Some((2, ACK[12..].to_vec())));
+        self.write(&bind(worker_id, ticket)).await;
+        self.frame().await.map(|(kind, payload)| {
             assert_eq!(kind, 0x0c);
             payload
-        });
-        (worker, verdict)
+        })
     }
 
     /// Is bound, and told the relay's HTTP port.

@@ -4,7 +4,6 @@ use std::time::{Duration, Instant};
 
 use iicp_core::options::{ClientOptions, DirectoryOptions, NodeOptions, RelayServerOptions, RelayWorkerOptions};
 use iicp_core::{CHAT, Client, Code, Directory, EMBEDDING, Error, Handler, Inbound, LiveNode, Node, Reply, Task};
-use iicp_tests::http::{Conn, post};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpListener;
