@@ -3,6 +3,15 @@
 use std::os::unix::fs::FileExt as _;
 use std::time::Duration;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// Lets this process, and those that it starts, have as many descriptors as the system lets them.
+pub fn many_descriptors() {
+    let limit = getrlimit(Resource::Nofile);
+    // What cannot be raised is what there is.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+}
+
 /// A process of this machine.
 #[derive(Clone, Copy, Debug)]
 pub struct Process(pub u32);

@@ -236,7 +236,8 @@ async fn k3_a_node_that_is_stopped_holds_nobody_beyond_its_deadline_and_comes_ba
         let client = client(&directory.url(), |options| options.breaker_open_ms = 5_000);
         let send = &async |n: usize| {
             let (id, begun) = (format!("t-{n}"), Instant::now());
-            let task = Task::new(CHAT, json!({ "id": id })).task_id(&*id).idempotent(n % 2 == 0).timeout(DEADLINE);
+            let task =
+                Task::new(CHAT, json!({ "id": id })).task_id(&*id).idempotent(n.is_multiple_of(2)).timeout(DEADLINE);
             let end = client.submit(task).await;
             let took = begun.elapsed();
             assert!(took < DEADLINE + Duration::from_secs(1), "{id} took {took:?}: {end:?}");

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 /// Most of them. Whoever has few is no trouble, however many they are.
-const MOST: usize = 64 << 20;
+const MOST: usize = 128 << 20;
 const FEW: usize = 16 << 10;
 
 /// The bytes of all connections.

@@ -12,18 +12,11 @@ use std::time::Duration;
 
 use iicp_tests::cgroup::Cgroup;
 use iicp_tests::http::addr;
-use iicp_tests::process::Process;
+use iicp_tests::process::{Process, many_descriptors};
 use iicp_tests::stage_process::StageProcess;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
-
-/// Lets this process, and those that it starts, have as many descriptors as it may.
-fn many_descriptors() {
-    let limit = getrlimit(Resource::Nofile);
-    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }).unwrap();
-}
 
 /// So many bytes for each of so many.
 fn each(bytes: u64, count: usize) -> u64 {

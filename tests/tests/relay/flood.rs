@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use iicp_tests::http::{Conn, post};
+use iicp_tests::process::many_descriptors;
 use iicp_tests::size;
 use serde_json::json;
 use tokio::task::JoinSet;
@@ -12,6 +13,7 @@ use super::{get, relay, send, soon, task, workers};
 
 #[tokio::test]
 async fn s25_of_a_thousand_who_race_for_an_id_only_its_owner_gets_it() {
+    many_descriptors();
     let issuer = Issuer::new(1);
     let key = issuer.public_key();
     let relay = relay(|options| (options.ticket_required, options.ticket_key) = (Some(true), Some(key))).await;
