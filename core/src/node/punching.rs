@@ -39,8 +39,6 @@ pub(super) fn observe(relay: &Relay, listeners: &Listeners, options: &NodeOption
 /// Who answers callers that look for this node. It lives as long as the node's group.
 #[cfg(feature = "punch")]
 pub(super) fn host(state: &Arc<State>) -> Option<Arc<dyn Rendezvous>> {
-    use std::sync::atomic::AtomicUsize;
-
     use crate::transport::native_server::{Native, Plaintext};
 
     if !is_wanted(&state.options) {
@@ -54,7 +52,6 @@ pub(super) fn host(state: &Arc<State>) -> Option<Arc<dyn Rendezvous>> {
         node_id: state.node_id.clone(),
         plaintext: Plaintext::Nowhere,
         max_body_bytes: state.options.max_body_bytes,
-        held: AtomicUsize::new(0),
     };
     let host = crate::punch::Host::new(state.key.clone(), Arc::new(native), state.group.clone());
     let host: Arc<dyn Rendezvous> = Arc::new(host.ok()?);
