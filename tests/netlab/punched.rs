@@ -61,8 +61,8 @@ pub(crate) const PAIRS: &[Pair] = &[
     pair("full cone, symmetric", FullCone, Symmetric, 25),
     Pair { quick: true, ..pair("restricted, symmetric", Restricted, Symmetric, 25) },
     // Whose ports cannot be named to each other.
-    Pair { quick: true, found: false, ..pair("symmetric, symmetric", Symmetric, Symmetric, 2) },
-    Pair { found: false, ..pair("symmetric, home", Symmetric, PortRestricted, 2) },
+    Pair { quick: true, found: false, ..pair("symmetric, symmetric", Symmetric, Symmetric, 1) },
+    Pair { found: false, ..pair("symmetric, home", Symmetric, PortRestricted, 1) },
 ];
 
 /// An event: its name, whether it is part of the short run, and what happens.

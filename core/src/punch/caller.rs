@@ -31,6 +31,7 @@ use crate::transport::native_link::Link;
 use crate::transport::native_socket::Socket;
 use crate::transport::pinned;
 use crate::wire::punch::{Answered, Asked, MOST_BYTES, Observers, PURPOSE, Words};
+use crate::wire::stun::Token;
 
 /// Nodes that are remembered, and paths that are kept.
 const MOST_PEERS: usize = 1_024;
@@ -247,7 +248,7 @@ impl Inner {
         let (four, six) = tokio::join!(self.side(four, &observers), self.side(six, &observers));
         let sides: Vec<Side> = [four, six].into_iter().flatten().collect();
         let first = sides.first().ok_or("no observer answers by UDP")?;
-        let token = random().map_err(|_| "the system has no random numbers")?;
+        let token = Token(random().map_err(|_| "the system has no random numbers")?);
         let words = Words {
             seen: sides.iter().map(|side| side.seen).collect(),
             steady: sides.iter().all(|side| side.steady),

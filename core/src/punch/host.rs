@@ -30,6 +30,7 @@ use crate::transport::pinned;
 use crate::types::{Rung, RungReport, RungState};
 use crate::wire::failure;
 use crate::wire::punch::{Asked, PURPOSE, Words};
+use crate::wire::stun::Token;
 
 /// Callers who are looked for at the same time, and connections that they may have.
 const MOST_SEARCHES: usize = 32;
@@ -37,6 +38,8 @@ const MOST_CONNECTIONS: usize = 256;
 /// For how long a place that was heard may begin a connection, and how many are remembered.
 const WELCOME: Duration = Duration::from_secs(20);
 const MOST_WELCOME: usize = 1_024;
+/// Bytes of those who begin to connect.
+const MOST_INCOMING: u64 = 64 << 10;
 /// How long who looks for us is answered.
 const SEARCH: Duration = Duration::from_secs(8);
 /// How long a connection may be of no use. The caller goes long before.
@@ -136,6 +139,11 @@ impl Inner {
         let crypto = QuicServerConfig::try_from(self.tls.clone()).map_err(failed)?;
         let mut config = ServerConfig::with_crypto(Arc::new(crypto));
         config.transport_config(transport());
+        // Each is judged at once; what comes in the meantime is not kept.
+        config
+            .max_incoming(MOST_SEARCHES)
+            .incoming_buffer_size(MOST_INCOMING)
+            .incoming_buffer_size_total(MOST_INCOMING);
         let no_port = |error| Error::new(Code::Bind, "no UDP port can be had").with_source(error);
         let opened = Port::open(is_ipv6, Some(config)).map_err(no_port)?;
         *port = Some(opened.clone());
@@ -217,7 +225,7 @@ impl Inner {
         let observers: Vec<SocketAddr> = asked.observers.iter().map(|port| SocketAddr::new(relay, *port)).collect();
         let observed = observe(&port, &observers).await.ok_or(UNSEEN)?;
         *self.observed.lock().unwrap_or_else(PoisonError::into_inner) = Some(observed);
-        let token = random()?;
+        let token = Token(random()?);
         let (seen, pin) = (vec![observed.seen], Some(self.pin.to_string()));
         let answer = sealed(&seal, &asked.id, &Words { seen, steady: observed.steady, token, pin })?;
         // If nobody knows to whom which port belongs, there is nothing to be found.

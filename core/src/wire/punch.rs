@@ -48,7 +48,7 @@ impl Words {
         let fields = Fields {
             seen: self.seen.iter().take(MOST_PLACES).map(|place| place.to_string().into()).collect(),
             steady: self.steady,
-            token: encode(&self.token).into(),
+            token: encode(&self.token.0).into(),
             pin: self.pin.as_deref().map(Into::into),
         };
         // Texts and a boolean always have a JSON form.
@@ -61,7 +61,7 @@ impl Words {
         Some(Words {
             seen: fields.seen.iter().filter_map(|place| place.parse().ok()).take(MOST_PLACES).collect(),
             steady: fields.steady,
-            token: fixed(&fields.token)?,
+            token: Token(fixed(&fields.token)?),
             pin: fields.pin.map(Cow::into_owned),
         })
     }
@@ -120,7 +120,7 @@ mod tests {
     fn words_are_read_as_they_were_written_and_what_is_too_much_is_left_out() {
         let seen: Vec<SocketAddr> = vec!["5.5.1.2:7".parse().unwrap(), "[2001:4860::7]:1".parse().unwrap()];
         for pin in [None, Some("00".repeat(32))] {
-            let words = Words { seen: seen.clone(), steady: true, token: [7; 16], pin };
+            let words = Words { seen: seen.clone(), steady: true, token: Token([7; 16]), pin };
             assert_eq!(Words::read(&words.write()), Some(words));
         }
         let many = serde_json::json!({ "seen": (1..99).map(|n| format!("5.5.1.2:{n}")).collect::<Vec<_>>(),

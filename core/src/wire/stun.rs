@@ -2,6 +2,7 @@
 //! request and its success response. A request is never shorter than its answer, so that nobody is sent more than was asked
 //! in his name.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// Every message has at least this.
@@ -23,8 +24,15 @@ const OPTIONAL: u16 = 0x8000;
 
 /// What an answer is known by.
 pub(crate) type Id = [u8; 12];
-/// What a peer was told in secret, so that a request proves that it comes from there.
-pub(crate) type Token = [u8; 16];
+/// What a peer was told in secret, so that a request proves that it comes from there. Shown to nobody else.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Token(pub(crate) [u8; 16]);
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token")
+    }
+}
 
 /// A message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +67,7 @@ impl Message {
             // The last one may have lost its padding.
             rest = after.get(usize::from(length).next_multiple_of(4)..).unwrap_or_default();
             match kind {
-                USERNAME if token.is_none() => token = Some(value.try_into().ok()?),
+                USERNAME if token.is_none() => token = Some(Token(value.try_into().ok()?)),
                 XOR_MAPPED_ADDRESS if seen.is_none() => seen = Some(read_address(value, &id)?),
                 _ if kind >= OPTIONAL => {}
                 _ => return None,
@@ -80,7 +88,7 @@ impl Message {
 pub(crate) fn write_request(id: &Id, token: Option<&Token>) -> Vec<u8> {
     let mut out = begin(REQUEST, id);
     if let Some(token) = token {
-        attribute(&mut out, USERNAME, token);
+        attribute(&mut out, USERNAME, &token.0);
     }
     let filling = MOST_ANSWER.saturating_sub(out.len() + 4);
     attribute(&mut out, SOFTWARE, &[b' '; MOST_ANSWER][..filling]);
@@ -142,7 +150,7 @@ mod tests {
     use super::*;
 
     const ID: Id = *b"abcdefghijkl";
-    const TOKEN: Token = *b"0123456789abcdef";
+    const TOKEN: Token = Token(*b"0123456789abcdef");
 
     #[test]
     fn what_is_written_is_read_back_and_no_answer_is_longer_than_its_question() {
