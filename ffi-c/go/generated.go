@@ -686,7 +686,7 @@ type TlsOptions struct {
 	Certificate string `json:"certificate,omitempty"`
 	// The certificate's private key, not encrypted: path of a PEM file, or its text.
 	Key string `json:"key,omitempty"`
-	// Whether nothing is taken in plain text. By default callers on this machine may do without TLS, and everybody may ask for the node's health; whatever else comes in plain text is told to use `https`.
+	// Whether nothing is taken in plain text. By default callers on this machine may do without TLS, everybody may ask for the node's health, and a relay takes what is for its workers (unless its own `tls_required`): published ones are called by `http`. Whatever else comes in plain text is told to use `https`.
 	Only bool `json:"only,omitempty"`
 }
 

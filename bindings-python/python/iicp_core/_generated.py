@@ -753,7 +753,7 @@ class TlsOptions(TypedDict, total=False):
     key: str
     """The certificate's private key, not encrypted: path of a PEM file, or its text. Default: ``""``."""
     only: bool
-    """Whether nothing is taken in plain text. By default callers on this machine may do without TLS, and everybody may ask for the node's health; whatever else comes in plain text is told to use ``https``. Default: False."""
+    """Whether nothing is taken in plain text. By default callers on this machine may do without TLS, everybody may ask for the node's health, and a relay takes what is for its workers (unless its own ``tls_required``): published ones are called by ``http``. Whatever else comes in plain text is told to use ``https``. Default: False."""
 
 
 class NodeCapability(TypedDict, total=False):

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use http::{Method, Request};
 use url::Url;
 
-use super::State;
 use super::answer::tls_required;
+use super::{State, relaying};
 use crate::crypto::certificate::Validity;
 use crate::error::{Code, Error, Result};
 use crate::options::NodeOptions;
@@ -71,8 +71,12 @@ pub(super) fn check_name(tls: &ServerTls, advertised: &str) {
 /// The refusal of what came in plain text and may not, if it did.
 pub(super) fn refuse_plaintext<B>(state: &State, request: &Request<B>, conn: &Conn) -> Option<Answer> {
     let tls = state.options.tls.as_ref().filter(|_| !conn.is_secure())?;
+    let path = request.uri().path();
     // Health holds no secrets, and is asked by what watches over machines.
-    let asks_health = request.uri().path() == "/iicp/health" && matches!(*request.method(), Method::GET | Method::HEAD);
-    let is_allowed = !tls.only && (conn.is_from_here() || asks_health);
+    let asks_health = path == "/iicp/health" && matches!(*request.method(), Method::GET | Method::HEAD);
+    // Published workers send their callers to a relay by http, and seal for themselves what nobody else may read.
+    let relay = state.options.relay_server.as_ref().filter(|relay| !relay.tls_required);
+    let is_for_relay = relay.is_some() && relaying::is_for_relay(path);
+    let is_allowed = !tls.only && (conn.is_from_here() || asks_health || is_for_relay);
     (!is_allowed).then(tls_required)
 }

@@ -20,8 +20,9 @@ pub struct TlsOptions {
     /// The certificate's private key, not encrypted: path of a PEM file, or its text.
     #[schemars(extend("contentMediaType" = "application/x-pem-file"))]
     pub key: Secret,
-    /// Whether nothing is taken in plain text. By default callers on this machine may do without TLS, and everybody may ask for
-    /// the node's health; whatever else comes in plain text is told to use `https`.
+    /// Whether nothing is taken in plain text. By default callers on this machine may do without TLS, everybody may ask for the
+    /// node's health, and a relay takes what is for its workers (unless its own `tls_required`): published ones are called by
+    /// `http`. Whatever else comes in plain text is told to use `https`.
     pub only: bool,
 }
 

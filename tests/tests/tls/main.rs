@@ -5,6 +5,7 @@
 
 mod client;
 mod node;
+mod relay;
 
 use std::path::PathBuf;
 use std::time::Duration;

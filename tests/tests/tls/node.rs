@@ -19,7 +19,7 @@ fn task(task_id: &str, payload: Value) -> Value {
 }
 
 /// An address of this machine that is not loopback, if it has one.
-fn outer(port: u16) -> Option<SocketAddr> {
+pub(super) fn outer(port: u16) -> Option<SocketAddr> {
     let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
     socket.connect("192.0.2.1:9").ok()?;
     Some(SocketAddr::new(socket.local_addr().ok()?.ip(), port)).filter(|addr| !addr.ip().is_loopback())
