@@ -68,7 +68,7 @@ class Peer:
         self.node = IicpNode(config)
         if command.get("keyless"):
             # As where its cryptography is not installed.
-            self.node._cx_public_key = None
+            self.node._cx_public_key = None  # type: ignore[assignment]
         self.node._http.event_hooks = {"response": [self.note_call]}
         token = await self.node.register()
         self.serving = asyncio.create_task(self.node.serve(self.handle, "127.0.0.1", port, token))
