@@ -501,6 +501,78 @@ async fn bombs_cost_neither_time_nor_memory() {
 
 // --- our own form, in which calls share a connection ---
 
+/// A frame that no node may send, and the reason that it is told; none if it is nothing of this protocol.
+struct Row(&'static str, Vec<u8>, Option<&'static str>);
+
+fn rows() -> Vec<Row> {
+    let result = map(&[(2, "s".into()), (5, Cbor::Bytes(b"{}".to_vec()))]);
+    let answer = |payload: &[u8]| frame(kind::RESPONSE, 0, payload);
+    vec![
+        Row("a wrong magic", b"XICP0000000000".to_vec(), None),
+        Row("HTTP", b"HTTP/1.1 200 OK\r\n\r\n".to_vec(), None),
+        Row(
+            "more than 16 MiB",
+            iicp_tests::native::raw(1, kind::RESPONSE, 0, (16 << 20) + 1, &[]),
+            Some("frame_too_large"),
+        ),
+        Row("4 GiB on a PONG", iicp_tests::native::raw(1, kind::PONG, 0, u32::MAX, &[]), Some("frame_too_large")),
+        Row("an empty RESPONSE", answer(&[]), Some("invalid_frame")),
+        Row("version 0", iicp_tests::native::raw(0, kind::RESPONSE, 0, 1, &result), Some("invalid_version")),
+        Row("version 2", iicp_tests::native::raw(2, kind::RESPONSE, 0, 1, &result), Some("version_mismatch")),
+        Row("type 0", frame(0, 0, &result), Some("invalid_type")),
+        Row("type 255", frame(0xff, 0, &result), Some("invalid_type")),
+        Row("a type that is reserved", frame(0x0f, 0, &result), Some("unknown_type")),
+        Row("one that was not agreed on", frame(0xf1, 0, &result), Some("unsupported_extension")),
+        Row("no CBOR", answer(&[0xff; 9]), Some("cbor_decode_error")),
+        Row("CBOR that ends too early", answer(&result[..result.len() - 1]), Some("cbor_decode_error")),
+        Row("bytes behind the CBOR", answer(&[&result[..], b"x"].concat()), Some("cbor_decode_error")),
+        Row("a million lists", answer(&[&[0xa1, 5][..], &[0x81; 1_000_000]].concat()), Some("invalid_payload")),
+        Row("a key twice", answer(&[0xa2, 3, 0x60, 3, 0x60]), Some("invalid_payload")),
+        Row("a list where the map belongs", answer(&[0x80]), Some("invalid_payload")),
+        Row("a status that is a number", answer(&[0xa1, 4, 7]), Some("invalid_payload")),
+        Row("compressed", frame(kind::RESPONSE, 1, &result), Some("protocol_error")),
+        Row("no call's answer", answer(&result), Some("protocol_error")),
+        Row("a part of no call", parted(&"nobody".into(), b"x"), Some("protocol_error")),
+        Row("a second greeting", ack(&[(1, 1.into()), (2, "node-1".into())]), Some("protocol_error")),
+        Row("a CALL from a node", frame(kind::CALL, 0, &map(&[(1, 1.into())])), Some("protocol_error")),
+        Row(
+            "an echo of 65 bytes",
+            frame(kind::PING, 0, &map(&[(1, Cbor::Bytes(vec![1; 65]))])),
+            Some("invalid_payload"),
+        ),
+    ]
+}
+
+#[tokio::test]
+async fn every_frame_that_a_node_may_not_send_ends_the_connection_with_its_reason_and_the_call_as_lost() {
+    for Row(what, bytes, reason) in rows() {
+        let goodbyes = Arc::new(Mutex::new(Vec::new()));
+        let (said, ended) = (goodbyes.clone(), Arc::new(tokio::sync::Notify::new()));
+        let over = ended.clone();
+        let mesh = Mesh::start(move |mut native| {
+            let (bytes, said, over) = (bytes.clone(), said.clone(), over.clone());
+            Box::pin(async move {
+                while let Ok(Some(frame)) = native.next().await {
+                    match frame.kind {
+                        kind::INIT => {
+                            let ours = Cbor::Array(vec![CALLS.into()]);
+                            let _ = native.send(&ack(&[(1, 1.into()), (2, "node-1".into()), (3, ours)])).await;
+                        }
+                        kind::CALL => drop(native.send(&bytes).await),
+                        kind::CLOSE => said.lock().unwrap().push(frame.text(1)),
+                        _ => {}
+                    }
+                }
+                over.notify_one();
+            })
+        })
+        .await;
+        assert_eq!(mesh.outcome().await, (Err(Code::Lost), 0), "{what}");
+        soon("the end of the connection", ended.notified()).await;
+        assert_eq!(*goodbyes.lock().unwrap(), reason.into_iter().collect::<Vec<_>>(), "{what}");
+    }
+}
+
 /// Numbers that look random, the same every time.
 struct Dice(u64);
 
