@@ -4,6 +4,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::process::Process;
 
@@ -72,6 +73,12 @@ impl Drop for Cgroup {
         for process in fs::read_to_string(self.path.join("cgroup.procs")).unwrap_or_default().lines() {
             let _ = fs::write(self.parent.join("cgroup.procs"), process);
         }
-        let _ = fs::remove_dir(&self.path);
+        // A process that was killed a moment ago may still be on its way out.
+        for _ in 0..100 {
+            if fs::remove_dir(&self.path).is_ok() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 }

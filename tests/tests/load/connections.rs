@@ -130,9 +130,10 @@ async fn s13_five_thousand_who_announce_16_mib_cost_what_they_send_and_that_has_
     }
     let rise = node.process.memory().saturating_sub(before);
     println!("{COUNT} connections that announce 16 MiB cost {announced} bytes; {rise} when they have sent {sent}");
-    assert!(announced <= 100_000_000, "{announced} bytes more");
+    assert!(announced <= size(150_000_000, 100_000_000), "{announced} bytes more");
     // What arrives has 128 MiB; the rest is what the connections are read through.
-    assert!(rise <= 500_000_000 && sent >= 500_000_000, "{rise} bytes more after {sent} were sent");
+    assert!(rise <= size(700_000_000, 500_000_000), "{rise} bytes more after {sent} were sent");
+    assert!(sent >= 600_000_000, "only {sent} were sent");
     let begun = Instant::now();
     connected(&node, 10_000, 1).await;
     assert!(begun.elapsed() < Duration::from_secs(3), "others are served: {:?}", begun.elapsed());
