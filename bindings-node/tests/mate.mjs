@@ -1,14 +1,14 @@
 // One half of every pair: a node and a client of this language, told by lines what to do.
 //
-//   node mate.mjs DIRECTORY_URL INTENT
+//   node mate.mjs DIRECTORY_URL INTENT [NODE_OPTIONS]
 
 import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
 
 import { Client, RejectedError, serve } from "@iicp/core";
 
-const [directory, intent] = process.argv.slice(2);
-if (!intent) throw new Error("usage: node mate.mjs DIRECTORY_URL INTENT");
+const [directory, intent, more = "{}"] = process.argv.slice(2);
+if (!intent) throw new Error("usage: node mate.mjs DIRECTORY_URL INTENT [NODE_OPTIONS]");
 
 /** What the handler saw. */
 const seen = { seen: 0, cancelled: 0 };

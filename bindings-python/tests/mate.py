@@ -88,13 +88,14 @@ async def submit(client: Client, command: dict[str, Any]) -> None:
 
 
 async def main() -> None:
-    directory, intent = sys.argv[1:]
+    directory, intent, *more = sys.argv[1:]
+    options = json.loads(more[0]) if more else {}
     # Told to fail, it need not say how.
     logging.getLogger("iicp_core").setLevel(logging.CRITICAL)
     lines = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
     running: dict[int, asyncio.Task[None]] = {}
-    node = await serve(handle, intents=[intent], directory=directory, max_concurrent=2)
+    node = await serve(handle, intents=[intent], directory=directory, max_concurrent=2, **options)
     async with Client(directory=directory) as client:
         say({"ready": node.node_id})
         async for line in lines:

@@ -5,140 +5,33 @@
 //! it. The functions block on the disk.
 
 mod identity;
+mod keys;
 mod pause;
 mod pem;
-mod relay_key;
 
-use std::borrow::Cow;
 use std::fs::{DirBuilder, File};
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, flock, fsync, openat, renameat, unlinkat};
-use serde::Deserialize;
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, fsync, openat, renameat, unlinkat};
 use zeroize::Zeroizing;
 
-use crate::crypto::cx::NodeKey;
 use crate::crypto::digest::{hex, token_hash};
-use crate::error::{Code, Error, Result};
 use crate::telemetry;
-use crate::wire::sealed::fixed;
 
 pub(crate) use identity::{Credentials, Identity, identity, keep_credentials};
+pub(crate) use keys::{relay_key, sealing_key};
 pub(crate) use pause::{keep_pause, pause_left};
 pub(crate) use pem::{is_exposed, pem, unusable};
-pub(crate) use relay_key::relay_key;
 
-/// Sealing keys have a folder of their own, as the published nodes have it.
-const KEYS: &str = "cx";
 /// More than a file of ours can have.
 const ROOM: usize = 16 << 10;
-
-/// The sealing key of a node: the one that is kept, or a new one, which is kept from now on. If it cannot be kept,
-/// because the disk is full or read-only, the node serves with a key that ends with the process.
-///
-/// # Errors
-/// `CONFIG_INVALID` with the path if a key is there and cannot be read.
-pub(crate) fn sealing_key(state_dir: &Path, node_id: &str) -> Result<NodeKey> {
-    let name = format!("{}.json", stem(node_id));
-    let path = state_dir.join(KEYS).join(&name);
-    if let Some(key) = kept_key(&path)? {
-        return Ok(key);
-    }
-    let key = NodeKey::generate()?;
-    match open_folder(state_dir, KEYS) {
-        Ok(folder) => {
-            // Of two nodes that start at the same time, the second takes the key of the first. Where files cannot be
-            // locked, the last one stays.
-            let _ = flock(&folder, FlockOperation::LockExclusive);
-            if let Some(key) = kept_key(&path)? {
-                return Ok(key);
-            }
-            write_file(&folder, &name, &key_file(&key)).unwrap_or_else(|error| warn_unkept(&path, node_id, &error));
-        }
-        Err(error) => warn_unkept(&path, node_id, &error),
-    }
-    Ok(key)
-}
 
 /// The name of a node's files: its id may hold what a name of a file may not.
 fn stem(node_id: &str) -> String {
     hex(&token_hash(node_id))[..24].to_owned()
-}
-
-fn warn_unkept(path: &Path, node_id: &str, error: &io::Error) {
-    tracing::warn!(
-        target: telemetry::NODE, node_id, path = %path.display(), %error,
-        "the sealing key cannot be kept; it ends with the process, and after a restart the directory may refuse the next"
-    );
-}
-
-#[derive(Deserialize)]
-struct KeyFile<'a> {
-    version: u64,
-    #[serde(borrow)]
-    algorithm: Cow<'a, str>,
-    #[serde(borrow)]
-    private_key: Cow<'a, str>,
-    #[serde(borrow, default)]
-    public_key: Option<PublicHalf<'a>>,
-}
-
-#[derive(Deserialize)]
-struct PublicHalf<'a> {
-    #[serde(borrow, default)]
-    key_id: Option<Cow<'a, str>>,
-}
-
-/// The key that is kept, or none.
-fn kept_key(path: &Path) -> Result<Option<NodeKey>> {
-    let unreadable = |why: &str| {
-        Error::new(
-            Code::ConfigInvalid,
-            format!(
-                "the sealing key in {} cannot be used: {why}; restore the file from a backup, or remove it to start with \
-                 a new key (a directory that knows the old one then refuses this node_id for a while)",
-                path.display()
-            ),
-        )
-    };
-    let text = match read_file(path) {
-        Ok(text) => text,
-        // Where there is no folder there is no key.
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(None),
-        Err(error) => return Err(unreadable(&error.to_string())),
-    };
-    let file: KeyFile<'_> = crate::wire::object(&text)
-        .map_err(|e| unreadable(&format!("it is no key file ({})", crate::types::position(&e))))?;
-    if file.version != 1 || file.algorithm != "X25519" {
-        return Err(unreadable("it is of a kind that this library does not know"));
-    }
-    let private = fixed(&file.private_key).ok_or_else(|| unreadable("its private_key is not 32 bytes of base64url"))?;
-    let key = NodeKey::from_private(private);
-    let told = file.public_key.and_then(|public| public.key_id);
-    if told.is_some_and(|id| id != key.key_id()) {
-        return Err(unreadable("its two halves do not belong together"));
-    }
-    Ok(Some(key))
-}
-
-fn key_file(key: &NodeKey) -> Zeroizing<Vec<u8>> {
-    let private = key.private_text();
-    let public = key.public_json().to_string();
-    // Built in one piece: a buffer that grows leaves copies behind.
-    let mut text = Zeroizing::new(Vec::with_capacity(public.len() + 256));
-    for part in [
-        r#"{"version":1,"algorithm":"X25519","private_key":""#,
-        private.as_str(),
-        r#"","public_key":"#,
-        public.as_str(),
-        "}\n",
-    ] {
-        text.extend_from_slice(part.as_bytes());
-    }
-    text
 }
 
 fn read_file(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {

@@ -157,11 +157,13 @@ static void obey(const char *line) {
 }
 
 int main(int argc, char **argv) {
-    CHECK(argc == 3, "usage: mate DIRECTORY_URL INTENT");
+    CHECK(argc == 3 || argc == 4, "usage: mate DIRECTORY_URL INTENT [NODE_OPTIONS]");
     iicp_runtime runtime = new_runtime();
     queue = new_queue(runtime);
     client = new_client(runtime, argv[1]);
-    char *options = print("{\"directory\":\"%s\",\"intents\":[\"%s\"],\"max_concurrent\":2}", argv[1], argv[2]);
+    /* What more there is stands in braces of its own. */
+    const char *more = argc == 4 ? argv[3] : "{}", *comma = more[1] == '}' ? "" : ",";
+    char *options = print("{\"directory\":\"%s\",\"intents\":[\"%s\"],\"max_concurrent\":2%s%s", argv[1], argv[2], comma, more + 1);
     OK(iicp_node_serve(queue, iicp_text(options), 0, NULL, NULL));
     free(options);
     iicp_event *ready = take(queue, IICP_EVENT_DONE);

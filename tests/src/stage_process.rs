@@ -8,6 +8,8 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
+use crate::stage::{TRANSPORT, Transport};
+
 /// Longest that the stage may take for one line, beyond what an `await` asks for.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -28,12 +30,12 @@ impl StageProcess {
         StageProcess::spawn(&mut Command::new(program.as_ref()))
     }
 
-    /// Starts the program with nodes that speak HTTP and nothing else.
+    /// Starts the program with nodes that are reached in one way.
     ///
     /// # Errors
     /// The system's.
-    pub fn over_http(program: impl AsRef<Path>) -> std::io::Result<StageProcess> {
-        StageProcess::spawn(Command::new(program.as_ref()).env(crate::stage::TRANSPORT, "http"))
+    pub fn over(transport: Transport, program: impl AsRef<Path>) -> std::io::Result<StageProcess> {
+        StageProcess::spawn(Command::new(program.as_ref()).env(TRANSPORT, transport.word()))
     }
 
     fn spawn(program: &mut Command) -> std::io::Result<StageProcess> {

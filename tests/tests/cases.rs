@@ -11,6 +11,7 @@ use iicp_core::options::{
 };
 use iicp_core::types::{Payload, TaskResult};
 use iicp_core::{Client, Code, Error, RankChoice, RankMode, RankRequest, Streamed, Task};
+use iicp_tests::stage::Transport;
 use iicp_tests::stage_process::StageProcess;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -60,15 +61,20 @@ const WORKERS: usize = 4;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_case_keeps_its_promise() {
-    every_case(false).await;
+    every_case(Transport::Native).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_case_keeps_its_promise_where_nodes_speak_http_alone() {
-    every_case(true).await;
+    every_case(Transport::Http).await;
 }
 
-async fn every_case(over_http: bool) {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_case_keeps_its_promise_where_nodes_are_behind_a_relay() {
+    every_case(Transport::Relay).await;
+}
+
+async fn every_case(transport: Transport) {
     let wanted = std::env::var("CASE").unwrap_or_default();
     let cases: VecDeque<Case> = table().into_iter().filter(|case| case.name.contains(&wanted)).collect();
     let total = cases.len();
@@ -77,9 +83,7 @@ async fn every_case(over_http: bool) {
     let workers = (0..WORKERS).map(|_| {
         let (cases, failures) = (cases.clone(), failures.clone());
         tokio::spawn(async move {
-            let program = env!("CARGO_BIN_EXE_stage");
-            let stage = if over_http { StageProcess::over_http(program) } else { StageProcess::start(program) };
-            let mut stage = stage.unwrap();
+            let mut stage = StageProcess::over(transport, env!("CARGO_BIN_EXE_stage")).unwrap();
             while let Some(case) = { cases.lock().unwrap().pop_front() } {
                 if let Err(why) = run(&mut stage, &case).await {
                     failures.lock().unwrap().push(format!("{}: {}\n    {why}", case.name, case.promise));

@@ -32,6 +32,8 @@ use crate::wire::relayed::{self, Addressed, BindRequest, Brought, Envelope};
 
 /// Largest body of a bind.
 const MOST_BIND: usize = 64 << 10;
+/// Largest task that is copied out of its connection's buffer.
+const MOST_COPIED: usize = 4 << 10;
 
 /// Takes the address on which workers are accepted, if the node is to be a relay.
 pub(super) fn listen(options: &NodeOptions) -> Result<Option<Listeners>> {
@@ -190,7 +192,10 @@ async fn body(state: &State, request: Request<Incoming>, conn: &Conn) -> Result<
     }
     // The same rates as for the node's own tasks; the worker sees the relay in every caller's place.
     count(state, request.headers(), conn)?;
-    read(request.into_body(), state.options.max_body_bytes, conn).await
+    let body = read(request.into_body(), state.options.max_body_bytes, conn).await?;
+    // It is a piece of its connection's buffer. While the worker has the call, that buffer would be held up by it, and the
+    // next request would have to make another.
+    Ok(if body.len() <= MOST_COPIED { Bytes::copy_from_slice(&body) } else { body })
 }
 
 /// Counts a call that takes something of a worker.

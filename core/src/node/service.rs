@@ -16,26 +16,25 @@ use crate::wire::directory::BackendState;
 
 impl Service for State {
     fn call(self: Arc<Self>, request: Request<Incoming>, conn: Arc<Conn>) -> AnswerFuture {
-        Box::pin(async move {
-            let trace_id = request.headers().get("x-iicp-trace-id").cloned();
-            let mut answer = route(&self, request, &conn).await;
+        let trace_id = request.headers().get("x-iicp-trace-id").cloned();
+        let traced = |mut answer: Answer| {
             if let Some(trace_id) = trace_id {
                 answer.headers_mut().insert("x-iicp-trace-id", trace_id);
             }
             answer
-        })
+        };
+        if let Some(refusal) = tls::refuse_plaintext(&self, &request, &conn) {
+            return Box::pin(std::future::ready(traced(refusal)));
+        }
+        match self.relay.clone().filter(|_| relaying::is_for_relay(request.uri().path())) {
+            // Boxed apart: what is passed on needs much less than the task that is run here, and waits longer.
+            Some(relay) => Box::pin(async move { traced(relaying::route(&self, &relay, request, &conn).await) }),
+            None => Box::pin(async move { traced(route(&self, request, &conn).await) }),
+        }
     }
 }
 
 async fn route(state: &Arc<State>, request: Request<Incoming>, conn: &Conn) -> Answer {
-    if let Some(refusal) = tls::refuse_plaintext(state, &request, conn) {
-        return refusal;
-    }
-    if let Some(relay) = &state.relay
-        && relaying::is_for_relay(request.uri().path())
-    {
-        return relaying::route(state, relay, request, conn).await;
-    }
     match (request.uri().path(), request.method()) {
         ("/v1/task" | "/iicp/health" | "/metrics", &Method::OPTIONS) => preflight(),
         ("/v1/task", &Method::POST) => post_task(state, request, conn).await,

@@ -5,9 +5,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Buf as _, Bytes, BytesMut};
+use bytes::{Buf as _, Bytes};
 use futures_util::StreamExt as _;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
@@ -15,6 +16,7 @@ use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 use url::Host;
 
+use super::frames::{Arrived, Frames};
 use crate::crypto::pinned::Pin;
 use crate::error::{Code, Error, Result};
 use crate::protocol::admission::{Admission, Body, Done, Outcome, Received};
@@ -24,7 +26,7 @@ use crate::runtime::TaskGroup;
 use crate::transport::event_bytes::EventBytes;
 use crate::transport::http_client::NoReply;
 use crate::transport::pinned;
-use crate::wire::frame::{HEADER_BYTES, Header, Kind};
+use crate::wire::frame::Kind;
 use crate::wire::message::{self, RelayAck, RelayBind};
 use crate::wire::relay::{self as words, Beginning, CANCEL, CREDIT, DRAIN, Hello, MOST_PART, WINDOW};
 
@@ -42,8 +44,6 @@ const STALL: Duration = Duration::from_secs(20);
 const FAREWELL: Duration = Duration::from_secs(1);
 /// Largest answer that goes out in one piece to a relay that knows parts.
 const WHOLE: usize = 64 << 10;
-/// Read at once.
-const CHUNK: usize = 64 << 10;
 
 /// Where a relay accepts workers.
 pub(super) struct Door<'a> {
@@ -93,8 +93,9 @@ pub(super) fn unreachable(no_reply: NoReply, host: &Host) -> Error {
 pub(super) struct Bound {
     pub(super) http_port: Option<u16>,
     peer: SocketAddr,
-    frames: Frames,
+    frames: Frames<Reader>,
     writer: Writer,
+    most_body: usize,
     patience: Patience,
 }
 
@@ -147,7 +148,7 @@ pub(super) async fn bind(
         look_every: LOOK_EVERY,
     };
     let http_port = verdict.http_port.and_then(|port| u16::try_from(port).ok());
-    Ok(Bound { http_port, peer, frames, writer, patience })
+    Ok(Bound { http_port, peer, frames, writer, most_body: terms.most_body, patience })
 }
 
 async fn connect(addrs: &[SocketAddr], port: u16) -> Result<TcpStream> {
@@ -181,8 +182,12 @@ async fn send(writer: &mut Writer, frame: &[u8]) -> Result<()> {
     tokio::time::timeout(PATIENCE, sent).await.ok().and_then(std::io::Result::ok).ok_or_else(lost)
 }
 
-async fn answer(frames: &mut Frames) -> Result<(Kind, Bytes)> {
-    tokio::time::timeout(PATIENCE, frames.next()).await.ok().flatten().ok_or_else(lost)
+async fn answer(frames: &mut Frames<Reader>) -> Result<(Kind, Bytes)> {
+    match tokio::time::timeout(PATIENCE, frames.next()).await {
+        Ok(Some(Arrived::Frame(kind, payload))) => Ok((kind, payload)),
+        Ok(Some(Arrived::TooLarge(_))) => Err(strange()),
+        Ok(None) | Err(_) => Err(lost()),
+    }
 }
 
 fn lost() -> Error {
@@ -201,20 +206,20 @@ fn strange() -> Error {
 impl Bound {
     /// Begins to serve.
     pub(super) fn begin(self, tasks: Arc<dyn Admission>, rendezvous: Option<Arc<dyn Rendezvous>>) -> Live {
-        let Bound { peer, frames, writer, patience, .. } = self;
+        let Bound { peer, frames, writer, most_body, patience, .. } = self;
         let (answers, queue) = mpsc::channel(MOST_ANSWERS);
         let mut writing = JoinSet::new();
         writing.spawn(write(writer, queue));
         let ours = frames.hello.ours;
         let session =
-            Session { tasks, rendezvous, peer, answers, ours, running: JoinSet::new(), calls: HashMap::new() };
+            Session { tasks, rendezvous, peer, answers, ours, most_body, running: JoinSet::new(), calls: HashMap::new() };
         Live { frames, writing, session, patience, liveness: Liveness::new(true, 0), begun: Instant::now() }
     }
 }
 
 /// A session that is served. Whoever drops it stops everything that came over it.
 pub(super) struct Live {
-    frames: Frames,
+    frames: Frames<Reader>,
     writing: JoinSet<()>,
     session: Session,
     patience: Patience,
@@ -257,9 +262,15 @@ impl Live {
         let now = || crate::options::millis(self.begun.elapsed());
         tokio::select! {
             frame = self.frames.next() => {
-                let Some((kind, payload)) = frame else { return Said::End };
+                let Some(arrived) = frame else { return Said::End };
                 self.liveness.heard(now());
-                return self.session.take(kind, payload);
+                return match arrived {
+                    Arrived::Frame(kind, payload) => self.session.take(kind, payload),
+                    Arrived::TooLarge(call) => {
+                        self.session.refuse_large(&call);
+                        Said::Nothing
+                    }
+                };
             }
             Some(done) = self.session.running.join_next_with_id(), if !self.session.running.is_empty() => {
                 self.session.ended(&done);
@@ -324,6 +335,8 @@ struct Session {
     answers: mpsc::Sender<Piece>,
     /// Whether the relay is one of ours.
     ours: bool,
+    /// Largest task.
+    most_body: usize,
     running: JoinSet<()>,
     /// What runs, by the relay's name for it.
     calls: HashMap<String, Running>,
@@ -373,16 +386,26 @@ impl Session {
         Said::Nothing
     }
 
+    fn refuse_large(&self, call: &str) {
+        let message = format!("the task is larger than {} bytes", self.most_body);
+        self.refuse(call, 413, "request_too_large", &message, ("max_bytes", self.most_body.into()));
+    }
+
+    fn refuse(&self, call: &str, status: u16, code: &str, message: &str, more: (&str, Value)) {
+        let body = crate::wire::failure::write(code, message, &[more]);
+        drop(self.answers.try_send(Piece::Answer(words::write_response(call, &body.into(), status))));
+    }
+
     fn begin(&mut self, payload: &Bytes, call: &words::Call<'_>) {
         if self.calls.contains_key(call.call) {
             return;
         }
+        if call.body.len() > self.most_body {
+            return self.refuse_large(call.call);
+        }
         if self.running.len() >= MOST_CALLS {
             let message = "this node has too many calls under way";
-            let body = crate::wire::failure::write("capacity_exceeded", message, &[("retry_after_ms", 1_000.into())]);
-            let refusal = words::write_response(call.call, &body.into(), 503);
-            drop(self.answers.try_send(Piece::Answer(refusal)));
-            return;
+            return self.refuse(call.call, 503, "capacity_exceeded", message, ("retry_after_ms", 1_000.into()));
         }
         let (tasks, peer) = (self.tasks.clone(), self.peer);
         let (id, body) = (call.call.to_owned(), payload.slice_ref(call.body));
@@ -489,44 +512,4 @@ async fn room(credit: &Semaphore, part: &[u8]) -> Result<(), Gone> {
     let room = u32::try_from(part.len()).map_err(|_| Gone)?;
     credit.acquire_many(room).await.map_err(|_| Gone)?.forget();
     Ok(())
-}
-
-/// Frames as they arrive. Memory grows with what is there, not with what is announced.
-struct Frames {
-    reader: Reader,
-    arrived: BytesMut,
-    most: usize,
-    hello: Hello,
-}
-
-impl Frames {
-    /// `most_body` is the largest task that is read.
-    fn new(reader: Reader, most_body: usize) -> Self {
-        Frames { reader, arrived: BytesMut::new(), most: most_body + 1024, hello: Hello::default() }
-    }
-
-    /// The next frame; none if the connection is over, or what comes is none. May be dropped at any time.
-    async fn next(&mut self) -> Option<(Kind, Bytes)> {
-        loop {
-            let missing = match self.arrived.first_chunk::<HEADER_BYTES>() {
-                None => HEADER_BYTES - self.arrived.len(),
-                Some(head) => {
-                    let header = Header::read(head).ok()?;
-                    let length = usize::try_from(header.length).ok().filter(|length| *length <= self.most)?;
-                    if self.arrived.len() >= HEADER_BYTES + length {
-                        self.arrived.advance(HEADER_BYTES);
-                        let payload = self.arrived.split_to(length).freeze();
-                        // A published relay may know kinds of frames that we do not.
-                        let Ok(kind) = header.judge(self.hello.words()) else { continue };
-                        return Some((kind, payload));
-                    }
-                    HEADER_BYTES + length - self.arrived.len()
-                }
-            };
-            self.arrived.reserve(missing.min(CHUNK));
-            if self.reader.read_buf(&mut self.arrived).await.ok()? == 0 {
-                return None;
-            }
-        }
-    }
 }

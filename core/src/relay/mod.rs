@@ -9,6 +9,7 @@
 mod accept;
 mod counts;
 mod driver;
+mod frames;
 mod link;
 mod observer;
 mod parts;
@@ -259,46 +260,38 @@ impl Relay {
         within: Option<Duration>,
     ) -> Result<Forwarded, Fault> {
         let mut counted = Counted { counts: &self.counts, end: CallEnd::Cancelled };
-        let forwarded = self.exchange(worker_id, caller, body, facts, within).await;
+        let exchange = async {
+            let within = within.unwrap_or(self.limits.call_timeout).min(self.limits.call_timeout);
+            let deadline = Instant::now() + within + LAST_WORD;
+            let session = self.desk().get(worker_id).cloned().ok_or(Fault::Unbound)?;
+            let room = self.room(Source::of(caller), body.len())?;
+            let bytes = body.len();
+            let mut call = session.call(body, facts, self.limits.per_worker).map_err(|not_taken| match not_taken {
+                NotTaken::Full => Fault::Busy,
+                NotTaken::Gone => Fault::Unbound,
+            })?;
+            self.counts.to_worker(bytes);
+            match tokio::time::timeout_at(deadline, call.outcome()).await {
+                Ok(Outcome::Answered { body, status }) => {
+                    self.counts.to_caller(body.len());
+                    Ok(Forwarded::Whole { body, status })
+                }
+                Ok(Outcome::Begun { beginning, parts }) => {
+                    let deadline = Box::pin(tokio::time::sleep_until(deadline + GRACE));
+                    let parts = Parts { call, parts, deadline, room, over: false };
+                    Ok(Forwarded::Parts { beginning, parts })
+                }
+                Ok(Outcome::Lost { sent }) => Err(Fault::Lost { sent }),
+                Err(_) => Err(Fault::Timeout),
+            }
+        };
+        let forwarded = exchange.await;
         counted.end = match &forwarded {
             Ok(Forwarded::Whole { status: Some(_), .. }) => CallEnd::Failed,
             Ok(_) => CallEnd::Answered,
             Err(fault) => (*fault).into(),
         };
         forwarded
-    }
-
-    async fn exchange(
-        self: &Arc<Self>,
-        worker_id: &str,
-        caller: IpAddr,
-        body: Bytes,
-        facts: Facts,
-        within: Option<Duration>,
-    ) -> Result<Forwarded, Fault> {
-        let within = within.unwrap_or(self.limits.call_timeout).min(self.limits.call_timeout);
-        let deadline = Instant::now() + within + LAST_WORD;
-        let session = self.desk().get(worker_id).cloned().ok_or(Fault::Unbound)?;
-        let room = self.room(Source::of(caller), body.len())?;
-        let bytes = body.len();
-        let mut call = session.call(body, facts, self.limits.per_worker).map_err(|not_taken| match not_taken {
-            NotTaken::Full => Fault::Busy,
-            NotTaken::Gone => Fault::Unbound,
-        })?;
-        self.counts.to_worker(bytes);
-        match tokio::time::timeout_at(deadline, call.outcome()).await {
-            Ok(Outcome::Answered { body, status }) => {
-                self.counts.to_caller(body.len());
-                Ok(Forwarded::Whole { body, status })
-            }
-            Ok(Outcome::Begun { beginning, parts }) => {
-                let deadline = Box::pin(tokio::time::sleep_until(deadline + GRACE));
-                let parts = Parts { call, parts, deadline, room, over: false };
-                Ok(Forwarded::Parts { beginning, parts })
-            }
-            Ok(Outcome::Lost { sent }) => Err(Fault::Lost { sent }),
-            Err(_) => Err(Fault::Timeout),
-        }
     }
 
     fn room(self: &Arc<Self>, source: Source, bytes: usize) -> Result<Room, Fault> {

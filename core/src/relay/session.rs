@@ -16,6 +16,8 @@ use crate::wire::relay::{self as words, Beginning, Facts, WINDOW};
 
 /// Control frames that may wait for a worker that takes nothing.
 const MOST_CONTROL: usize = 1_024;
+/// The part of an id that is counted: neither its version nor its variant.
+const COUNT: u64 = (1 << 48) - 1;
 /// Room that a session keeps when nothing is under way.
 const KEPT: usize = 8;
 
@@ -91,6 +93,8 @@ struct Link {
     waiting: VecDeque<(Uuid, Bytes, Facts)>,
     pending: HashMap<Uuid, Pending>,
     used: Used,
+    /// Calls until now, which makes each one's id another.
+    count: u64,
     /// Which pull of a worker that binds over HTTP is the current one.
     pull: u64,
 }
@@ -122,6 +126,8 @@ pub(crate) struct Session {
     pulling: AtomicU64,
     /// Whether nothing is read from the worker until there is room for its answer.
     paused: AtomicBool,
+    /// What the ids of its calls are made of.
+    ids: Uuid,
     link: Mutex<Link>,
     /// Wakes who drives the connection.
     driver: AtomicWaker,
@@ -139,6 +145,7 @@ impl Session {
             poll: way == Way::Poll,
             pulling: AtomicU64::new(0),
             paused: AtomicBool::new(false),
+            ids: Uuid::new_v4(),
             link: Mutex::default(),
             driver: AtomicWaker::new(),
         }
@@ -165,7 +172,7 @@ impl Session {
     /// Queues a call for the worker.
     pub(crate) fn call(self: &Arc<Self>, body: Bytes, facts: Facts, most: Allowance) -> Result<Call, NotTaken> {
         let (outcome, waits) = oneshot::channel();
-        let (call, bytes) = (Uuid::new_v4(), body.len());
+        let bytes = body.len();
         let mut link = self.lock();
         if link.closed || link.draining {
             return Err(NotTaken::Gone);
@@ -174,7 +181,10 @@ impl Session {
             return Err(NotTaken::Full);
         }
         link.used.add(bytes);
-        // A worker of the published kind would make nothing of them.
+        link.count += 1;
+        // A worker answers for nobody but itself, so its calls' ids need not be secret: no randomness for each.
+        let call = Uuid::from_u128(self.ids.as_u128() ^ u128::from(link.count & COUNT));
+        // One of the published kind would make nothing of them.
         let facts = if self.ours { facts } else { Facts::default() };
         link.waiting.push_back((call, body, facts));
         link.pending.insert(call, Pending { waits: Waits::Outcome(outcome), sent: false, bytes });
@@ -204,6 +214,11 @@ impl Session {
         }
         link.rest();
         Ok(None)
+    }
+
+    /// Whether calls wait to be written.
+    pub(crate) fn has_calls(&self) -> bool {
+        !self.lock().waiting.is_empty()
     }
 
     /// Notes who is to be woken when there is something to write.

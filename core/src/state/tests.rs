@@ -3,8 +3,11 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use super::*;
+use crate::crypto::cx::NodeKey;
+use crate::error::Code;
 
 const NODE: &str = "node-1";
+const KEYS: &str = "cx";
 /// First 24 hex digits of SHA-256("node-1").
 const FILE: &str = "cx/35971be6e9bb024a895582fe.json";
 
@@ -255,7 +258,7 @@ fn a_start_that_is_killed_leaves_whole_keys_only() {
         let names = folder.names();
         most = names.len();
         for name in names.iter().filter(|name| !name.ends_with(".new")) {
-            assert!(kept_key(&folder.0.join(KEYS).join(name)).unwrap().is_some(), "{name}");
+            assert!(keys::kept::<NodeKey>(&folder.0.join(KEYS).join(name)).unwrap().is_some(), "{name}");
         }
         assert!(names.iter().filter(|name| name.ends_with(".new")).count() <= 1, "{names:?}");
     }

@@ -169,18 +169,21 @@ pub(crate) struct Facts {
 /// Longest of these that is passed on.
 const MOST_FACT: usize = 8 << 10;
 
+/// More than stands around the body of a call.
+pub(crate) const MOST_BESIDE: usize = 5 * MOST_FACT;
+
 /// What stands before and behind the body of a call: with it they are one frame, and the body is never copied.
 pub(crate) fn write_call(call: Uuid, body: &Bytes, facts: &Facts) -> [Bytes; 3] {
-    let mut out = Vec::with_capacity(HEADER_BYTES + 46);
-    let begun = frame::begin(&mut out, Kind::Call, 0);
     let told = [(11, &facts.consumer_token), (103, &facts.traceparent), (104, &facts.tracestate), (105, &facts.origin)];
-    let told = told
-        .into_iter()
-        .filter_map(|(key, fact)| fact.as_deref().filter(|fact| fact.len() <= MOST_FACT).map(|fact| (key, fact)));
-    let told: Vec<(u64, &str)> = told.collect();
+    let told = told.map(|(key, fact)| (key, fact.as_deref().filter(|fact| fact.len() <= MOST_FACT)));
+    let told = || told.iter().filter_map(|(key, fact)| fact.map(|fact| (*key, fact)));
+    // Beside the texts, a key and a length for each.
+    let most = told().map(|(_, fact)| fact.len() + 5).sum::<usize>();
+    let mut out = Vec::with_capacity(HEADER_BYTES + 52 + most);
+    let begun = frame::begin(&mut out, Kind::Call, 0);
     // {5: body, 15: call}, and what is told.
     out.push(
-        0xa2 + u8::from(facts.takes_events) + u8::from(facts.punches) + u8::try_from(told.len()).unwrap_or_default(),
+        0xa2 + u8::from(facts.takes_events) + u8::from(facts.punches) + u8::try_from(told().count()).unwrap_or_default(),
     );
     out.push(5);
     cbor::write_head(&mut out, cbor::BYTES, body.len() as u64);
@@ -190,9 +193,9 @@ pub(crate) fn write_call(call: Uuid, body: &Bytes, facts: &Facts) -> [Bytes; 3] 
         cbor::write_head(&mut out, cbor::TEXT, text.len() as u64);
         out.extend_from_slice(text.as_bytes());
     };
-    told.iter().filter(|(key, _)| *key < 15).for_each(|(key, fact)| entry(*key, fact));
+    told().filter(|(key, _)| *key < 15).for_each(|(key, fact)| entry(key, fact));
     entry(15, call_text(call, &mut [0; 36]));
-    told.iter().filter(|(key, _)| *key > 15).for_each(|(key, fact)| entry(*key, fact));
+    told().filter(|(key, _)| *key > 15).for_each(|(key, fact)| entry(key, fact));
     if facts.takes_events {
         out.extend_from_slice(&[0x18, 106, 1]);
     }
@@ -239,6 +242,43 @@ impl<'a> Call<'a> {
         })?;
         if call.is_empty() { Err(Reason::InvalidPayload) } else { Ok(Call { call, body, facts }) }
     }
+}
+
+/// Where the task lies in a call that is not read as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Outline {
+    /// Bytes before it.
+    pub(crate) front: usize,
+    pub(crate) body: usize,
+}
+
+impl Outline {
+    /// What is needed of a call's beginning.
+    pub(crate) const BYTES: usize = 11;
+
+    /// Reads it from the beginning of a call in the order of this library and of the published relays: a map, and in it the
+    /// task first. None for any other.
+    pub(crate) fn read(begin: &[u8]) -> Option<Outline> {
+        let [0xa0..=0xb7, 5, head, length @ ..] = begin else { return None };
+        let (bytes, length) = match head {
+            0x58 => (1, length.get(..1)?),
+            0x59 => (2, length.get(..2)?),
+            0x5a => (4, length.get(..4)?),
+            0x5b => (8, length.get(..8)?),
+            _ => return None,
+        };
+        let body = length.iter().fold(0, |body, byte| body << 8 | u64::from(*byte));
+        Some(Outline { front: 3 + bytes, body: usize::try_from(body).ok()? })
+    }
+}
+
+/// Which call it is, from what stands behind its task.
+pub(crate) fn call_of_rest(rest: &[u8]) -> Option<String> {
+    let mut reader = cbor::Reader::new(rest);
+    while reader.uint().ok()? != 15 {
+        reader.skip().ok()?;
+    }
+    reader.text().ok().map(str::to_owned)
 }
 
 /// Writes a worker's answer: its body in JSON and, unless it is 200, the status that the caller should see. Published

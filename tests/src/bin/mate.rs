@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use futures_util::stream::{StreamExt as _, iter, once};
-use iicp_core::options::{ClientOptions, NodeOptions};
+use iicp_core::options::{ClientOptions, NodeOptions, from_json};
 use iicp_core::types::Chunk;
 use iicp_core::{Client, Code, Error, Inbound, Node, Reply, Result, Task};
 use serde_json::{Value, json};
@@ -108,14 +108,18 @@ async fn submit(client: Client, command: Value, cancel: Arc<Notify>) {
 
 #[tokio::main]
 async fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
-    let [directory, intent] = <[String; 2]>::try_from(std::env::args().skip(1).collect::<Vec<_>>())
-        .map_err(|_| "usage: mate DIRECTORY_URL INTENT")?;
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let (directory, intent, more) = match args.as_slice() {
+        [directory, intent] => (directory.clone(), intent, "{}"),
+        [directory, intent, more] => (directory.clone(), intent, more.as_str()),
+        _ => return Err("usage: mate DIRECTORY_URL INTENT [NODE_OPTIONS]".into()),
+    };
     // Told to panic, it need not say where.
     std::panic::set_hook(Box::new(|_| {}));
     let seen = Arc::new(Seen::default());
-    let mut options = NodeOptions::default();
-    options.directory = directory.clone();
-    options.intents = vec![intent];
+    let mut options: NodeOptions = from_json(more)?;
+    options.directory.clone_from(&directory);
+    options.intents = vec![intent.clone()];
     options.max_concurrent = 2;
     let handlers = seen.clone();
     let node = Node::bind(options).await?.serve(move |task: Inbound| handlers.clone().serve(task)).await?;

@@ -3,6 +3,8 @@
 //! ```sh
 //! pairs rust=target/debug/mate c=target/c/mate …      # NAME=COMMAND, its words apart by spaces
 //! ```
+//!
+//! `IICP_STAGE_TRANSPORT` says how the nodes are reached, as it does for the cases.
 
 use std::collections::HashMap;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -12,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use iicp_core::Directory;
 use iicp_core::options::DirectoryOptions;
+use iicp_tests::stage::{Relay, Transport};
 use serde_json::{Value, json};
 
 type Result<T, E = String> = std::result::Result<T, E>;
@@ -40,6 +43,7 @@ const CHECKS: &[(&str, Check)] = &[
 struct Mate {
     name: String,
     intent: String,
+    node_id: String,
     process: Child,
     input: Option<ChildStdin>,
     lines: Receiver<Value>,
@@ -48,12 +52,13 @@ struct Mate {
 }
 
 impl Mate {
-    fn start(name: &str, command: &str, directory: &str) -> Result<Mate> {
+    /// `options` are those that its node has beside its own, as JSON.
+    fn start(name: &str, command: &str, directory: &str, options: &str) -> Result<Mate> {
         let intent = format!("urn:iicp:intent:pair:{name}:v1");
         let mut words = command.split(' ');
         let mut process = Command::new(words.next().unwrap_or_default())
             .args(words)
-            .args([directory, &intent])
+            .args([directory, &intent, options])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -66,9 +71,10 @@ impl Mate {
                 let _ = say.send(line);
             }
         });
-        let mate = Mate { name: name.into(), intent, process, input, lines, early: HashMap::new() };
+        let mut mate =
+            Mate { name: name.into(), intent, node_id: String::new(), process, input, lines, early: HashMap::new() };
         let ready = mate.line()?;
-        ready["ready"].as_str().ok_or_else(|| format!("{name} began with {ready}"))?;
+        mate.node_id = ready["ready"].as_str().ok_or_else(|| format!("{name} began with {ready}"))?.into();
         Ok(mate)
     }
 
@@ -302,9 +308,23 @@ fn main() -> ExitCode {
         if std::env::args().len() < 2 {
             return Err("usage: pairs NAME=COMMAND...".into());
         }
+        let transport = Transport::chosen()?;
+        let relay = match transport {
+            Transport::Relay => Some(runtime.block_on(Relay::start())?),
+            Transport::Native | Transport::Http => None,
+        };
+        let options = match (&relay, transport) {
+            (Some(relay), _) => json!({ "relay_worker": relay.worker() }),
+            (None, Transport::Http) => json!({ "native": "off" }),
+            (None, _) => json!({ "native": "auto" }),
+        };
         for arg in std::env::args().skip(1) {
             let (name, command) = arg.split_once('=').ok_or("usage: pairs NAME=COMMAND...")?;
-            mates.push(Mate::start(name, command, &directory.url())?);
+            let mate = Mate::start(name, command, &directory.url(), &options.to_string())?;
+            if let Some(relay) = &relay {
+                runtime.block_on(relay.reached(&mate.node_id, &directory.url()))?;
+            }
+            mates.push(mate);
         }
         Ok(run(&mut mates))
     };

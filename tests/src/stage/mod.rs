@@ -6,6 +6,7 @@
 mod forger;
 mod ledger;
 mod peer;
+mod relaying;
 pub(crate) mod request;
 mod script;
 mod setup;
@@ -30,6 +31,7 @@ use crate::http::{Conn, addr};
 use forger::Faults;
 use ledger::{Page, traceparents, wait_for};
 use peer::Names;
+pub use relaying::Relay;
 use script::Script;
 use setup::{DirectorySetup, NodeSetup, Peer, Setup};
 
@@ -57,9 +59,44 @@ enum Command {
     Teardown {},
 }
 
-/// The variable that says which transport the nodes of a stage speak: `http` for nothing else; by themselves they take
-/// native frames as well, and clients send them those.
+/// The variable that says how the nodes of a stage are reached, see [`Transport`].
 pub const TRANSPORT: &str = "IICP_STAGE_TRANSPORT";
+
+/// How real nodes are reached. Scripted ones speak HTTP, whatever it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// As they are by themselves: they take HTTP and native frames, and clients send them those.
+    Native,
+    /// Over HTTP alone.
+    Http,
+    /// Through a relay alone.
+    Relay,
+}
+
+impl Transport {
+    /// What the environment says.
+    ///
+    /// # Errors
+    /// Another word.
+    pub fn chosen() -> Result<Transport, String> {
+        match std::env::var(TRANSPORT).unwrap_or_default().as_str() {
+            "" | "native" => Ok(Transport::Native),
+            "http" => Ok(Transport::Http),
+            "relay" => Ok(Transport::Relay),
+            other => Err(format!("{TRANSPORT} is {other:?}; it may be native, http or relay")),
+        }
+    }
+
+    /// The word for it.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Transport::Native => "native",
+            Transport::Http => "http",
+            Transport::Relay => "relay",
+        }
+    }
+}
 
 /// The stage between two lines.
 #[derive(Default)]
@@ -146,6 +183,9 @@ struct Scene {
     /// What the directory gave to scripted nodes, by their ids: whoever comes back as one of them begins anew.
     tokens: HashMap<String, String>,
     nodes: Vec<Party>,
+    transport: Transport,
+    /// There if nodes are reached through it.
+    relay: Option<Relay>,
 }
 
 /// One address and who is behind it.
@@ -209,8 +249,17 @@ impl Scene {
         let changed = Arc::new(Notify::new());
         let page = Page::new(&changed);
         let nobody = Party::new(String::new(), String::new(), page.clone(), Role::Gone);
-        let mut scene =
-            Scene { changed, directory: nobody, register_at: String::new(), tokens: HashMap::new(), nodes: Vec::new() };
+        let transport = Transport::chosen()?;
+        let relay = if transport == Transport::Relay { Some(Relay::start().await?) } else { None };
+        let mut scene = Scene {
+            changed,
+            directory: nobody,
+            register_at: String::new(),
+            tokens: HashMap::new(),
+            nodes: Vec::new(),
+            transport,
+            relay,
+        };
         // A scripted directory may name the nodes in its answers, so it comes after them; a real one before.
         let scripted = match setup.directory {
             DirectorySetup::Embedded(options) => {
@@ -260,7 +309,7 @@ impl Scene {
     async fn add(&mut self, setup: NodeSetup) -> Result<(), String> {
         let NodeSetup { handler, peer, backend, mut options } = setup;
         let number = self.nodes.len();
-        if std::env::var(TRANSPORT).is_ok_and(|transport| transport == "http") {
+        if self.transport == Transport::Http {
             options.native = NativeTransport::Off;
         }
         if options.intents.is_empty() && backend.is_none() {
@@ -274,8 +323,10 @@ impl Scene {
                 if let Some(token) = self.tokens.remove(&id) {
                     deregister(&self.register_at, &id, &token).await?;
                 }
+                self.lead(&mut options);
                 let node = Node::bind(options).await.map_err(|e| e.to_string())?;
                 let live = node.serve(Script { setup, page: page.clone() }).await.map_err(|e| e.to_string())?;
+                self.reached(&live).await?;
                 Party::new(id, live.url(), page, Role::Node(live))
             }
             (None, None, Some(setup)) => {
@@ -286,8 +337,10 @@ impl Scene {
                     options.url = Some(backend.url());
                     options
                 });
+                self.lead(&mut options);
                 let node = Node::bind(options).await.map_err(|e| e.to_string())?;
                 let live = node.serve_backend().await.map_err(|e| e.to_string())?;
+                self.reached(&live).await?;
                 Party { id, url: live.url(), page, role: Role::Node(live), backend: Some(backend) }
             }
             (None, Some(peer), None) => {
@@ -303,6 +356,20 @@ impl Scene {
         };
         self.nodes.push(party);
         Ok(())
+    }
+
+    fn lead(&self, options: &mut NodeOptions) {
+        if let Some(relay) = &self.relay {
+            relay.lead(options);
+        }
+    }
+
+    /// Waits until a node can be called as this stage has it.
+    async fn reached(&self, node: &LiveNode) -> Result<(), String> {
+        match &self.relay {
+            Some(relay) => relay.reached(node.node_id(), &self.register_at).await,
+            None => Ok(()),
+        }
     }
 
     /// Replaces `$node0_id`, `$node0_url` and so on, for the nodes that there are now.

@@ -132,6 +132,38 @@ async fn a_new_node_that_nobody_can_reach_comes_up_at_a_strict_relay() {
 }
 
 #[tokio::test]
+async fn a_task_that_is_too_large_for_a_worker_costs_the_worker_nothing() {
+    let directory = directory().await;
+    let relay = relay(&directory, "relay-1", (0, 0)).await;
+    let mut options = NodeOptions::default();
+    options.intents = vec![EMBEDDING.into()];
+    options.node_id = Some("worker-1".into());
+    options.directory = directory.url();
+    options.max_body_bytes = 64 << 10;
+    options.relay_worker = Some(RelayWorkerOptions::default());
+    let handler = async |task: Inbound| {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        Ok(Reply::from(task.payload))
+    };
+    let worker = Node::bind(options).await.unwrap().serve(handler).await.unwrap();
+    soon(reached(&directory, &worker, "")).await;
+    let bound = relay.relay_workers();
+    let beside = tokio::spawn({
+        let client = client(&directory);
+        async move { submit(&client, json!({"beside": true})).await }
+    });
+    // A little more than the node takes, and as much as the relay does.
+    for bytes in [65_536, 900_000] {
+        let task = json!({"pad": "x".repeat(bytes)});
+        let error = soon(submit(&client(&directory), task)).await.unwrap_err();
+        assert_eq!((error.code(), error.http_status()), (Code::PayloadTooLarge, Some(413)), "{error}");
+        assert!(error.to_string().contains("65536"), "{error}");
+    }
+    assert_eq!(beside.await.unwrap().unwrap(), json!({"beside": true}), "a task that was under way");
+    assert_eq!((relay.relay_workers(), worker.is_registered()), (bound, true));
+}
+
+#[tokio::test]
 async fn a_relay_that_comes_back_has_its_workers_back() {
     let directory = directory().await;
     let first = relay(&directory, "relay-1", (0, 0)).await;

@@ -123,14 +123,19 @@ func submit(ctx context.Context, client *iicp.Client, told command) object {
 }
 
 func main() {
-	if len(os.Args) != 3 {
-		log.Fatal("usage: mate DIRECTORY_URL INTENT")
+	if len(os.Args) != 3 && len(os.Args) != 4 {
+		log.Fatal("usage: mate DIRECTORY_URL INTENT [NODE_OPTIONS]")
 	}
 	ctx, cancelAll := context.WithCancel(context.Background())
 	defer cancelAll()
 	// What it is told to do wrong, it need not report.
 	iicp.SetLogger(slog.New(slog.DiscardHandler))
 	options := iicp.NodeOptions{Directory: os.Args[1], Intents: []string{os.Args[2]}, MaxConcurrent: 2}
+	if len(os.Args) == 4 {
+		if err := json.Unmarshal([]byte(os.Args[3]), &options); err != nil {
+			log.Fatal(err)
+		}
+	}
 	node, err := iicp.Serve(ctx, options, iicp.HandlerFunc(serve))
 	if err != nil {
 		log.Fatal(err)

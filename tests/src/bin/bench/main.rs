@@ -4,6 +4,7 @@
 //! role; so the cost of the load does not count, and a figure is the CPU time of the process under test.
 
 mod child;
+mod cpu;
 mod haproxy;
 mod http;
 mod load;

@@ -125,27 +125,41 @@ async fn serve(io: Box<dyn Wire>, manner: Manner) -> Result<()> {
     let (mut reader, writer) = tokio::io::split(io);
     let writer = Arc::new(tokio::sync::Mutex::new(writer));
     let mut late = JoinSet::new();
-    loop {
-        let Frame { kind, payload, .. } = next(&mut reader).await?;
+    // One read for all that has come, as the server behind HAProxy does it.
+    let mut buf = Vec::with_capacity(8 << 10);
+    while reader.read_buf(&mut buf).await? > 0 {
         while late.try_join_next().is_some() {}
-        let due = match kind {
-            kind::PING => frame(kind::PONG, 0, &payload),
-            kind::CALL => answer(&payload).ok_or("a call that is none")?,
-            kind::CLOSE => return Ok(()),
-            _ => continue,
-        };
-        if manner == Manner::Slow && kind == kind::CALL {
-            let writer = writer.clone();
-            late.spawn(async move {
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                writer.lock().await.write_all(&due).await
-            });
-        } else {
-            let mut writer = writer.lock().await;
-            writer.write_all(&due).await?;
-            writer.flush().await?;
+        let mut read = 0;
+        while let Some((kind, payload)) = whole(&buf[read..]) {
+            read += 12 + payload.len();
+            let due = match kind {
+                kind::PING => frame(kind::PONG, 0, payload),
+                kind::CALL => answer(payload).ok_or("a call that is none")?,
+                kind::CLOSE => return Ok(()),
+                _ => continue,
+            };
+            if manner == Manner::Slow && kind == kind::CALL {
+                let writer = writer.clone();
+                late.spawn(async move {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    writer.lock().await.write_all(&due).await
+                });
+            } else {
+                let mut writer = writer.lock().await;
+                writer.write_all(&due).await?;
+                writer.flush().await?;
+            }
         }
+        buf.drain(..read);
     }
+    Err("the relay is gone".into())
+}
+
+/// The frame at the start of a buffer, if all of it is there.
+fn whole(buf: &[u8]) -> Option<(u8, &[u8])> {
+    let head = buf.first_chunk::<12>()?;
+    let length = u32::from_be_bytes([head[8], head[9], head[10], head[11]]) as usize;
+    Some((head[5], buf.get(12..12 + length)?))
 }
 
 /// RESPONSE to `{5: task, …, 15: call}`.

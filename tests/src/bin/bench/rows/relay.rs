@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::{Figure, Rounds, Row, Target, median, rounded, target_dir};
 use crate::child::Child;
+use crate::cpu::OneCpu;
 use crate::haproxy::Haproxy;
 use crate::load::{Load, Request};
 use crate::{Result, http};
@@ -30,7 +31,8 @@ pub(super) const ROWS: &[Row] = &[
         name: "relay_latency_vs_haproxy",
         unit: "×",
         target: Target::AtMost(2.0),
-        what: "what a relay adds to the median time of a task, over what HAProxy in TCP mode adds (one after the other)",
+        what: "what a relay adds to the median time of a task, over what HAProxy in TCP mode adds (one after the other, \
+               all on one CPU)",
         measure: latency,
     },
     Row {
@@ -154,6 +156,8 @@ impl Caller {
 
 fn latency() -> Result<Figure> {
     const TASKS: usize = 300;
+    // For all that takes part, on both sides.
+    let _one = OneCpu::keep()?;
     let relay = Relay::start()?;
     let _workers = relay.bind(0, 1, "quick", "plain")?;
     let stub = Child::role("stub", &[])?;
