@@ -86,6 +86,8 @@ pub(super) struct Submit<'a> {
     asked_again: u32,
     /// The candidates that nobody answered for at their place.
     unreached: Vec<Arc<Route>>,
+    /// Those that had too much to do: they are where they were.
+    busy: Vec<Arc<Route>>,
     pub(super) attempts: AtomicU32,
     negotiated: Option<String>,
     /// Whether the result is taken in parts.
@@ -121,6 +123,7 @@ impl<'a> Submit<'a> {
             further: 0,
             asked_again: 0,
             unreached: Vec::new(),
+            busy: Vec::new(),
             attempts: AtomicU32::new(0),
             negotiated: None,
             streamed: false,
@@ -249,6 +252,9 @@ impl<'a> Submit<'a> {
                         if failed.error.code() == Code::Connect {
                             self.unreached.push(chosen.routes[at].clone());
                         }
+                        if failed.error.http_status() == Some(429) {
+                            self.busy.push(chosen.routes[at].clone());
+                        }
                         waited += failed.waited;
                         last = Some(worse(last, failed));
                     }
@@ -290,7 +296,10 @@ impl<'a> Submit<'a> {
             chosen.add(eligible);
             return true;
         }
-        while self.known.iter().any(|route| route.is_relayed()) && self.asked_again < MOST_ASKED_AGAIN {
+        let is_busy = |at: &Route, busy: &[Arc<Route>]| busy.iter().any(|old| old.at() == at.at());
+        while self.asked_again < MOST_ASKED_AGAIN
+            && self.known.iter().any(|route| route.is_relayed() && !is_busy(route, &self.busy))
+        {
             let pause = MOVING.saturating_mul(1 << self.asked_again);
             self.asked_again += 1;
             if Instant::now() + pause >= self.deadline() {

@@ -164,6 +164,26 @@ async fn a_task_that_is_too_large_for_a_worker_costs_the_worker_nothing() {
 }
 
 #[tokio::test]
+async fn a_node_behind_a_relay_that_has_too_much_to_do_is_not_looked_for_elsewhere() {
+    let directory = directory().await;
+    let _relay = relay(&directory, "relay-1", (0, 0)).await;
+    let mut options = NodeOptions::default();
+    options.intents = vec![EMBEDDING.into()];
+    options.node_id = Some("worker-1".into());
+    options.directory = directory.url();
+    options.rate_per_ip = 1;
+    options.relay_worker = Some(RelayWorkerOptions::default());
+    let node = Node::bind(options).await.unwrap();
+    let worker = node.serve(async |task: Inbound| Ok(Reply::from(task.payload))).await.unwrap();
+    soon(reached(&directory, &worker, "")).await;
+    let begun = Instant::now();
+    let task = Task::new(EMBEDDING, json!({"n": 1})).timeout(Duration::from_secs(20));
+    let error = client(&directory).submit(task).await.unwrap_err();
+    assert_eq!((error.code(), error.http_status()), (Code::Capacity, Some(429)), "{error}");
+    assert!(begun.elapsed() < Duration::from_secs(3), "it took {:?}", begun.elapsed());
+}
+
+#[tokio::test]
 async fn a_relay_that_comes_back_has_its_workers_back() {
     let directory = directory().await;
     let first = relay(&directory, "relay-1", (0, 0)).await;
