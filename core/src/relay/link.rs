@@ -211,8 +211,16 @@ impl Bound {
         let mut writing = JoinSet::new();
         writing.spawn(write(writer, queue));
         let ours = frames.hello.ours;
-        let session =
-            Session { tasks, rendezvous, peer, answers, ours, most_body, running: JoinSet::new(), calls: HashMap::new() };
+        let session = Session {
+            tasks,
+            rendezvous,
+            peer,
+            answers,
+            ours,
+            most_body,
+            running: JoinSet::new(),
+            calls: HashMap::new(),
+        };
         Live { frames, writing, session, patience, liveness: Liveness::new(true, 0), begun: Instant::now() }
     }
 }

@@ -183,7 +183,9 @@ pub(crate) fn write_call(call: Uuid, body: &Bytes, facts: &Facts) -> [Bytes; 3] 
     let begun = frame::begin(&mut out, Kind::Call, 0);
     // {5: body, 15: call}, and what is told.
     out.push(
-        0xa2 + u8::from(facts.takes_events) + u8::from(facts.punches) + u8::try_from(told().count()).unwrap_or_default(),
+        0xa2 + u8::from(facts.takes_events)
+            + u8::from(facts.punches)
+            + u8::try_from(told().count()).unwrap_or_default(),
     );
     out.push(5);
     cbor::write_head(&mut out, cbor::BYTES, body.len() as u64);
