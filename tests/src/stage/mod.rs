@@ -323,10 +323,10 @@ impl Scene {
                 if let Some(token) = self.tokens.remove(&id) {
                     deregister(&self.register_at, &id, &token).await?;
                 }
-                self.lead(&mut options);
+                let relay = self.lead(&mut options);
                 let node = Node::bind(options).await.map_err(|e| e.to_string())?;
                 let live = node.serve(Script { setup, page: page.clone() }).await.map_err(|e| e.to_string())?;
-                self.reached(&live).await?;
+                self.reached(&live, relay).await?;
                 Party::new(id, live.url(), page, Role::Node(live))
             }
             (None, None, Some(setup)) => {
@@ -337,10 +337,10 @@ impl Scene {
                     options.url = Some(backend.url());
                     options
                 });
-                self.lead(&mut options);
+                let relay = self.lead(&mut options);
                 let node = Node::bind(options).await.map_err(|e| e.to_string())?;
                 let live = node.serve_backend().await.map_err(|e| e.to_string())?;
-                self.reached(&live).await?;
+                self.reached(&live, relay).await?;
                 Party { id, url: live.url(), page, role: Role::Node(live), backend: Some(backend) }
             }
             (None, Some(peer), None) => {
@@ -358,15 +358,17 @@ impl Scene {
         Ok(())
     }
 
-    fn lead(&self, options: &mut NodeOptions) {
-        if let Some(relay) = &self.relay {
-            relay.lead(options);
-        }
+    /// Has a node reached as this stage has it. One with a certificate of its own stays where it listens: whoever comes
+    /// through a relay sees the relay's certificate and never the node's.
+    fn lead(&self, options: &mut NodeOptions) -> Option<&Relay> {
+        let relay = self.relay.as_ref().filter(|_| options.tls.is_none())?;
+        relay.lead(options);
+        Some(relay)
     }
 
-    /// Waits until a node can be called as this stage has it.
-    async fn reached(&self, node: &LiveNode) -> Result<(), String> {
-        match &self.relay {
+    /// Waits until a node can be called, if that is through a relay.
+    async fn reached(&self, node: &LiveNode, relay: Option<&Relay>) -> Result<(), String> {
+        match relay {
             Some(relay) => relay.reached(node.node_id(), &self.register_at).await,
             None => Ok(()),
         }
