@@ -230,8 +230,7 @@ async fn forward(relay: &Arc<Relay>, worker_id: &str, body: Bytes, facts: Facts,
         Err(why) => return no_object(&why),
     };
     let task_id = envelope.task_id.as_deref().unwrap_or_default().to_owned();
-    // A task without any time is for the worker to refuse.
-    let within = envelope.timeout_ms.filter(|ms| *ms > 0).map(|ms| Duration::from_millis(ms.min(MAX_TIMEOUT_MS)));
+    let within = envelope.timeout_ms.map(|ms| Duration::from_millis(ms.min(MAX_TIMEOUT_MS)));
     match relay.forward(worker_id, conn.peer.ip(), body, facts, within).await {
         Ok(Forwarded::Whole { body, status: None }) => answered(&task_id, &body),
         Ok(Forwarded::Whole { body, status: Some(status) }) => failed(status, body),

@@ -408,9 +408,6 @@ impl Session {
         if self.calls.contains_key(call.call) {
             return;
         }
-        if call.body.len() > self.most_body {
-            return self.refuse_large(call.call);
-        }
         if self.running.len() >= MOST_CALLS {
             let message = "this node has too many calls under way";
             return self.refuse(call.call, 503, "capacity_exceeded", message, ("retry_after_ms", 1_000.into()));
