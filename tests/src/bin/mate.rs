@@ -117,10 +117,11 @@ async fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     // Told to panic, it need not say where.
     std::panic::set_hook(Box::new(|_| {}));
     let seen = Arc::new(Seen::default());
-    let mut options: NodeOptions = from_json(more)?;
-    options.directory.clone_from(&directory);
-    options.intents = vec![intent.clone()];
-    options.max_concurrent = 2;
+    let mut options: Value = serde_json::from_str(more)?;
+    options["directory"] = json!(directory);
+    options["intents"] = json!([intent]);
+    options["max_concurrent"] = 2.into();
+    let options: NodeOptions = from_json(&options.to_string())?;
     let handlers = seen.clone();
     let node = Node::bind(options).await?.serve(move |task: Inbound| handlers.clone().serve(task)).await?;
     let mut options = ClientOptions::default();
