@@ -58,7 +58,13 @@ async function untilCancelled(ms, signal) {
 
 const say = (line) => process.stdout.write(`${JSON.stringify(line)}\n`);
 
-const node = await serve({ intents: [intent], directory, maxConcurrent: 2 }, handler, { onError: () => {} });
+/** The engine's names of options as this language has them. */
+const camel = (_, value) =>
+  value?.constructor === Object
+    ? Object.fromEntries(Object.entries(value).map(([name, v]) => [name.replace(/_(.)/g, (_, c) => c.toUpperCase()), v]))
+    : value;
+const options = { intents: [intent], directory, maxConcurrent: 2, ...JSON.parse(more, camel) };
+const node = await serve(options, handler, { onError: () => {} });
 const client = new Client({ directory });
 const running = new Map();
 
