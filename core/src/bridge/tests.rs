@@ -147,8 +147,12 @@ fn invariant_2_a_verb_neither_blocks_nor_calls_back() {
 fn invariant_3_only_chunks_wait_for_room_and_every_done_comes() {
     let bridge = bridge();
     let queue = bridge.queue_new(small(4, 1 << 20)).unwrap();
+    let other = bridge.queue_new(QueueOptions::default()).unwrap();
+    // No part comes before all are started.
+    let blocked = Blocked::start(&bridge, other, 0);
     let streams: Vec<u64> = (0..3).map(|tag| bridge.script(queue, r#"{"chunks": 40}"#, tag).unwrap()).collect();
     assert_eq!(code(bridge.script(queue, "", 9)), Code::QueueFull);
+    drop(blocked.release);
     let mut next_seq: HashMap<u64, u32> = streams.iter().map(|op| (*op, 0)).collect();
     while !next_seq.is_empty() {
         let event = next(&bridge, queue);

@@ -33,9 +33,11 @@ fn files(home: &Home, name: &str, expired: bool) -> [String; 3] {
 fn a_node_serves_with_a_certificate_by_flags_by_file_and_by_variables() {
     let home = Home::new();
     let [authority, certificate, key] = files(&home, "good", false);
-    let directory = home.serve(&["directory", "--port", "0", "--no-probe", "--no-limits", "--no-qos-gating"]);
-    let mesh = &directory.directory();
-    let asks = || {
+    // One for each node that is asked: those before are still in the list.
+    let directory = || home.serve(&["directory", "--port", "0", "--no-probe", "--no-limits", "--no-qos-gating"]);
+    let first = directory();
+    let mesh = &first.directory();
+    let asks = |mesh: &str| {
         let told = home.run(&["query", "hi", "--directory-url", mesh, "--trusted-ca", &authority]).with(0).out;
         assert_eq!(told, "You said: hi\n");
         let untold = home.run(&["query", "hi", "--directory-url", mesh, "--json"]).with(4);
@@ -47,7 +49,7 @@ fn a_node_serves_with_a_certificate_by_flags_by_file_and_by_variables() {
     let node = home.serve(&[&["serve"], &same[..], &flags].concat());
     assert!(node.ready["node"]["url"].as_str().unwrap().starts_with("https://"), "{}", node.ready);
     assert_eq!(node.ready["node"]["registered"], true);
-    asks();
+    asks(mesh);
     drop(node);
 
     let text = format!(
@@ -61,12 +63,14 @@ fn a_node_serves_with_a_certificate_by_flags_by_file_and_by_variables() {
     assert_eq!(node.ready["node"]["registered"], true);
     drop(node);
 
-    let mut command = home.iicp(&[&["serve"], &same[..]].concat());
+    let second = directory();
+    let mesh = &second.directory();
+    let mut command = home.iicp(&["serve", "--directory-url", mesh, "--port", "0", "--json", "--echo"]);
     command.env("IICP_NODE_TLS_CERTIFICATE_FILE", &certificate).env("IICP_NODE_TLS_KEY_FILE", &key);
     command.env("IICP_NODE_TRUSTED_CA", &authority);
     let node = crate::support::Service::start(command);
     assert_eq!(node.ready["node"]["registered"], true);
-    asks();
+    asks(mesh);
 }
 
 #[test]
