@@ -133,8 +133,13 @@ async fn ten_thousand_connections_that_come_and_go_leave_nothing() {
             before = (node.process.memory(), node.process.descriptors());
         }
     }
+    // All that may be open, and the few that are just being closed to make room for them; on a busy machine these are more.
+    let most = before.1 + 128 + 16;
+    let begun = Instant::now();
+    while node.process.descriptors() > most && begun.elapsed() < Duration::from_secs(10) {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     let after = (node.process.memory(), node.process.descriptors());
     assert!(after.0 < before.0 + (8 << 20), "{} bytes before, {} after", before.0, after.0);
-    // All that may be open, and the few that are just being closed to make room for them.
-    assert!(after.1 <= before.1 + 128 + 16, "{} descriptors before, {} after", before.1, after.1);
+    assert!(after.1 <= most, "{} descriptors before, {} after", before.1, after.1);
 }
