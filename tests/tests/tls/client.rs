@@ -27,8 +27,10 @@ async fn listing(endpoint: &str, native: Option<&str>) -> Directory {
     let directory = Directory::bind(DirectoryOptions::loopback()).await.unwrap();
     let node = json!({
         "node_id": "node-1", "endpoint": endpoint, "transport_endpoint": native, "region": "lab",
-        "capabilities": [{ "intent": CHAT, "models": ["m"], "max_tokens": 100 }],
-        "supported_profiles": ["urn:iicp:profile:service-lifecycle:v1"],
+        "capabilities": [{
+            "intent": CHAT, "models": ["m"], "max_tokens": 100,
+            "supported_profiles": ["urn:iicp:profile:service-lifecycle:v1"],
+        }],
         "limits": { "max_concurrent": 4, "tokens_per_min": 1000 },
     });
     let answer = Conn::open(addr(&directory.url())).await.unwrap().post("/v1/register", &node).await.unwrap();
