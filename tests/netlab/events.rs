@@ -262,7 +262,7 @@ fn black_hole() -> Outcome<Row> {
 
 /// One packet of twenty is lost in each direction.
 fn loss() -> Outcome<Row> {
-    let mesh = Mesh::build(Plan { igd: Some(Igd::Any), rungs: MAPPED, ..Plan::home("home") }, 1)?;
+    let mesh = Mesh::build(Plan { igd: Some(Igd::Any), rungs: MAPPED, lossy: true, ..Plan::home("home") }, 1)?;
     let gateway = mesh.world.gateway(0).ok_or("no gateway")?;
     gateway.nft(
         "table inet loss { chain prerouting { type filter hook prerouting priority -300; numgen random mod 100 < 5 drop; }; }",

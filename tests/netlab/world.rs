@@ -61,6 +61,8 @@ pub(crate) struct Plan {
     pub(crate) rungs: &'static [&'static str],
     /// How long a packet takes from the provider to the rest, and as long back.
     pub(crate) delay_ms: u16,
+    /// Packets are lost on the way.
+    pub(crate) lossy: bool,
 }
 
 impl Plan {
@@ -76,6 +78,7 @@ impl Plan {
             vpn: false,
             rungs: RELAY,
             delay_ms: 0,
+            lossy: false,
         }
     }
 }
