@@ -177,6 +177,7 @@ async fn k12_clocks_that_are_set_expire_nothing_and_make_nothing_good_again() {
     assert_eq!(client.asks("task").await, "served");
     assert_eq!(send(&at, "first").await.status, 200);
 
+    let mut rounds = 0;
     for ahead_s in JUMPS {
         for who in ["node", "directory", "client", "all"] {
             let is = |name: &str| if who == name || who == "all" { ahead_s } else { 0 };
@@ -191,7 +192,15 @@ async fn k12_clocks_that_are_set_expire_nothing_and_make_nothing_good_again() {
             let fresh = json!({ "directory": url, "token": token });
             let (mut late, _) = Part::start(&folder, "client", fresh).await;
             late.set(is("client"));
-            assert_eq!(late.asks("task").await, "served", "a new client, {what}");
+            let mut told = late.asks("task").await;
+            // A node asks for the time three times in a row, no more; after that its next heartbeat tells it.
+            rounds += 1;
+            let begun = Instant::now();
+            while rounds > 3 && told != "served" && begun.elapsed() < Duration::from_secs(10) {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                told = late.asks("task").await;
+            }
+            assert_eq!(told, "served", "a new client, {what}");
             assert_eq!(send(&at, "first").await.status, 409, "a nonce that was spent, {what}");
             assert_eq!(send(&at, &format!("{who}{ahead_s}")).await.status, 200, "a new nonce, {what}");
             assert_eq!(node.asks("registered").await, true, "{what}");
