@@ -24,7 +24,7 @@ use crate::error::{Code, Error, Result};
 use crate::protocol::punching::{Answer, Rendezvous};
 use crate::runtime::TaskGroup;
 use crate::telemetry;
-use crate::transport::conn::{ConnTable, Deadlines, Entry, SWEEP_EVERY, Watched};
+use crate::transport::conn::{ConnTable, Deadlines, Entry, Watched};
 use crate::transport::native_server::{self, Native};
 use crate::transport::pinned;
 use crate::types::{Rung, RungReport, RungState};
@@ -94,7 +94,7 @@ impl Host {
             observed: Mutex::default(),
             group,
         });
-        inner.sweep();
+        inner.table.watch_over(&inner.group);
         Ok(Host(inner))
     }
 }
@@ -113,21 +113,6 @@ impl From<Error> for No {
 }
 
 impl Inner {
-    fn sweep(&self) {
-        let (table, aborted) = (self.table.clone(), self.group.aborted());
-        self.group.spawn_watcher(async move {
-            let mut tick = tokio::time::interval(SWEEP_EVERY);
-            let mut aborted = std::pin::pin!(aborted);
-            loop {
-                tokio::select! {
-                    () = &mut aborted => break,
-                    _ = tick.tick() => table.sweep(),
-                }
-            }
-            table.cut_all();
-        });
-    }
-
     /// The port for a family, opened now if it was not yet.
     fn port(self: &Arc<Self>, is_ipv6: bool) -> Result<Arc<Port>> {
         let mut ports = self.ports.lock().unwrap_or_else(PoisonError::into_inner);

@@ -18,9 +18,10 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use super::arriving::{Arriving, Share};
+use crate::runtime::TaskGroup;
 
 /// How often the sweeper looks; every deadline is met to within this.
-pub(crate) const SWEEP_EVERY: Duration = Duration::from_millis(250);
+const SWEEP_EVERY: Duration = Duration::from_millis(250);
 
 /// Least rate of a body or an answer, over every stretch as long as its grace.
 const LEAST_BYTES_PER_S: u64 = 1024;
@@ -257,6 +258,22 @@ impl Entry {
 }
 
 impl ConnTable {
+    /// Cuts what is overdue for as long as the group lives, and all that is left when it is aborted.
+    pub(crate) fn watch_over(self: &Arc<Self>, group: &TaskGroup) {
+        let (table, aborted) = (self.clone(), group.aborted());
+        group.spawn_watcher(async move {
+            let mut tick = tokio::time::interval(SWEEP_EVERY);
+            let mut aborted = std::pin::pin!(aborted);
+            loop {
+                tokio::select! {
+                    () = &mut aborted => break,
+                    _ = tick.tick() => table.sweep(),
+                }
+            }
+            table.cut_all();
+        });
+    }
+
     pub(crate) fn new(deadlines: Deadlines) -> Arc<Self> {
         let clock = Arc::new(CoarseClock { start: Instant::now(), now_ms: AtomicU64::new(0) });
         Arc::new(ConnTable {

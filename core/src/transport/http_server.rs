@@ -21,7 +21,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::answer_body::AnswerBody;
 use super::begun::{Begins, Begun};
-use super::conn::{Conn, ConnTable, Deadlines, Entry, Phase, SWEEP_EVERY, Stream, Watched};
+use super::conn::{Conn, ConnTable, Deadlines, Entry, Phase, Stream, Watched};
 use super::native_server::{self, Native};
 use super::server_tls::ServerTls;
 use crate::error::{Code, Error, Result};
@@ -96,19 +96,7 @@ impl HttpServer {
 
     /// Serves until the group closes; then lets running requests finish until the group's grace is over.
     pub(crate) fn serve<S: Service>(self, behind: Behind<S>, group: &TaskGroup) {
-        let table = self.table.clone();
-        let aborted = group.aborted();
-        group.spawn_watcher(async move {
-            let mut tick = tokio::time::interval(SWEEP_EVERY);
-            let mut aborted = std::pin::pin!(aborted);
-            loop {
-                tokio::select! {
-                    () = &mut aborted => break,
-                    _ = tick.tick() => table.sweep(),
-                }
-            }
-            table.cut_all();
-        });
+        self.table.watch_over(group);
         let closing = group.closing();
         let accepting = group.clone();
         group.spawn("accept", async move {
