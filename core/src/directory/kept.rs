@@ -9,7 +9,8 @@ use zeroize::Zeroizing;
 
 use super::form::Form;
 use super::node::{Now, State, TokenHash};
-use super::record::{Pricing, Record, pricing_model};
+use super::pricing::{Pricing, pricing_model};
+use super::record::Record;
 use crate::crypto::digest::{hex, random};
 use crate::error::Result;
 

@@ -26,6 +26,7 @@ mod node;
 mod nodes;
 mod once;
 mod operator;
+mod pricing;
 mod probe;
 mod record;
 mod reports;

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::record::{Pricing, Record};
+use super::pricing::Pricing;
+use super::record::Record;
 
 /// A moment: since the directory started, and on the calendar.
 #[derive(Clone, Copy, Debug)]

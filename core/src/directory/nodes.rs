@@ -11,8 +11,9 @@ use super::desk::{Caller, Desk};
 use super::form::Form;
 use super::limits::{MOST_NODES_PER_ADDRESS, Route};
 use super::node::{Outcomes, Report};
+use super::pricing::{Declaration, Pricing};
 use super::probe::{Health, not_alive};
-use super::record::{Declaration, MOST_BYTES, Pricing, Record, Registration};
+use super::record::{MOST_BYTES, Record, Registration};
 use super::store::{Candidate, NotTaken};
 use super::view::{REPUTATION_EPOCH, REPUTATION_MODEL};
 use super::{Shared, telemetry};
@@ -50,7 +51,8 @@ pub(super) async fn register(State(desk): Desk, caller: Caller, body: Bytes) -> 
     let node_token = hex(&random::<32>()?);
     // Published nodes keep the first key they are given, so a node must get the same one each time.
     let hmac_key = hmac_key.unwrap_or_else(|| hmac_hex(&desk.hmac_secret, &node_id));
-    let pricing = declaration.map_or(Ok(Pricing::default()), |declared| declared.judge(&hmac_key, &record))?;
+    let pricing =
+        declaration.map_or(Ok(Pricing::default()), |declared| declared.judge(&hmac_key, record.most_multiplier()))?;
     let token = token_hash(&node_token);
     let candidate = Candidate { record, proof, token, hmac_key: hmac_key.clone(), probed, pricing, from: caller.ip };
     let now = desk.now();
@@ -183,7 +185,7 @@ pub(super) async fn heartbeat(State(desk): Desk, caller: Caller, body: Bytes) ->
     if let Some(declared) = declaration {
         // It may have left in the meantime.
         let hmac_key = desk.store().hmac_key(&own.id).ok_or_else(Refusal::unauthorized)?;
-        report.pricing = Some(declared.judge(&hmac_key, &own.record)?);
+        report.pricing = Some(declared.judge(&hmac_key, own.record.most_multiplier())?);
     }
     let batch_id = report.batch_id.clone();
     let challenge = hex(&random::<16>()?);

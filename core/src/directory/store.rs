@@ -11,7 +11,8 @@ use serde_json::value::RawValue;
 use super::kept::{Changed, Kept};
 use super::node::{Node, Now, Report, State, TokenHash};
 use super::operator::Operator;
-use super::record::{Pricing, Record};
+use super::pricing::Pricing;
+use super::record::Record;
 use super::score::{self, Wish};
 use crate::crypto::digest::{hmac_hex, same};
 

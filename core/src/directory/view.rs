@@ -9,7 +9,8 @@ use uuid::Uuid;
 
 use super::node::Node;
 use super::operator::Operator;
-use super::record::{Capability, Policy, Pricing, Software};
+use super::pricing::Pricing;
+use super::record::{Capability, Policy, Software};
 
 /// How reputation is reckoned, and since when.
 pub(super) const REPUTATION_MODEL: &str = "outcome-v2";
