@@ -217,7 +217,8 @@ pub(crate) fn reach(mut mesh: Mesh) -> Outcome<Row> {
     if answered.is_some() && !row.endpoint.contains(wanted) {
         return whole(format!("registered as {}, and should as {wanted}", row.endpoint));
     }
-    let is_mapped = MAPPED.contains(&row.rung.as_str()) && plan.delay_ms == 0 && !plan.lossy;
+    let is_asked = MAPPED.contains(&row.rung.as_str()) || row.rung == "ipv6_pinhole";
+    let is_mapped = is_asked && plan.delay_ms == 0 && !plan.lossy;
     let (climb, limit) = if is_mapped { (CLIMB_MAPPED, QUICK) } else { (CLIMB, LADDER) };
     match answered {
         _ if row.climb > climb => whole(format!("the ladder took {:?}", row.climb)),

@@ -21,6 +21,8 @@ use crate::wire::port_control::{self as wire, Nonce};
 pub(crate) const LONGEST: Duration = Duration::from_secs(8);
 /// Longest wait for a gateway to show that it is there.
 const SEARCH: Duration = Duration::from_millis(3_500);
+/// How long our own address of IPv6 is looked at where there is another way: at most three times around the world.
+const HEAD_START: Duration = Duration::from_secs(1);
 /// What PCP is waited for where NAT-PMP has answered.
 const GRACE: Duration = Duration::from_millis(300);
 /// Addresses of IPv6 that are tried.
@@ -332,34 +334,22 @@ impl Ladder {
             side.rungs.push(direct);
             return side;
         }
-        for ip in around.public6.iter().take(MOST_ADDRESSES) {
-            let place = SocketAddr::new((*ip).into(), self.listening.port());
-            if self.is_seen(place, refuted, deadline, &mut direct, OPEN_FIREWALL).await {
-                side.take(direct, place, None);
-                return side;
-            }
+        let (by_itself, found, by4) = self.besides(around, refuted, &mut told, deadline, &mut direct, &mut hole).await;
+        if let Some(place) = by_itself {
+            side.take(direct, place, None);
+            return side;
         }
         side.rungs.push(direct);
-        let found = match &around.gateway6 {
-            Some(gateway) if self.options.mapping => self.firewalls(gateway, around, deadline, &mut hole).await,
-            Some(_) => {
-                hole.say("switched off by option nat.mapping");
-                side.rungs.push(hole);
-                return side;
-            }
-            None => {
-                hole.fail("there is no gateway for IPv6", NO_GATEWAY);
-                side.rungs.push(hole);
-                return side;
-            }
-        };
         // No hole is made that is not needed.
-        let settled = told.wait_for(Option::is_some).await.is_ok_and(|four| *four == Some(true));
-        if settled {
+        if by4 {
             hole.say("not needed: the node is reached by IPv4");
             side.rungs.push(hole);
             return side;
         }
+        let Some(found) = found else {
+            side.rungs.push(hole);
+            return side;
+        };
         for (tool, order) in found {
             let Some(mapping) = tool.open(&order, deadline, &mut hole).await else { continue };
             if self.is_seen(mapping.external, refuted, deadline, &mut hole, NOT_SEEN).await {
@@ -376,14 +366,89 @@ impl Ladder {
         side
     }
 
-    /// Who may open the firewall of IPv6, for which address. A gateway lets an address ask for itself only.
+    /// Looks at our addresses of IPv6 as they are, and at the same time for who may open a firewall before them: the first
+    /// address that is seen, who was found, and whether the node is reached by IPv4. Once there is another way, what a
+    /// firewall drops in silence is not waited for any longer.
+    async fn besides(
+        &self,
+        around: &Surroundings,
+        refuted: Option<SocketAddr>,
+        told: &mut watch::Receiver<Option<bool>>,
+        deadline: Instant,
+        direct: &mut RungReport,
+        hole: &mut RungReport,
+    ) -> (Option<SocketAddr>, Option<Vec<(Tool, Order)>>, bool) {
+        let mut search = pin!(self.firewalls(around, deadline, hole));
+        let mut four = pin!(async { told.wait_for(Option::is_some).await.is_ok_and(|four| *four == Some(true)) });
+        let (mut found, mut by4) = (None, None);
+        let (head_start, mut until) = (deadline.min(Instant::now() + HEAD_START), deadline);
+        let seen = {
+            let mut look = pin!(self.first_seen(around, refuted, deadline, direct));
+            loop {
+                tokio::select! {
+                    seen = &mut look => break Some(seen),
+                    tools = &mut search, if found.is_none() => {
+                        let is_there = |tools: &Vec<_>| tools.iter().any(|(tool, _)| matches!(tool, Tool::Pinhole(..)));
+                        until = if tools.as_ref().is_some_and(is_there) { head_start } else { until };
+                        found = Some(tools);
+                    }
+                    is_reached = &mut four, if by4.is_none() => {
+                        until = if is_reached { head_start } else { until };
+                        by4 = Some(is_reached);
+                    }
+                    () = tokio::time::sleep_until(until) => break None,
+                }
+            }
+        };
+        if seen.is_none() {
+            direct.fail("not seen from outside by the time that another way was found", OPEN_FIREWALL);
+        }
+        let by4 = match (seen, by4) {
+            (Some(Some(_)), _) => false,
+            (_, Some(by4)) => by4,
+            (_, None) => four.await,
+        };
+        let found = match found {
+            Some(found) => found,
+            None if by4 || matches!(seen, Some(Some(_))) => None,
+            None => search.await,
+        };
+        (seen.flatten(), found, by4)
+    }
+
+    /// The first of our addresses of IPv6 at which the node is seen.
+    async fn first_seen(
+        &self,
+        around: &Surroundings,
+        refuted: Option<SocketAddr>,
+        deadline: Instant,
+        report: &mut RungReport,
+    ) -> Option<SocketAddr> {
+        for ip in around.public6.iter().take(MOST_ADDRESSES) {
+            let place = SocketAddr::new((*ip).into(), self.listening.port());
+            if self.is_seen(place, refuted, deadline, report, OPEN_FIREWALL).await {
+                return Some(place);
+            }
+        }
+        None
+    }
+
+    /// Who may open the firewall of IPv6, for which address; none if nobody is to be asked. A gateway lets an address ask for
+    /// itself only.
     async fn firewalls(
         &self,
-        gateway: &Gateway,
         around: &Surroundings,
         deadline: Instant,
         report: &mut RungReport,
-    ) -> Vec<(Tool, Order)> {
+    ) -> Option<Vec<(Tool, Order)>> {
+        if !self.options.mapping {
+            report.say("switched off by option nat.mapping");
+            return None;
+        }
+        let Some(gateway) = &around.gateway6 else {
+            report.fail("there is no gateway for IPv6", NO_GATEWAY);
+            return None;
+        };
         let search = deadline.min(Instant::now() + SEARCH);
         let addresses: Vec<Ipv6Addr> = around.public6.iter().take(MOST_ADDRESSES).copied().collect();
         let mut tools = Vec::new();
@@ -403,7 +468,7 @@ impl Ladder {
             }
         }
         tools.extend(addresses.iter().map(|ip| (Tool::Pcp(self.nonce), self.order(gateway, (*ip).into()))));
-        tools
+        Some(tools)
     }
 
     /// Whether a place is this node's for somebody outside.
