@@ -7,6 +7,7 @@
 #![allow(missing_docs, clippy::missing_panics_doc, clippy::unwrap_used)]
 
 mod events;
+mod finding;
 mod framed;
 mod relaying;
 
@@ -59,6 +60,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "frames", seeds: framed::frames_seeds, run: framed::frames },
     Target { name: "message", seeds: framed::message_seeds, run: framed::message },
     Target { name: "fragments", seeds: framed::fragments_seeds, run: framed::fragments },
+    Target { name: "stun", seeds: finding::stun_seeds, run: finding::stun },
+    Target { name: "punch", seeds: finding::punch_seeds, run: finding::punch },
     Target { name: "relay_bind", seeds: relaying::relay_bind_seeds, run: relaying::relay_bind },
 ];
 

@@ -11,7 +11,7 @@ use iicp_tests::between::read_request;
 use iicp_tests::http::Conn;
 use serde_json::{Value, json};
 use tokio::io::{AsyncWriteExt as _, BufReader};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, lookup_host};
 use tokio::time::timeout;
 
 /// What is of interest of a registration.
@@ -66,7 +66,7 @@ async fn is_alive(endpoint: &str) -> bool {
         return matches!(timeout(PATIENCE, TcpStream::connect((name, 443))).await, Ok(Ok(_)));
     }
     let (place, path) = endpoint.trim_start_matches("http://").split_once('/').unwrap_or((&endpoint[7..], ""));
-    let Ok(place) = place.parse::<SocketAddr>() else { return false };
+    let Some(place) = lookup_host(place).await.ok().and_then(|mut places| places.next()) else { return false };
     let asked = async {
         let mut conn = Conn::open(place).await?;
         let path = if path.is_empty() { String::new() } else { format!("/{}", path.trim_end_matches('/')) };

@@ -3,8 +3,10 @@
 //!
 //! ```text
 //! directory 5.5.1.2 ┐            ┌ gateway (wan 5.5.10.2) ─ node 192.168.77.10
-//! relay     5.5.3.2 ┴ internet ─ ┴ gateway (wan 5.5.11.2) ─ caller 192.168.77.10
+//! relay     5.5.3.2 ┴ internet ─ ┴ gateway (wan 5.5.11.2) ─ caller 192.168.77.11
 //! ```
+//!
+//! Over IPv6 nothing is translated, but nothing is let in either: the homes are 2a05:5505:77::/64 and 2a05:5505:78::/64.
 
 use std::io::{BufRead as _, BufReader};
 use std::process::Stdio;
@@ -18,7 +20,7 @@ use crate::inside::{DIRECTORY_PORT, INTENT};
 use crate::program::Program;
 use crate::rules::{self, Deaf, Nat};
 use crate::space::{Space, ip};
-use crate::world::{DIRECTORY, RELAYS, Running};
+use crate::world::{DIRECTORY, DIRECTORY6, RELAYS, RELAYS6, Running};
 
 const START: Duration = Duration::from_secs(30);
 /// How long a path may take that is there to be found.
@@ -37,15 +39,31 @@ pub(crate) struct Pair {
     pub(crate) name: &'static str,
     pub(crate) quick: bool,
     pub(crate) tries: u32,
-    node: Nat,
-    caller: Nat,
+    homes: [Home; 2],
+    /// Whether both are at home behind the node's gateway.
+    together: bool,
     /// Whether there is a path.
     found: bool,
 }
 
-const fn pair(name: &'static str, node: Nat, caller: Nat, tries: u32) -> Pair {
-    Pair { name, quick: false, tries, node, caller, found: true }
+/// Where a peer is at home.
+#[derive(Clone, Copy)]
+struct Home {
+    nat: Nat,
+    ipv4: bool,
+    ipv6: bool,
 }
+
+const fn pair(name: &'static str, node: Nat, caller: Nat, tries: u32) -> Pair {
+    Pair { name, quick: false, tries, homes: [home(node), home(caller)], together: false, found: true }
+}
+
+const fn home(nat: Nat) -> Home {
+    Home { nat, ipv4: true, ipv6: false }
+}
+
+/// A gateway that lets in over IPv6 what it was asked for, and nothing else.
+const FIREWALL: Home = Home { nat: Nat::Routed, ipv4: false, ipv6: true };
 
 use Nat::{FullCone, PortRestricted, Restricted, Symmetric};
 
@@ -60,6 +78,17 @@ pub(crate) const PAIRS: &[Pair] = &[
     Pair { quick: true, ..pair("symmetric, restricted", Symmetric, Restricted, 25) },
     pair("full cone, symmetric", FullCone, Symmetric, 25),
     Pair { quick: true, ..pair("restricted, symmetric", Restricted, Symmetric, 25) },
+    Pair { quick: true, homes: [FIREWALL, FIREWALL], ..pair("IPv6, IPv6", PortRestricted, PortRestricted, 25) },
+    Pair {
+        homes: [Home { ipv6: true, ..home(Symmetric) }, FIREWALL],
+        ..pair("symmetric and IPv6, IPv6", Symmetric, Symmetric, 25)
+    },
+    Pair {
+        homes: [Home { ipv6: true, ..home(Symmetric) }; 2],
+        ..pair("symmetric and IPv6, alike", Symmetric, Symmetric, 25)
+    },
+    Pair { quick: true, together: true, ..pair("the same gateway", PortRestricted, PortRestricted, 25) },
+    Pair { together: true, ..pair("the same symmetric gateway", Symmetric, Symmetric, 25) },
     // Whose ports cannot be named to each other.
     Pair { quick: true, found: false, ..pair("symmetric, symmetric", Symmetric, Symmetric, 1) },
     Pair { found: false, ..pair("symmetric, home", Symmetric, PortRestricted, 1) },
@@ -82,7 +111,7 @@ struct Homes {
 
 impl Homes {
     /// `delay_ms` is how long a packet takes from a home, or the relay, to the middle.
-    fn build(nats: [Nat; 2], delay_ms: u16) -> Outcome<Homes> {
+    fn build(at: [Home; 2], together: bool, delay_ms: u16) -> Outcome<Homes> {
         static LABS: AtomicU32 = AtomicU32::new(0);
         let lab = format!("p{}", LABS.fetch_add(1, Ordering::Relaxed));
         let named = |machine: &str| Space::named(&lab, machine);
@@ -97,8 +126,8 @@ impl Homes {
         };
         let far = [(&relay, "h3", "eth0"), (&gateway, "h10", "wan"), (&gateway2, "h11", "wan")];
         link(&internet, "h1", &directory, "eth0");
-        link(&gateway, "lan", &node, "eth0");
-        link(&gateway2, "lan", &caller, "eth0");
+        link(&gateway, "lan0", &node, "eth0");
+        link(if together { &gateway } else { &gateway2 }, "lan1", &caller, "eth0");
         if delay_ms == 0 {
             far.iter().for_each(|(space, at, to)| link(&internet, at, space, to));
         }
@@ -108,34 +137,47 @@ impl Homes {
             slow.push(line(&internet, at, space, to, delay_ms)?);
         }
         for space in [&internet, &gateway, &gateway2] {
-            space.set(&[("ipv4.ip_forward", "1")])?;
+            space.set(&[("ipv4.ip_forward", "1"), ("ipv6.conf.all.forwarding", "1")])?;
         }
         let mut lines = String::from("link set lo up\n");
         for n in [1, 3, 10, 11] {
             lines += &format!("link set h{n} up\naddr add 5.5.{n}.1/24 dev h{n}\n");
+            lines += &format!("addr add 2a05:5505:{n}::1/64 dev h{n} nodad\n");
         }
+        lines += "route add 2a05:5505:77::/64 via 2a05:5505:10::2\nroute add 2a05:5505:78::/64 via 2a05:5505:11::2\n";
         internet.ip(&lines)?;
-        let host = |space: &Space, dev: &str, address: &str, via: &str| {
+        for (space, dev, net) in
+            [(&directory, "eth0", 1), (&relay, "eth0", 3), (&gateway, "wan", 10), (&gateway2, "wan", 11)]
+        {
+            let (net4, net6) = (format!("5.5.{net}"), format!("2a05:5505:{net}"));
+            join(space, dev, Some((&net4, 2)), Some((&net6, 2)))?;
+        }
+        for (n, (space, home)) in [(&gateway, at[0]), (&gateway2, at[1])].into_iter().enumerate() {
             space.ip(&format!(
-                "link set lo up\nlink set {dev} up\naddr add {address}/24 dev {dev}\nroute add default via {via}\n"
-            ))
-        };
-        host(&directory, "eth0", DIRECTORY, "5.5.1.1")?;
-        host(&relay, "eth0", RELAYS[0], "5.5.3.1")?;
-        for (space, net, nat) in [(&gateway, 10, nats[0]), (&gateway2, 11, nats[1])] {
-            host(space, "wan", &format!("5.5.{net}.2"), &format!("5.5.{net}.1"))?;
-            space.ip("link set lan up\naddr add 192.168.77.1/24 dev lan\n")?;
-            space.nft(&rules::gateway(nat, Deaf::Hears))?;
+                "link add lan type bridge mcast_snooping 0\nlink set lan up\naddr add 192.168.77.1/24 dev lan\n\
+                 addr add 2a05:5505:{}::1/64 dev lan nodad\n",
+                77 + n
+            ))?;
+            space.nft(&rules::gateway(home.nat, Deaf::Hears))?;
         }
-        for space in [&node, &caller] {
-            host(space, "eth0", "192.168.77.10", "192.168.77.1")?;
+        for (n, (space, home)) in [(&node, at[0]), (&caller, at[1])].into_iter().enumerate() {
+            let (behind, net) = if together { (&gateway, 77) } else { ([&gateway, &gateway2][n], 77 + n) };
+            behind.ip(&format!("link set lan{n} master lan\nlink set lan{n} up\n"))?;
+            let net6 = format!("2a05:5505:{net}");
+            let last = 10 + n;
+            join(space, "eth0", home.ipv4.then_some(("192.168.77", last)), home.ipv6.then_some((&net6, last)))?;
+            space.hosts(&names())?;
         }
-        let url = format!("http://{DIRECTORY}:{DIRECTORY_PORT}");
+        directory.hosts(&names())?;
+        relay.hosts(&names())?;
+        let has_ipv6 = at.iter().any(|home| home.ipv6);
+        let place = |ip: &str, name: &str| if has_ipv6 { name.to_owned() } else { ip.to_owned() };
+        let url = format!("http://{}:{DIRECTORY_PORT}", place(DIRECTORY, "directory.example"));
         let options = json!({ "probe": false, "limits": false, "qos_gating": false });
         let registry = Program::start(&directory, "directory", &options)?.ready(START)?;
         let options = json!({
             "node_id": "relay-0", "intents": ["urn:iicp:intent:llm:chat:v1"], "host": "::", "port": 9484,
-            "directory": url, "endpoint": format!("http://{}:9484", RELAYS[0]), "relay_server": {},
+            "directory": url, "endpoint": format!("http://{}:9484", place(RELAYS[0], "relay.example")), "relay_server": {},
         });
         let relaying = Program::start(&relay, "node", &options)?.ready(START)?;
         let options = json!({
@@ -227,6 +269,27 @@ impl Homes {
     }
 }
 
+/// Connects a machine to a net by its addresses there, and to everything else by the first machine there.
+fn join(space: &Space, dev: &str, net4: Option<(&str, usize)>, net6: Option<(&str, usize)>) -> Outcome {
+    let mut lines = format!("link set lo up\nlink set {dev} up\n");
+    if let Some((net, last)) = net4 {
+        lines += &format!("addr add {net}.{last}/24 dev {dev}\nroute add default via {net}.1\n");
+    }
+    if let Some((net, last)) = net6 {
+        lines += &format!("addr add {net}::{last}/64 dev {dev} nodad\nroute add default via {net}::1\n");
+    }
+    space.ip(&lines)
+}
+
+/// What names mean where there are two families.
+fn names() -> String {
+    format!(
+        "127.0.0.1 localhost\n{DIRECTORY} directory.example\n{DIRECTORY6} directory.example\n\
+         {} relay.example\n{} relay.example\n",
+        RELAYS[0], RELAYS6[0]
+    )
+}
+
 /// A slow line from the middle to a machine.
 fn line(internet: &Space, at: &str, space: &Space, to: &str, delay_ms: u16) -> Outcome<Running> {
     let mut command = internet.command("python3");
@@ -250,7 +313,7 @@ fn median(mut times: Vec<Duration>) -> Duration {
 impl Pair {
     /// Callers who know nothing yet come one after the other.
     pub(crate) fn run(&self, tries: u32) -> Outcome<String> {
-        let mut homes = Homes::build([self.node, self.caller], 0)?;
+        let mut homes = Homes::build(self.homes, self.together, 0)?;
         let (mut times, mut misses) = (Vec::new(), 0);
         for _ in 0..tries {
             match homes.direct(true, if self.found { FOUND } else { NOT_FOUND })? {
@@ -272,7 +335,7 @@ impl Pair {
 
 /// The path dies in the middle of tasks that may be sent again: none is lost, and when it is good again, it is found again.
 fn death() -> Outcome<String> {
-    let mut homes = Homes::build([PortRestricted, PortRestricted], 0)?;
+    let mut homes = Homes::build([home(PortRestricted); 2], false, 0)?;
     homes.direct(true, FOUND)?.ok_or("no direct path to begin with")?;
     homes.caller.tell(&json!({ "count": 300, "every_ms": 50 }))?;
     std::thread::sleep(Duration::from_secs(3));
@@ -292,7 +355,7 @@ fn death() -> Outcome<String> {
 
 /// Everybody is as far from the middle as everybody else.
 fn latency() -> Outcome<String> {
-    let mut homes = Homes::build([PortRestricted, PortRestricted], 10)?;
+    let mut homes = Homes::build([home(PortRestricted); 2], false, 10)?;
     let relayed = median(homes.many(&json!({ "fresh": true, "punch": "off", "count": 101 }))?);
     homes.direct(true, FOUND)?.ok_or("no direct path")?;
     // The path is proven a moment before it takes tasks.

@@ -90,13 +90,12 @@ pub(super) async fn answer(
     if request.method() == Method::OPTIONS {
         return preflight();
     }
-    let Some(observers) = relay.observers(worker_id) else {
+    let Some(observers) = relay.observers(worker_id, conn.peer.ip()) else {
         let message = "this worker is not bound here, or knows no direct paths";
         return refuse(StatusCode::NOT_FOUND, "not_found", message, &[]);
     };
-    let observers = observers.to_vec();
     match *request.method() {
-        Method::GET => json(StatusCode::OK, serde_json::to_vec(&Observers { observers }).unwrap_or_default()),
+        Method::GET => json(StatusCode::OK, serde_json::to_vec(&observers).unwrap_or_default()),
         Method::POST => {
             if let Err(answer) = relaying::count(state, request.headers(), conn) {
                 return *answer;
@@ -115,12 +114,12 @@ fn unread() -> Answer {
     refuse(StatusCode::UNPROCESSABLE_ENTITY, "validation_error", &message, &[])
 }
 
-async fn ask(relay: &Arc<Relay>, worker_id: &str, body: &Bytes, observers: Vec<u16>, conn: &Conn) -> Answer {
+async fn ask(relay: &Arc<Relay>, worker_id: &str, body: &Bytes, said: Observers, conn: &Conn) -> Answer {
     let Some(asked) = Asked::read(body) else { return unread() };
     if let Err(fault) = relay.count_asked(conn.peer.ip()) {
         return relaying::fault_answer(fault, "");
     }
-    let question = Asked { observers, ..asked }.write();
+    let question = Asked { observers: said.observers, beside: said.beside, ..asked }.write();
     let facts = Facts { punches: true, ..Facts::default() };
     match relay.forward(worker_id, conn.peer.ip(), question, facts, Some(PATIENCE)).await {
         Ok(Forwarded::Whole { body, status }) => {

@@ -13,8 +13,8 @@ pub(crate) type Answer = (u16, Bytes);
 
 /// A worker who may be found.
 pub(crate) trait Rendezvous: Send + Sync {
-    /// Answers a caller whose words came through the relay at this address, and begins to look for him.
-    fn answer(&self, relay: IpAddr, asked: Bytes) -> Pin<Box<dyn Future<Output = Answer> + Send + '_>>;
+    /// Answers a caller whose words came through the relay at these addresses, and begins to look for him.
+    fn answer<'a>(&'a self, relay: &'a [IpAddr], asked: Bytes) -> Pin<Box<dyn Future<Output = Answer> + Send + 'a>>;
 
     /// What became of such paths until now.
     fn report(&self) -> RungReport;

@@ -8,6 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use http::Method;
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{ClientConfig, Connection};
@@ -15,9 +17,9 @@ use tokio::time::Instant;
 use url::Url;
 use uuid::Uuid;
 
-use super::port::{Awaiting, Port};
-use super::search::{Search, observe};
-use super::{ALPN, CONNECT_TIMEOUT, reach_beside, transport};
+use super::port::Port;
+use super::search::{self, Search, Side};
+use super::{ALPN, CONNECT_TIMEOUT, transport};
 use crate::crypto::cx::{ReplyKey, SealingKey};
 use crate::crypto::digest::random;
 use crate::crypto::pinned::{NAME, Pin};
@@ -239,46 +241,45 @@ impl Inner {
 
     async fn find(&self, wanted: &Wanted) -> Result<Path, Why> {
         let asked = self.call(Method::GET, wanted, None).await?;
-        let observers = Observers::read(&asked).ok_or("the relay does not say where it observes")?;
+        let Observers { observers, beside } =
+            Observers::read(&asked).ok_or("the relay does not say where it observes")?;
         let host = wanted.url.host().ok_or("the relay has no host")?.to_owned();
         let relays = self.http.resolve(&host, wanted.reach).await.map_err(|_| "the relay has no address")?;
         // A path is that of one family, and which one the worker has is not known before it was asked.
         let four = relays.iter().find(|addr| addr.ip().to_canonical().is_ipv4());
         let six = relays.iter().find(|addr| addr.ip().to_canonical().is_ipv6());
-        let (four, six) = tokio::join!(self.side(four, &observers), self.side(six, &observers));
-        let sides: Vec<Side> = [four, six].into_iter().flatten().collect();
-        let first = sides.first().ok_or("no observer answers by UDP")?;
+        let relays = [four, six].into_iter().flatten().map(|addr| addr.ip().to_canonical());
+        let ports = relays.filter_map(|relay| Some((relay, self.port(relay.is_ipv6()).ok()?))).collect();
+        let sides = search::sides(ports, &observers).await;
+        if sides.is_empty() {
+            return Err("no observer answers by UDP");
+        }
         let token = Token(random().map_err(|_| "the system has no random numbers")?);
         let words = Words {
-            seen: sides.iter().map(|side| side.seen).collect(),
-            steady: sides.iter().all(|side| side.steady),
+            seen: sides.iter().map(|side| side.observed.seen).collect(),
+            near: sides.iter().filter(|_| beside).flat_map(Side::near).collect(),
+            steady: sides.iter().any(|side| side.observed.steady),
             token,
             pin: None,
         };
-        let reach = reach_beside(first.relay.ip());
         let mut waiting = Vec::new();
         for side in sides {
             let awaiting = side.port.await_token(token).ok_or("too many paths are looked for")?;
-            waiting.push((side.port, awaiting));
+            waiting.push((side, awaiting));
         }
         let theirs = self.ask(wanted, &words).await?;
-        if !words.steady && !theirs.steady {
+        if !words.steady && !theirs.steady && !beside {
             return Err("both sides are seen differently by everyone");
         }
         let pin = theirs.pin.as_deref().and_then(Pin::parse).ok_or("the worker does not say what it is known by")?;
-        let (port, awaiting) = for_places(waiting, &theirs.seen).ok_or("the worker is seen in another family")?;
-        let mut search = Search { places: theirs.seen, reach, token: theirs.token, awaiting };
-        let found = tokio::time::timeout(FOUND_WITHIN, search.run(&port, |_| ())).await;
-        let place = found.ok().flatten().ok_or("the other side was not heard")?;
+        let searches = waiting.into_iter().filter_map(|(side, awaiting)| Search::new(&side, &theirs, beside, awaiting));
+        let mut searches: Vec<Search> = searches.collect();
+        if searches.is_empty() {
+            return Err("the worker is seen in another family");
+        }
+        let found = tokio::time::timeout(FOUND_WITHIN, first(&mut searches)).await;
+        let (port, place) = found.ok().flatten().ok_or("the other side was not heard")?;
         connect(&port, place, pin).await
-    }
-
-    async fn side(&self, relay: Option<&SocketAddr>, observers: &[u16]) -> Option<Side> {
-        let relay = *relay?;
-        let port = self.port(relay.ip().to_canonical().is_ipv6()).ok()?;
-        let observers: Vec<SocketAddr> = observers.iter().map(|port| SocketAddr::new(relay.ip(), *port)).collect();
-        let observed = observe(&port, &observers).await?;
-        Some(Side { relay, port, seen: observed.seen, steady: observed.steady })
     }
 
     /// Asks the worker through the relay.
@@ -289,8 +290,8 @@ impl Inner {
         let envelope =
             String::from_utf8(envelope).ok().and_then(|json| serde_json::value::RawValue::from_string(json).ok());
         let envelope = envelope.ok_or("the question could not be written")?;
-        let question = Asked { id: id.as_str().into(), iicp_conf: &envelope, observers: Vec::new() }.write();
-        let answer = self.call(Method::POST, wanted, Some(question)).await?;
+        let question = Asked { id: id.as_str().into(), iicp_conf: &envelope, observers: Vec::new(), beside: false };
+        let answer = self.call(Method::POST, wanted, Some(question.write())).await?;
         let unread = "the worker's answer cannot be read, or is not from the worker";
         let answered: Answered<'_> = crate::wire::object(&answer).map_err(|_| unread)?;
         let opened = reply_key.open(&id, answered.iicp_conf_resp.get().as_bytes()).map_err(|_| unread)?;
@@ -309,17 +310,11 @@ impl Inner {
     }
 }
 
-/// A port of ours, as the relay sees it.
-struct Side {
-    relay: SocketAddr,
-    port: Arc<Port>,
-    seen: SocketAddr,
-    steady: bool,
-}
-
-/// The port from which the other side can be reached.
-fn for_places(sides: Vec<(Arc<Port>, Awaiting)>, places: &[SocketAddr]) -> Option<(Arc<Port>, Awaiting)> {
-    sides.into_iter().find(|(port, _)| places.iter().any(|place| port.reaches(*place)))
+/// What the first search finds that finds something.
+async fn first(searches: &mut [Search]) -> Option<(Arc<Port>, SocketAddr)> {
+    let running: FuturesUnordered<_> = searches.iter_mut().map(|search| search.run(|_| ())).collect();
+    let found = running.filter_map(std::future::ready);
+    std::pin::pin!(found).next().await
 }
 
 /// Has the other side prove that it has the key that it named, and greets it.

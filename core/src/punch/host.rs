@@ -11,12 +11,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{Incoming, ServerConfig};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use super::port::Port;
-use super::search::{Observed, Search, observe};
-use super::{ALPN, Both, CONNECT_TIMEOUT, reach_beside, transport};
+use super::search::{self, Observed, Search, Side};
+use super::{ALPN, Both, CONNECT_TIMEOUT, transport};
 use crate::crypto::cx::{NodeKey, ReplySeal};
 use crate::crypto::digest::random;
 use crate::crypto::pinned::{Pin as KeyPin, PinnedKey};
@@ -60,7 +60,7 @@ struct Inner {
     welcome: Mutex<HashMap<SocketAddr, Instant>>,
     table: Arc<ConnTable>,
     counts: Counts,
-    observed: Mutex<Option<Observed>>,
+    observed: Mutex<Vec<Observed>>,
     group: TaskGroup,
 }
 
@@ -104,6 +104,8 @@ struct No(u16, &'static str, &'static str);
 
 const BUSY: No = No(503, "capacity_exceeded", "too many are looked for at the same time");
 const UNREAD: No = No(422, "validation_error", "the question cannot be read, or is not sealed to this node");
+const APART: No =
+    No(422, "validation_error", "neither IPv4 nor IPv6 has the caller, this node and the relay in common");
 const UNSEEN: No = No(503, "unavailable", "nobody says as what this node is seen from outside");
 
 impl From<Error> for No {
@@ -198,40 +200,63 @@ impl Inner {
         }
     }
 
-    async fn answer(self: &Arc<Self>, relay: IpAddr, asked: &[u8]) -> Result<Bytes, No> {
+    async fn answer(self: &Arc<Self>, relay: &[IpAddr], asked: &[u8]) -> Result<Bytes, No> {
         self.counts.asked.fetch_add(1, Relaxed);
         let permit = self.searches.clone().try_acquire_owned().map_err(|_| BUSY)?;
         let asked = Asked::read(asked).ok_or(UNREAD)?;
         let opened = self.node_key.open(asked.iicp_conf.get().as_bytes(), &asked.id, PURPOSE);
         let (payload, seal) = opened.map_err(|_| UNREAD)?;
         let theirs = Words::read(&payload).ok_or(UNREAD)?;
-        let relay = relay.to_canonical();
-        let port = self.port(relay.is_ipv6())?;
-        let observers: Vec<SocketAddr> = asked.observers.iter().map(|port| SocketAddr::new(relay, *port)).collect();
-        let observed = observe(&port, &observers).await.ok_or(UNSEEN)?;
-        *self.observed.lock().unwrap_or_else(PoisonError::into_inner) = Some(observed);
-        let token = Token(random()?);
-        let (seen, pin) = (vec![observed.seen], Some(self.pin.to_string()));
-        let answer = sealed(&seal, &asked.id, &Words { seen, steady: observed.steady, token, pin })?;
-        // If nobody knows to whom which port belongs, there is nothing to be found.
-        if observed.steady || theirs.steady {
-            let awaiting = port.await_token(token).ok_or(BUSY)?;
-            let mut search = Search { places: theirs.seen, reach: reach_beside(relay), token: theirs.token, awaiting };
-            let inner = self.clone();
-            self.group.spawn("search", async move {
-                let searching = async {
-                    search.run(&port, |from| inner.heard(from)).await;
-                    // From here on nothing is sent but answers.
-                    drop(permit);
-                    search.listen(|from| inner.heard(from)).await;
-                };
-                tokio::select! {
-                    () = inner.group.closing() => {}
-                    _ = tokio::time::timeout(SEARCH, searching) => {}
-                }
-            });
+        let is_theirs = |relay: &&IpAddr| theirs.seen.iter().any(|seen| seen.is_ipv6() == relay.is_ipv6());
+        let mut ports = Vec::new();
+        for relay in relay.iter().filter(is_theirs) {
+            ports.push((*relay, self.port(relay.is_ipv6())?));
         }
-        Ok(answer)
+        if ports.is_empty() {
+            return Err(APART);
+        }
+        let sides = search::sides(ports, &asked.observers).await;
+        if sides.is_empty() {
+            return Err(UNSEEN);
+        }
+        let observed = sides.iter().map(|side| side.observed).collect();
+        *self.observed.lock().unwrap_or_else(PoisonError::into_inner) = observed;
+        let token = Token(random()?);
+        let words = Words {
+            seen: sides.iter().map(|side| side.observed.seen).collect(),
+            near: sides.iter().filter(|_| asked.beside).flat_map(Side::near).collect(),
+            steady: sides.iter().any(|side| side.observed.steady),
+            token,
+            pin: Some(self.pin.to_string()),
+        };
+        // If nobody knows to whom which port belongs, there is nothing to be found but neighbours.
+        if words.steady || theirs.steady || asked.beside {
+            let permit = Arc::new(permit);
+            for side in sides {
+                let awaiting = side.port.await_token(token).ok_or(BUSY)?;
+                if let Some(search) = Search::new(&side, &theirs, asked.beside, awaiting) {
+                    self.search(search, permit.clone());
+                }
+            }
+        }
+        sealed(&seal, &asked.id, &words).map_err(No::from)
+    }
+
+    /// Looks for a caller for a while. The permit is that of all searches for him.
+    fn search(self: &Arc<Self>, mut search: Search, permit: Arc<OwnedSemaphorePermit>) {
+        let inner = self.clone();
+        self.group.spawn("search", async move {
+            let searching = async {
+                search.run(|from| inner.heard(from)).await;
+                // From here on nothing is sent but answers.
+                drop(permit);
+                search.listen(|from| inner.heard(from)).await;
+            };
+            tokio::select! {
+                () = inner.group.closing() => {}
+                _ = tokio::time::timeout(SEARCH, searching) => {}
+            }
+        });
     }
 }
 
@@ -243,7 +268,7 @@ fn sealed(seal: &ReplySeal, id: &str, words: &Words) -> Result<Bytes> {
 }
 
 impl Rendezvous for Host {
-    fn answer(&self, relay: IpAddr, asked: Bytes) -> Pin<Box<dyn Future<Output = Answer> + Send + '_>> {
+    fn answer<'a>(&'a self, relay: &'a [IpAddr], asked: Bytes) -> Pin<Box<dyn Future<Output = Answer> + Send + 'a>> {
         Box::pin(async move {
             match self.0.answer(relay, &asked).await {
                 Ok(answer) => (200, answer),
@@ -261,8 +286,8 @@ impl Rendezvous for Host {
             report.say("no caller has looked for a direct path yet");
             return report;
         }
-        if let Some(Observed { seen, steady }) = *self.0.observed.lock().unwrap_or_else(PoisonError::into_inner) {
-            let how = if steady { "by all who were asked alike" } else { "and differently by everyone" };
+        for Observed { seen, steady } in self.0.observed.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            let how = if *steady { "by all who were asked alike" } else { "and differently by everyone" };
             report.say(format!("seen from outside as {seen}, {how}"));
         }
         report.say(format!(

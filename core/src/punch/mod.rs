@@ -6,6 +6,7 @@
 
 mod caller;
 mod host;
+mod near;
 mod port;
 mod search;
 
@@ -49,7 +50,8 @@ fn transport() -> Arc<TransportConfig> {
     Arc::new(config)
 }
 
-/// How far a peer may be that the other one names: no farther in than the relay is that both have reached.
+/// How far a peer may be that the other one names: no farther in than the relay is that both have reached. Neighbours are
+/// the exception, see [`near`].
 fn reach_beside(relay: IpAddr) -> Reach {
     match relay.to_canonical() {
         ip if ip.is_loopback() => Reach::Loopback,

@@ -38,8 +38,7 @@ pub(super) struct Port {
 impl Port {
     /// Opens a port of the system's choice. Needs a tokio runtime. `server` is who takes connections over it.
     pub(super) fn open(is_ipv6: bool, server: Option<ServerConfig>) -> io::Result<Arc<Port>> {
-        let any: IpAddr = if is_ipv6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
-        let socket = std::net::UdpSocket::bind((any, 0))?;
+        let socket = std::net::UdpSocket::bind((unspecified(is_ipv6), 0))?;
         socket.set_nonblocking(true)?;
         let inner = TokioRuntime.wrap_udp_socket(socket)?;
         let socket = Arc::new(Split { inner, ears: Mutex::default() });
@@ -50,9 +49,23 @@ impl Port {
         Ok(Arc::new(Port { endpoint, socket, is_ipv6 }))
     }
 
+    pub(super) fn number(&self) -> Option<u16> {
+        self.socket.inner.local_addr().ok().map(|addr| addr.port())
+    }
+
+    pub(super) fn is_ipv6(&self) -> bool {
+        self.is_ipv6
+    }
+
     /// Whether it can send there.
     pub(super) fn reaches(&self, to: SocketAddr) -> bool {
         to.ip().to_canonical().is_ipv6() == self.is_ipv6
+    }
+
+    /// Whether the system knows a way there. Sends nothing.
+    pub(super) fn leads_to(&self, to: SocketAddr) -> bool {
+        let any = unspecified(self.is_ipv6);
+        self.reaches(to) && std::net::UdpSocket::bind((any, 0)).and_then(|socket| socket.connect(to)).is_ok()
     }
 
     /// Asks whoever is there as what it sees us, once. The answer comes to `asking`.
@@ -89,6 +102,10 @@ impl fmt::Debug for Port {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Port").field("at", &self.socket.inner.local_addr().ok()).finish_non_exhaustive()
     }
+}
+
+fn unspecified(is_ipv6: bool) -> IpAddr {
+    if is_ipv6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() }
 }
 
 /// See [`Port::asking`].

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -145,28 +144,30 @@ async fn accept(listener: TcpListener, relay: Arc<Relay>, lobby: Arc<Lobby>) {
     }
 }
 
-async fn serve(stream: TcpStream, place: Place, relay: Arc<Relay>) {
+/// Keeps the place until who came is greeted.
+async fn serve(stream: TcpStream, _place: Place, relay: Arc<Relay>) {
     let aborted = relay.group.aborted();
     tokio::select! {
         () = aborted => {}
-        _ = tokio::time::timeout(GREETING, welcome(stream, place.source, &relay)) => {}
+        _ = tokio::time::timeout(GREETING, welcome(stream, &relay)) => {}
     }
 }
 
 /// Greets a worker, over TLS if that is what it begins with. Who is bound gets a task of its own, so that what it takes to
 /// greet is given back before the long wait begins.
-async fn welcome(stream: TcpStream, source: Source, relay: &Arc<Relay>) -> Option<()> {
+async fn welcome(stream: TcpStream, relay: &Arc<Relay>) -> Option<()> {
+    let from = stream.peer_addr().ok()?.ip();
     let mut first = [0];
     stream.peek(&mut first).await.ok()?;
     if first == [TLS_HANDSHAKE] {
         let stream = TlsAcceptor::from(relay.tls.clone()).accept(stream).await.ok()?;
-        let (stream, session) = greet(stream, source, relay).await?;
+        let (stream, session) = greet(stream, from, relay).await?;
         relay.group.spawn_bare(drive(stream, session, relay.clone()));
     } else if relay.limits.tls_required {
         relay.counts.refused(Refusal::TlsRequired);
         turn_away(stream).await;
     } else {
-        let (stream, session) = greet(stream, source, relay).await?;
+        let (stream, session) = greet(stream, from, relay).await?;
         relay.group.spawn_bare(drive(stream, session, relay.clone()));
     }
     Some(())
@@ -188,7 +189,7 @@ async fn drive<Io: AsyncRead + AsyncWrite + Unpin>(stream: Io, session: Arc<Sess
 /// Greets a worker and binds it. Who does not speak the protocol gets no answer.
 async fn greet<Io: AsyncRead + AsyncWrite + Unpin>(
     mut io: Io,
-    source: Source,
+    from: IpAddr,
     relay: &Arc<Relay>,
 ) -> Option<(Io, Arc<Session>)> {
     let hello = Hello::read(Kind::Init, &read_frame(&mut io, Kind::Init).await?);
@@ -203,11 +204,13 @@ async fn greet<Io: AsyncRead + AsyncWrite + Unpin>(
     let http_port = Some(u64::from(relay.http_port));
     let verdict = RelayAck { ok: true, worker_id: Some(bind.worker_id), reason: None, http_port };
     let greeting = Bytes::from(write_verdict(&verdict));
-    let arrival = Arrival { worker_id: bind.worker_id, ticket: bind.ticket, source };
+    let arrival = Arrival { worker_id: bind.worker_id, ticket: bind.ticket, source: Source::of(from) };
     match relay.admit(arrival, models, way, Some(greeting)).await {
         Ok(session) => {
             tracing::debug!(target: telemetry::RELAY, worker_id = bind.worker_id, "a worker is bound");
-            session.punches.store(hello.punches, Relaxed);
+            if hello.punches {
+                let _ = session.punches.set(from);
+            }
             Some((io, session))
         }
         Err(refusal) => {

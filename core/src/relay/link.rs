@@ -1,7 +1,7 @@
 //! A worker's connection to its relay: INIT, ACK, RELAY_BIND, RELAY_ACK, and then calls and answers, many at a time.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -93,6 +93,8 @@ pub(super) fn unreachable(no_reply: NoReply, host: &Host) -> Error {
 pub(super) struct Bound {
     pub(super) http_port: Option<u16>,
     peer: SocketAddr,
+    /// The relay's addresses: that one, and one of the other family if it has any.
+    relay: Vec<IpAddr>,
     frames: Frames<Reader>,
     writer: Writer,
     most_body: usize,
@@ -107,6 +109,8 @@ pub(super) async fn bind(
 ) -> Result<Bound> {
     let stream = connect(door.addrs, door.port).await?;
     let peer = stream.peer_addr().map_err(|_| lost())?;
+    let other = |addr: &&SocketAddr| addr.ip().to_canonical().is_ipv6() != peer.ip().to_canonical().is_ipv6();
+    let relay = [peer].iter().chain(door.addrs.iter().find(other)).map(|addr| addr.ip().to_canonical()).collect();
     let _ = stream.set_nodelay(true);
     let (reader, mut writer) = match door.pin {
         None => {
@@ -148,7 +152,7 @@ pub(super) async fn bind(
         look_every: LOOK_EVERY,
     };
     let http_port = verdict.http_port.and_then(|port| u16::try_from(port).ok());
-    Ok(Bound { http_port, peer, frames, writer, most_body: terms.most_body, patience })
+    Ok(Bound { http_port, peer, relay, frames, writer, most_body: terms.most_body, patience })
 }
 
 async fn connect(addrs: &[SocketAddr], port: u16) -> Result<TcpStream> {
@@ -206,7 +210,7 @@ fn strange() -> Error {
 impl Bound {
     /// Begins to serve.
     pub(super) fn begin(self, tasks: Arc<dyn Admission>, rendezvous: Option<Arc<dyn Rendezvous>>) -> Live {
-        let Bound { peer, frames, writer, most_body, patience, .. } = self;
+        let Bound { peer, relay, frames, writer, most_body, patience, .. } = self;
         let (answers, queue) = mpsc::channel(MOST_ANSWERS);
         let mut writing = JoinSet::new();
         writing.spawn(write(writer, queue));
@@ -215,6 +219,7 @@ impl Bound {
             tasks,
             rendezvous,
             peer,
+            relay: relay.into(),
             answers,
             ours,
             most_body,
@@ -340,6 +345,8 @@ struct Session {
     tasks: Arc<dyn Admission>,
     rendezvous: Option<Arc<dyn Rendezvous>>,
     peer: SocketAddr,
+    /// See [`Bound`].
+    relay: Arc<[IpAddr]>,
     answers: mpsc::Sender<Piece>,
     /// Whether the relay is one of ours.
     ours: bool,
@@ -417,11 +424,11 @@ impl Session {
         let facts = call.facts.clone();
         let credit = Arc::new(Semaphore::new(WINDOW));
         let way = Way { call: id.clone(), answers: self.answers.clone(), credit: self.ours.then(|| credit.clone()) };
-        let rendezvous = self.rendezvous.clone();
+        let (rendezvous, relay) = (self.rendezvous.clone(), self.relay.clone());
         let handle = self.running.spawn(async move {
             if facts.punches {
                 let (status, answer) = match rendezvous {
-                    Some(rendezvous) => rendezvous.answer(peer.ip(), body).await,
+                    Some(rendezvous) => rendezvous.answer(&relay, body).await,
                     None => (404, crate::wire::failure::write("not_found", "no direct paths here", &[]).into()),
                 };
                 let _ = way.last(answer, status).await;

@@ -3,7 +3,6 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use tokio::net::UdpSocket;
@@ -12,6 +11,7 @@ use super::{Fault, Relay};
 use crate::protocol::rate::Rates;
 use crate::runtime::TaskGroup;
 use crate::telemetry;
+use crate::wire::punch::Observers;
 use crate::wire::stun::{Message, write_answer};
 
 /// Questions of one source in a minute, over all ports: enough for an attempt every second.
@@ -84,12 +84,14 @@ impl Relay {
         }
     }
 
-    /// The ports on which peers are told so, if a direct path to this worker may be looked for.
-    pub(crate) fn observers(&self, worker_id: &str) -> Option<&[u16]> {
+    /// What a caller is told who looks for a direct path to this worker, if one may be looked for: the ports on which peers
+    /// learn as what they are seen, and whether the worker came from the very address that he came from.
+    pub(crate) fn observers(&self, worker_id: &str, caller: IpAddr) -> Option<Observers> {
         let session = self.desk().get(worker_id)?.clone();
-        let may = session.punches.load(Relaxed) && !session.is_closed();
+        let worker = session.punches.get().filter(|_| !session.is_closed())?;
         let ports = &self.observing.get()?.ports;
-        (may && !ports.is_empty()).then_some(ports.as_slice())
+        let beside = worker.to_canonical() == caller.to_canonical();
+        (!ports.is_empty()).then(|| Observers { observers: ports.clone(), beside })
     }
 
     /// Counts one who looks for a worker.

@@ -1,8 +1,9 @@
 //! A bound worker: what waits for it, what it was asked, and whether it is still there.
 
 use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -117,8 +118,8 @@ pub(crate) struct Session {
     pub(crate) models: Vec<String>,
     /// Whether the worker is one of ours, and told when a caller goes away.
     pub(crate) ours: bool,
-    /// Whether a direct path to it may be looked for.
-    pub(crate) punches: AtomicBool,
+    /// From where it came, if a direct path to it may be looked for.
+    pub(crate) punches: OnceLock<IpAddr>,
     pub(crate) liveness: Liveness,
     /// Whether the worker has no connection of its own, but asks over HTTP.
     poll: bool,
@@ -140,7 +141,7 @@ impl Session {
             number,
             models,
             ours: way == Way::Ours,
-            punches: AtomicBool::new(false),
+            punches: OnceLock::new(),
             liveness,
             poll: way == Way::Poll,
             pulling: AtomicU64::new(0),

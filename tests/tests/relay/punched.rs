@@ -8,7 +8,7 @@ use iicp_core::types::{Rung, RungState};
 use iicp_core::{CHAT, Client, Directory, EMBEDDING, Inbound, LiveNode, Node, Reply, Task};
 use iicp_tests::http::{Conn, post};
 use serde_json::{Value, json};
-use tokio::net::UdpSocket;
+use tokio::net::{TcpSocket, UdpSocket};
 
 use super::worker::directory;
 
@@ -168,6 +168,12 @@ async fn a_question_that_is_none_finds_nobody_and_costs_the_worker_nothing() {
     let mut conn = Conn::open(relay.addr()).await.unwrap();
     let observers = conn.get("/v1/relay-for/worker-1/v1/punch").await.unwrap();
     assert_eq!((observers.status, observers.json()["observers"].as_array().unwrap().len()), (200, 2));
+    assert_eq!(observers.json()["beside"], true, "both come from 127.0.0.1");
+    let elsewhere = TcpSocket::new_v4().unwrap();
+    elsewhere.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let mut elsewhere = Conn::over(elsewhere.connect(relay.addr()).await.unwrap());
+    let observers = elsewhere.get("/v1/relay-for/worker-1/v1/punch").await.unwrap();
+    assert_eq!((observers.status, observers.json()["beside"].is_null()), (200, true), "nobody else is told so");
     assert_eq!(conn.get("/v1/relay-for/nobody/v1/punch").await.unwrap().status, 404);
     let large = format!(r#"{{"id":"p","iicp_conf":"{}"}}"#, "x".repeat(5_000));
     let sealed = r#"{"id":"p","iicp_conf":{"version":1,"recipient_key_id":"cx-0000000000000000","kem_ciphertext":"","encrypted_body":"","nonce":"","aad":""}}"#;
