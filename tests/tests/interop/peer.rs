@@ -20,7 +20,7 @@ pub(crate) const INSTALL: &str = "the published peer is not installed; run: test
 
 type Waiting = Arc<Mutex<HashMap<u64, oneshot::Sender<Value>>>>;
 
-/// A running `tests/interop/*.py`. Dropping it kills the process.
+/// A running `tests/interop/*.py`, or `tests/interop/rust`. Dropping it kills the process.
 pub(crate) struct Peer {
     stdin: AsyncMutex<ChildStdin>,
     waiting: Waiting,
@@ -38,14 +38,24 @@ impl Peer {
     /// The same, with more in its environment.
     pub(crate) async fn start_with(script: &str, environment: &[(&str, &str)]) -> Peer {
         let root = iicp_tests::root();
-        let python = root.join("target/venv-peer/bin/python");
         assert!(root.join("target/venv-peer/installed").exists(), "{INSTALL}");
-        let home = Home::new(script);
+        let mut command = Command::new(root.join("target/venv-peer/bin/python"));
+        command.arg("-B").arg(root.join("tests/interop").join(script)).env_clear().envs(environment.iter().copied());
+        Peer::started(script, command, INSTALL).await
+    }
+
+    /// The published Rust crate, client and node in one program.
+    pub(crate) async fn rust() -> Peer {
+        let mut command = Command::new(iicp_tests::root().join("target/peer-rust/debug/iicp-peer-rust"));
+        command.env_clear();
+        Peer::started("rust", command, "the published Rust crate is not built; run: tests/interop/rust/run").await
+    }
+
+    /// In a folder of its own, ready to be told what to do.
+    async fn started(name: &str, mut command: Command, install: &str) -> Peer {
+        let home = Home::new(name);
         let log = std::fs::File::create(home.log()).unwrap();
-        let mut child = Command::new(python)
-            .arg("-B")
-            .arg(root.join("tests/interop").join(script))
-            .env_clear()
+        let mut child = command
             // Its state, its keys and its updater stay away from the person who runs this.
             .env("HOME", &home.0)
             .env("IICP_HOME", &home.0)
@@ -53,19 +63,18 @@ impl Peer {
             // It refuses loopback addresses unless told otherwise. Plain text it refuses as well, and that stays: every task
             // that it sends here is sealed.
             .env("IICP_PROXY_ALLOW_LOOPBACK_NODES", "1")
-            .envs(environment.iter().copied())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(log)
             .kill_on_drop(true)
             .spawn()
-            .unwrap_or_else(|e| panic!("{INSTALL} ({e})"));
+            .unwrap_or_else(|e| panic!("{install} ({e})"));
         let stdin = AsyncMutex::new(child.stdin.take().unwrap());
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let first = tokio::time::timeout(PATIENCE, lines.next_line()).await.expect("the peer starts").unwrap();
         let ready: Value =
-            serde_json::from_str(&first.unwrap_or_else(|| panic!("{script} died: {}", home.told()))).unwrap();
-        assert_eq!(ready["ready"]["version"], "0.7.109", "{INSTALL}");
+            serde_json::from_str(&first.unwrap_or_else(|| panic!("{name} died: {}", home.told()))).unwrap();
+        assert_eq!(ready["ready"]["version"], "0.7.109", "{install}");
         let waiting = Waiting::default();
         tokio::spawn(route(lines, waiting.clone()));
         Peer { stdin, waiting, next: AtomicU64::new(1), home, _child: child }

@@ -18,7 +18,7 @@ fn client(directory: &Directory) -> Client {
 }
 
 /// Until a node serves the intent under the path of a relay.
-async fn relayed(client: &Client, intent: &str, relay: &str) -> String {
+pub(crate) async fn relayed(client: &Client, intent: &str, relay: &str) -> String {
     let listed = async {
         loop {
             let found = client.discover(Discover::intent(intent)).await.unwrap_or_default();
