@@ -1,5 +1,7 @@
 //! A node with connections by the thousand: idle ones, and such as announce much and send little.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
@@ -152,35 +154,19 @@ async fn s13_five_thousand_who_announce_16_mib_cost_what_they_send_and_that_has_
 async fn k19_connections_that_come_and_go_by_the_thousand_hold_up_nobody() {
     let lasting = size(Duration::from_secs(3), Duration::from_secs(30));
     let node = Remote::new(json!("echo"), roomy()).await;
+    let other = Remote::new(json!("echo"), roomy()).await;
     let mut caller = connected(&node, 0, 1).await.remove(0);
-    let calm = slowest(&mut caller, "calm", lasting / 3).await;
     let before = node.process.descriptors();
-    let mut storm = JoinSet::new();
-    for lane in 0..16 {
-        let addr = node.addr;
-        storm.spawn(async move {
-            let mut count = 0_u64;
-            loop {
-                let mut conn = Conn::open(addr).await.unwrap();
-                // Silent ones, half ones, and whole ones that do not wait; ports are few, so most are not left waiting.
-                let request = task(&format!("storm-{lane}-{count}"));
-                let _ = conn.write(&request[..[0, request.len() / 2, request.len()][(count % 3) as usize]]).await;
-                if !count.is_multiple_of(8) {
-                    conn.socket().set_zero_linger().unwrap();
-                }
-                count += 1;
-                COUNT.fetch_add(1, Relaxed);
-            }
-        });
-    }
-    let begun = Instant::now();
-    let stormy = slowest(&mut caller, "stormy", lasting).await;
-    let rate = COUNT.load(Relaxed) * 1_000 / u64::try_from(begun.elapsed().as_millis()).unwrap();
-    storm.shutdown().await;
-    println!("{rate} connections a second: 99 % of a caller's tasks within {stormy:?}, without within {calm:?}");
+    // The same storm takes the same part of the machine wherever it goes; what is more where it comes down is the node's.
+    let (_, beside) = stormed(&mut caller, "beside", other.addr, lasting / 2).await;
+    let (rate, stormy) = stormed(&mut caller, "stormy", node.addr, lasting).await;
+    println!(
+        "{rate} connections a second: 99 % of a caller's tasks within {stormy:?}, {beside:?} while another node has them"
+    );
     assert!(rate > 100, "{rate} connections a second are no storm");
-    // It shares two processors with those who make the storm; a node that queued behind it would take seconds.
-    assert!(stormy < Duration::from_secs(1), "{stormy:?}");
+    // Three times what is promised: other work goes on. A node that queued behind the storm would take seconds.
+    let most = (beside * 2 * 3).max(Duration::from_millis(60));
+    assert!(stormy < most, "{stormy:?}, where it is {beside:?} beside the same storm");
     let gone = Instant::now();
     while node.process.descriptors() > before {
         assert!(
@@ -192,8 +178,32 @@ async fn k19_connections_that_come_and_go_by_the_thousand_hold_up_nobody() {
     }
 }
 
-/// Connections of the storm until now.
-static COUNT: AtomicU64 = AtomicU64::new(0);
+/// Connections that come and go at an address, by how many a second, and within which time 99 of 100 of the caller's
+/// tasks are answered meanwhile.
+async fn stormed(caller: &mut Conn, name: &str, addr: SocketAddr, lasting: Duration) -> (u64, Duration) {
+    let count = Arc::new(AtomicU64::new(0));
+    let mut storm = JoinSet::new();
+    for lane in 0..16 {
+        let (all, name) = (count.clone(), name.to_owned());
+        storm.spawn(async move {
+            for count in 0_u64.. {
+                let mut conn = Conn::open(addr).await.unwrap();
+                // Silent ones, half ones, and whole ones that do not wait; ports are few, so most are not left waiting.
+                let request = task(&format!("{name}-{lane}-{count}"));
+                let _ = conn.write(&request[..[0, request.len() / 2, request.len()][(count % 3) as usize]]).await;
+                if !count.is_multiple_of(8) {
+                    conn.socket().set_zero_linger().unwrap();
+                }
+                all.fetch_add(1, Relaxed);
+            }
+        });
+    }
+    let begun = Instant::now();
+    let within = slowest(caller, name, lasting).await;
+    storm.shutdown().await;
+    let rate = count.load(Relaxed) * 1_000 / u64::try_from(begun.elapsed().as_millis()).unwrap();
+    (rate, within)
+}
 
 /// Within which time 99 of 100 tasks are answered, one after the other.
 async fn slowest(caller: &mut Conn, name: &str, lasting: Duration) -> Duration {
