@@ -164,8 +164,9 @@ async fn k19_connections_that_come_and_go_by_the_thousand_hold_up_nobody() {
         "{rate} connections a second: 99 % of a caller's tasks within {stormy:?}, {beside:?} while another node has them"
     );
     assert!(rate > 100, "{rate} connections a second are no storm");
-    // Three times what is promised: other work goes on. A node that queued behind the storm would take seconds.
-    let most = (beside * 2 * 3).max(Duration::from_millis(60));
+    // Three times what is promised: other work goes on. Where it lasts seconds only, and the machine may be busy, what counts
+    // is that the node does not queue behind the storm.
+    let most = (beside * 2 * 3).max(size(Duration::from_secs(1), Duration::from_millis(100)));
     assert!(stormy < most, "{stormy:?}, where it is {beside:?} beside the same storm");
     let gone = Instant::now();
     while node.process.descriptors() > before {
