@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::Outcome;
-use crate::mesh::{Mesh, Row};
+use crate::mesh::{Mesh, Row, Steady};
 use crate::program::Program;
 use crate::rules::Nat;
 use crate::tunnel;
@@ -28,6 +28,11 @@ const BOUND_AGAIN: Duration = Duration::from_secs(25);
 
 /// An event: its name, whether it is part of the short run, and what happens.
 pub(crate) type Event = (&'static str, bool, fn() -> Outcome<Row>);
+
+/// For how much longer than the outage that is allowed a task is sent again that may be.
+const SPARE: Duration = Duration::from_secs(15);
+/// How long tasks are submitted where nothing happens but what happens all the time.
+const FOR_A_WHILE: Duration = Duration::from_secs(15);
 
 pub(crate) const ALL: &[Event] = &[
     ("gateway reboot", true, reboot),
@@ -52,10 +57,11 @@ struct Reached {
     node: Program,
     before: Option<String>,
     up: Duration,
+    steady: Steady,
 }
 
-/// A node that is reached.
-fn reached(plan: Plan, relays: usize, change: impl FnOnce(&mut Value)) -> Outcome<Reached> {
+/// A node that is reached, and called steadily through an outage that may last so long.
+fn reached(outage: Duration, plan: Plan, relays: usize, change: impl FnOnce(&mut Value)) -> Outcome<Reached> {
     let mut mesh = Mesh::build(plan, relays)?;
     let before = mesh.rules()?;
     let mut options = mesh.node_options();
@@ -67,12 +73,13 @@ fn reached(plan: Plan, relays: usize, change: impl FnOnce(&mut Value)) -> Outcom
     if options["relay_worker"].is_null() {
         mesh.rung(&mut node, plan.rungs, BEFORE)?;
     }
-    Ok(Reached { mesh, node, before, up })
+    let steady = Steady::begin(&mesh, outage + SPARE)?;
+    Ok(Reached { mesh, node, before, up, steady })
 }
 
 /// At home, with a gateway that opens ports.
-fn mapped() -> Outcome<Reached> {
-    reached(Plan { igd: Some(Igd::Any), rungs: MAPPED, ..Plan::home("home") }, 1, |_| ())
+fn mapped(outage: Duration) -> Outcome<Reached> {
+    reached(outage, Plan { igd: Some(Igd::Any), rungs: MAPPED, ..Plan::home("home") }, 1, |_| ())
 }
 
 impl Reached {
@@ -90,14 +97,16 @@ impl Reached {
     }
 
     fn end(mut self, took: Duration) -> Outcome<Row> {
+        let tasks = self.steady.end(&mut self.node);
         let row = self.mesh.row(&mut self.node, self.up, Some(took))?;
+        crate::say(&format!("         {}", tasks.map_err(|e| format!("{e}\n{}", row.report))?));
         self.mesh.stop(self.node, self.before.as_ref()).map_err(|e| format!("{e}\n{}", row.report))?;
         Ok(row)
     }
 }
 
 fn reboot() -> Outcome<Row> {
-    let mut home = mapped()?;
+    let mut home = mapped(AFTER_REBOOT)?;
     home.mesh.world.gateway_down(0);
     std::thread::sleep(Duration::from_secs(2));
     home.mesh.world.gateway_up(0)?;
@@ -108,7 +117,7 @@ fn reboot() -> Outcome<Row> {
 }
 
 fn lost_mapping() -> Outcome<Row> {
-    let mut home = mapped()?;
+    let mut home = mapped(AFTER_REBOOT)?;
     home.mesh.world.forget(0)?;
     let since = Instant::now();
     let took = home.back(AFTER_REBOOT, since)?;
@@ -118,7 +127,7 @@ fn lost_mapping() -> Outcome<Row> {
 
 /// The gateway answers nobody any more, and has closed what it opened.
 fn no_daemon() -> Outcome<Row> {
-    let mut home = mapped()?;
+    let mut home = mapped(DOWN)?;
     home.mesh.world.daemon_down(0)?;
     let since = Instant::now();
     let took = home.back(DOWN, since)?;
@@ -135,7 +144,7 @@ fn renumbered() -> Outcome<Row> {
         rungs: &["ipv6_pinhole"],
         ..Plan::home("home")
     };
-    let mut home = reached(plan, 1, |_| ())?;
+    let mut home = reached(AFTER_REBOOT, plan, 1, |_| ())?;
     home.mesh.world.node.ip(&format!("addr add {RENUMBERED}/64 dev eth0 nodad\naddr del {NODE6}/64 dev eth0\n"))?;
     let since = Instant::now();
     let took = home.back(AFTER_REBOOT, since)?;
@@ -150,7 +159,7 @@ fn renumbered() -> Outcome<Row> {
 }
 
 fn new_address() -> Outcome<Row> {
-    let mut home = mapped()?;
+    let mut home = mapped(DOWN)?;
     home.mesh.world.address(0, "5.5.10.77", "5.5.10.1")?;
     let since = Instant::now();
     let took = home.back(DOWN, since)?;
@@ -164,7 +173,7 @@ fn new_address() -> Outcome<Row> {
 
 /// The provider takes the public address away and gives one that it shares, then gives a public one again.
 fn flip() -> Outcome<Row> {
-    let mut home = mapped()?;
+    let mut home = mapped(DOWN)?;
     home.mesh.world.address(0, "100.64.0.2", "100.64.0.1")?;
     let since = Instant::now();
     let took = home.back(DOWN, since)?;
@@ -199,7 +208,7 @@ impl Reached {
 
 /// The relay at which a node is reached is killed; the node holds another session, as nodes do that climb.
 fn relay_death() -> Outcome<Row> {
-    let mut home = reached(Plan::home("home"), 2, |_| ())?;
+    let mut home = reached(WITH_STANDBY, Plan::home("home"), 2, |_| ())?;
     home.bound(2)?;
     let at = home.relay()?;
     drop(home.mesh.relays.remove(at));
@@ -209,7 +218,7 @@ fn relay_death() -> Outcome<Row> {
 
 /// The same for a node that was told to hold one only.
 fn relay_death_alone() -> Outcome<Row> {
-    let mut home = reached(Plan::home("home"), 2, |options| {
+    let mut home = reached(WITHOUT_STANDBY, Plan::home("home"), 2, |options| {
         options["host"] = "127.0.0.1".into();
         options["relay_worker"] = json!({ "relays": 1 });
     })?;
@@ -222,7 +231,7 @@ fn relay_death_alone() -> Outcome<Row> {
 
 /// The relay is not heard any more, and nobody says so.
 fn relay_cut_off() -> Outcome<Row> {
-    let mut home = reached(Plan::home("home"), 2, |_| ())?;
+    let mut home = reached(WITHOUT_STANDBY, Plan::home("home"), 2, |_| ())?;
     home.bound(2)?;
     let at = home.relay()?;
     home.mesh.world.relays[at].ip("link set eth0 down\n")?;
@@ -232,7 +241,7 @@ fn relay_cut_off() -> Outcome<Row> {
 
 /// The packets of a worker's connection are lost, both ways, without a word: the caller is told, and the worker binds anew.
 fn black_hole() -> Outcome<Row> {
-    let mut home = reached(Plan::home("home"), 1, |options| {
+    let mut home = reached(BOUND_AGAIN, Plan::home("home"), 1, |options| {
         options["host"] = "127.0.0.1".into();
         options["relay_worker"] = json!({});
         // Over a direct path the caller would not even notice.
@@ -260,6 +269,15 @@ fn black_hole() -> Outcome<Row> {
     home.end(took)
 }
 
+fn called_for_a_while(mesh: Mesh) -> Outcome<Row> {
+    crate::mesh::reach_and(mesh, |mesh, node| {
+        let steady = Steady::begin(mesh, SPARE)?;
+        std::thread::sleep(FOR_A_WHILE);
+        crate::say(&format!("         {}", steady.end(node)?));
+        Ok(())
+    })
+}
+
 /// One packet of twenty is lost in each direction.
 fn loss() -> Outcome<Row> {
     let mesh = Mesh::build(Plan { igd: Some(Igd::Any), rungs: MAPPED, lossy: true, ..Plan::home("home") }, 1)?;
@@ -267,16 +285,16 @@ fn loss() -> Outcome<Row> {
     gateway.nft(
         "table inet loss { chain prerouting { type filter hook prerouting priority -300; numgen random mod 100 < 5 drop; }; }",
     )?;
-    crate::mesh::reach(mesh)
+    called_for_a_while(mesh)
 }
 
 /// The other side of the world, for a node with a gateway that opens ports.
 fn far_away() -> Outcome<Row> {
     let plan = Plan { igd: Some(Igd::Any), rungs: MAPPED, delay_ms: 150, ..Plan::home("home") };
-    crate::mesh::reach(Mesh::build(plan, 1)?)
+    called_for_a_while(Mesh::build(plan, 1)?)
 }
 
 /// The same for one that has no way but a relay.
 fn far_away_relayed() -> Outcome<Row> {
-    crate::mesh::reach(Mesh::build(Plan { delay_ms: 150, ..Plan::home("home") }, 1)?)
+    called_for_a_while(Mesh::build(Plan { delay_ms: 150, ..Plan::home("home") }, 1)?)
 }

@@ -1,7 +1,7 @@
 //! What runs on the machines of the lab: a directory, nodes, a consumer. Each takes its options as JSON, then commands as lines
 //! of JSON, and answers every line with one; the end of its input is its end.
 
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use iicp_core::options::{ClientOptions, DirectoryOptions, NodeOptions, Punch, from_json};
@@ -11,6 +11,7 @@ use tokio::io::{AsyncBufReadExt as _, BufReader, Lines, Stdin};
 use tokio::net::TcpListener;
 
 use crate::front::{self, Registered};
+use crate::ledger::{self, Ran};
 use crate::{Outcome, say};
 
 /// Where the directory is reached.
@@ -74,15 +75,20 @@ async fn directory(options: DirectoryOptions, mut lines: Lines<BufReader<Stdin>>
 /// A node that answers with what it was sent, after the time that it was told to take.
 async fn node(options: NodeOptions, mut lines: Lines<BufReader<Stdin>>) -> Result<(), Error> {
     let begun = Instant::now();
-    let handler = async |task: Inbound| {
-        let payload: Value = task.json()?;
-        tokio::time::sleep(Duration::from_millis(payload["take_ms"].as_u64().unwrap_or(0))).await;
-        Ok(Reply::from(task.payload))
+    let ran = Arc::new(Ran::default());
+    let noted = ran.clone();
+    let handler = move |task: Inbound| {
+        noted.note(&task.task_id);
+        async move {
+            let payload: Value = task.json()?;
+            tokio::time::sleep(Duration::from_millis(payload["take_ms"].as_u64().unwrap_or(0))).await;
+            Ok(Reply::from(task.payload))
+        }
     };
     let node = Node::bind(options).await?.serve(handler).await?;
     tell(&json!({ "ready": node.url(), "took_ms": millis(begun) }));
-    while next(&mut lines).await.is_some() {
-        tell(&status(&node));
+    while let Some(command) = next(&mut lines).await {
+        tell(&if command["ran"] == true { ran.told() } else { status(&node) });
     }
     let begun = Instant::now();
     let finished = node.shutdown(GRACE).await;
@@ -110,6 +116,11 @@ async fn consumer(options: ClientOptions, mut lines: Lines<BufReader<Stdin>>) ->
                 options.punch = Punch::Off;
             }
             held = Client::new(options)?;
+        }
+        if let Some(within) = command["steadily_ms"].as_u64() {
+            let within = Duration::from_millis(within);
+            tell(&ledger::steadily(&held, within, next(&mut lines)).await);
+            continue;
         }
         if let Some(count) = command["count"].as_u64() {
             tell(&many(&held, count, Duration::from_millis(command["every_ms"].as_u64().unwrap_or(0))).await);

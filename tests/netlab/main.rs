@@ -10,6 +10,7 @@ mod events;
 mod front;
 mod hostile;
 mod inside;
+mod ledger;
 mod mesh;
 mod ports;
 mod program;

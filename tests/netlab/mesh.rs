@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::Outcome;
 use crate::inside::{DIRECTORY_PORT, INTENT};
+use crate::ledger;
 use crate::program::Program;
 use crate::space::Space;
 use crate::tunnel;
@@ -22,6 +23,8 @@ const LADDER: Duration = Duration::from_secs(15);
 const CLIMB: Duration = Duration::from_millis(8_500);
 const CLIMB_MAPPED: Duration = Duration::from_secs(2);
 const STOP: Duration = Duration::from_secs(15);
+/// How long tasks are submitted before something happens, and after it.
+const CALM: Duration = Duration::from_secs(2);
 
 /// Everything but the node, up.
 #[derive(Debug)]
@@ -181,6 +184,31 @@ impl Mesh {
     }
 }
 
+/// A consumer outside that submits one task after the other, whatever happens, and notes what became of each.
+#[derive(Debug)]
+pub(crate) struct Steady {
+    consumer: Program,
+    within: Duration,
+}
+
+impl Steady {
+    /// Begins. Tasks that may be sent again are, for as long as `within`.
+    pub(crate) fn begin(mesh: &Mesh, within: Duration) -> Outcome<Steady> {
+        let options = consumer_options(&url(mesh.world.plan, DIRECTORY, DIRECTORY6, DIRECTORY_PORT));
+        let mut consumer = Program::start(&mesh.world.consumer, "consumer", &options)?.ready(START)?;
+        consumer.tell(&json!({ "steadily_ms": within.as_millis() }))?;
+        std::thread::sleep(CALM);
+        Ok(Steady { consumer, within })
+    }
+
+    /// Ends, and compares what the caller noted with what the node did.
+    pub(crate) fn end(mut self, node: &mut Program) -> Outcome<String> {
+        std::thread::sleep(CALM);
+        let caller = self.consumer.ask(&json!({}), self.within + START)?;
+        ledger::compare(&caller, &node.ask(&json!({ "ran": true }), START)?)
+    }
+}
+
 /// The directory is known under another address than it has itself, and signs tickets with that: routes come from its lists.
 fn consumer_options(directory: &str) -> Value {
     json!({ "directory": directory, "route_discovery": "legacy", "consumer_auth": "disabled" })
@@ -192,7 +220,12 @@ fn url(plan: Plan, four: &str, six: &str, port: u16) -> String {
 }
 
 /// A node comes up inside, is called from outside, and goes without leaving anything in its gateway.
-pub(crate) fn reach(mut mesh: Mesh) -> Outcome<Row> {
+pub(crate) fn reach(mesh: Mesh) -> Outcome<Row> {
+    reach_and(mesh, |_, _| Ok(()))
+}
+
+/// The same; in between something is done.
+pub(crate) fn reach_and(mut mesh: Mesh, between: impl FnOnce(&Mesh, &mut Program) -> Outcome) -> Outcome<Row> {
     let plan = mesh.world.plan;
     let before = mesh.rules()?;
     let begun = Instant::now();
@@ -210,6 +243,7 @@ pub(crate) fn reach(mut mesh: Mesh) -> Outcome<Row> {
         // A relay is found before it is bound.
         mesh.rung(&mut node, plan.rungs, ANSWER).map_err(|e| format!("expected {rung}: {e}"))?;
     }
+    between(&mesh, &mut node)?;
     let row = mesh.row(&mut node, up, answered)?;
     mesh.stop(node, before.as_ref()).map_err(|e| format!("{e}\n{}", row.report))?;
     let whole = |why: String| Err(format!("{why}:\n{}", row.report));

@@ -28,7 +28,11 @@ const GRACE: Duration = Duration::from_millis(300);
 /// Addresses of IPv6 that are tried.
 const MOST_ADDRESSES: usize = 2;
 
-const NO_GATEWAY: &str = "connect this machine to a network that leads outside, or set option endpoint";
+const NO_GATEWAY: (&str, &str) = if cfg!(target_os = "linux") {
+    ("there is no gateway", "connect this machine to a network that leads outside, or set option endpoint")
+} else {
+    ("on this system it is not known which gateway leads outside", "map the port by hand, and set option endpoint")
+};
 const OPEN_FIREWALL: &str =
     "let connections to the node's port through the firewall of this machine and of its network";
 const NOT_SEEN: &str =
@@ -129,8 +133,8 @@ impl Side {
 }
 
 impl Ladder {
-    /// Climbs. `refuted` is a place that nobody need try: the directory did not find the node there.
-    pub(crate) async fn climb(&self, around: &Surroundings, refuted: Option<SocketAddr>) -> Found {
+    /// Climbs. `refuted` are places that nobody need try yet: the directory did not find the node there.
+    pub(crate) async fn climb(&self, around: &Surroundings, refuted: &[SocketAddr]) -> Found {
         let begun = Instant::now();
         let deadline = begun + LONGEST;
         let (tell, told) = watch::channel(None);
@@ -158,7 +162,7 @@ impl Ladder {
         Found { path: chosen.path, mapping: chosen.mapping, report }
     }
 
-    async fn by_ipv4(&self, around: &Surroundings, refuted: Option<SocketAddr>, deadline: Instant) -> Side {
+    async fn by_ipv4(&self, around: &Surroundings, refuted: &[SocketAddr], deadline: Instant) -> Side {
         let mut side = Side::default();
         let mut direct = RungReport::new(Rung::DirectIpv4);
         match around.public4 {
@@ -184,7 +188,7 @@ impl Ladder {
                 return side;
             }
             (None, None) => {
-                all.into_iter().for_each(|report| report.fail("there is no gateway for IPv4", NO_GATEWAY));
+                all.into_iter().for_each(|report| report.fail(format!("{}, for IPv4", NO_GATEWAY.0), NO_GATEWAY.1));
                 side.rungs.extend([pcp, nat_pmp, upnp]);
                 return side;
             }
@@ -293,7 +297,7 @@ impl Ladder {
         side: &mut Side,
         report: &mut RungReport,
         mapping: Mapping,
-        refuted: Option<SocketAddr>,
+        refuted: &[SocketAddr],
         deadline: Instant,
     ) {
         let external = mapping.external;
@@ -317,7 +321,7 @@ impl Ladder {
     async fn by_ipv6(
         &self,
         around: &Surroundings,
-        refuted: Option<SocketAddr>,
+        refuted: &[SocketAddr],
         mut told: watch::Receiver<Option<bool>>,
         deadline: Instant,
     ) -> Side {
@@ -372,7 +376,7 @@ impl Ladder {
     async fn besides(
         &self,
         around: &Surroundings,
-        refuted: Option<SocketAddr>,
+        refuted: &[SocketAddr],
         told: &mut watch::Receiver<Option<bool>>,
         deadline: Instant,
         direct: &mut RungReport,
@@ -420,7 +424,7 @@ impl Ladder {
     async fn first_seen(
         &self,
         around: &Surroundings,
-        refuted: Option<SocketAddr>,
+        refuted: &[SocketAddr],
         deadline: Instant,
         report: &mut RungReport,
     ) -> Option<SocketAddr> {
@@ -446,7 +450,7 @@ impl Ladder {
             return None;
         }
         let Some(gateway) = &around.gateway6 else {
-            report.fail("there is no gateway for IPv6", NO_GATEWAY);
+            report.fail(format!("{}, for IPv6", NO_GATEWAY.0), NO_GATEWAY.1);
             return None;
         };
         let search = deadline.min(Instant::now() + SEARCH);
@@ -475,13 +479,13 @@ impl Ladder {
     async fn is_seen(
         &self,
         place: SocketAddr,
-        refuted: Option<SocketAddr>,
+        refuted: &[SocketAddr],
         deadline: Instant,
         report: &mut RungReport,
         fix: &str,
     ) -> bool {
-        if refuted == Some(place) {
-            report.fail(format!("the directory did not find the node at {place}"), fix);
+        if refuted.contains(&place) {
+            report.fail(format!("the directory did not find the node at {place}; it is tried again later"), fix);
             return false;
         }
         match self.witness.look(place, deadline).await {

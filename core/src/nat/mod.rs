@@ -8,6 +8,7 @@ mod igd;
 mod ladder;
 mod mapping;
 mod proof;
+mod refuted;
 mod surroundings;
 mod tunnel;
 
@@ -28,6 +29,7 @@ use crate::types::{NatReport, Rung, RungReport};
 use ladder::Found;
 use mapping::Mapping;
 use proof::Sight;
+use refuted::Refuted;
 use surroundings::Surroundings;
 use tunnel::Tunnel;
 pub(crate) use tunnel::Tunnels;
@@ -53,7 +55,7 @@ pub(crate) struct Standing {
     /// None until the first climb is over; then the way, if there is one.
     path: watch::Sender<Option<Option<Path>>>,
     report: Mutex<NatReport>,
-    refuted: Mutex<Option<SocketAddr>>,
+    refuted: Mutex<Refuted>,
     doubt: Notify,
 }
 
@@ -74,13 +76,14 @@ impl Standing {
 
     /// The directory did not find the node at the way that it was told.
     pub(crate) fn refute(&self) {
-        let place = self.path().and_then(|path| path.place);
-        *self.refuted.lock().unwrap_or_else(PoisonError::into_inner) = place;
+        if let Some(place) = self.path().and_then(|path| path.place) {
+            self.refuted.lock().unwrap_or_else(PoisonError::into_inner).add(place, Instant::now());
+        }
         self.doubt.notify_one();
     }
 
-    fn refuted(&self) -> Option<SocketAddr> {
-        *self.refuted.lock().unwrap_or_else(PoisonError::into_inner)
+    fn refuted(&self) -> Vec<SocketAddr> {
+        self.refuted.lock().unwrap_or_else(PoisonError::into_inner).at(Instant::now())
     }
 
     fn publish(&self, path: Option<&Path>, mut report: NatReport) {
@@ -113,7 +116,7 @@ impl Ladder {
 
     /// Climbs once, and gives back what it took.
     pub(crate) async fn try_out(&self) -> NatReport {
-        let Found { mapping, mut report, .. } = self.climb(&Surroundings::look(), None).await;
+        let Found { mapping, mut report, .. } = self.climb(&Surroundings::look(), &[]).await;
         report.climbs = 1;
         give_back(mapping).await;
         report
@@ -134,7 +137,7 @@ impl Ladder {
         let mut pause = FIRST_PAUSE;
         loop {
             let around = Surroundings::look();
-            let Found { mut path, mapping, mut report } = self.climb(&around, standing.refuted()).await;
+            let Found { mut path, mapping, mut report } = self.climb(&around, &standing.refuted()).await;
             if let Some(before) = std::mem::replace(&mut held.mapping, mapping)
                 && held.mapping.as_ref().is_none_or(|now| now.external != before.external)
             {
