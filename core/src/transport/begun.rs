@@ -2,8 +2,9 @@
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio_rustls::server::TlsStream;
 
@@ -35,43 +36,54 @@ impl Stream for TlsStream<Begun<Watched>> {
 #[derive(Debug)]
 pub(super) struct Begun<Io> {
     io: Io,
-    first: [u8; MAGIC.len()],
-    unread: u8,
+    unread: Bytes,
+    most_at_once: usize,
 }
 
 impl<Io: Stream> Begun<Io> {
     pub(super) fn new(io: Io) -> Self {
-        Begun { io, first: [0; MAGIC.len()], unread: 0 }
+        Begun { io, unread: Bytes::new(), most_at_once: usize::MAX }
+    }
+
+    /// No read brings more than this. Readers make as much room as the last read has filled, and keep it while they do
+    /// something else.
+    pub(super) fn read_at_most(&mut self, bytes: usize) {
+        self.most_at_once = bytes;
+    }
+
+    /// Takes back what was read and not used; it is read again before anything else.
+    pub(super) fn put_back(&mut self, unused: &[u8]) {
+        if !unused.is_empty() {
+            self.unread = [unused, &self.unread].concat().into();
+        }
     }
 
     /// Looks at what the peer begins with: one byte tells, unless it could be the first of the native magic. None if the
     /// peer goes before that.
     pub(super) async fn begins(&mut self) -> Option<Begins> {
-        let mut n = 0;
+        let (mut first, mut n) = ([0; MAGIC.len()], 0);
         while n < MAGIC.len() {
-            match self.io.read(&mut self.first[n..]).await {
+            match self.io.read(&mut first[n..]).await {
                 Ok(0) | Err(_) => return None,
                 Ok(more) => n += more,
             }
-            if self.first[..n] != MAGIC[..n] {
+            if first[..n] != MAGIC[..n] {
                 break;
             }
         }
-        let begins = match self.first[0] {
+        let begins = match first[0] {
             TLS_HANDSHAKE => Begins::Tls,
-            _ if n == MAGIC.len() && self.first == MAGIC => Begins::Native,
+            _ if n == MAGIC.len() && first == MAGIC => Begins::Native,
             _ => Begins::Http,
         };
-        // They become the last ones of the array, so that their number says where they begin.
-        self.first.copy_within(..n, MAGIC.len() - n);
-        self.unread = u8::try_from(n).unwrap_or_default();
+        self.put_back(&first[..n]);
         Some(begins)
     }
 }
 
 impl<Io: Stream> Stream for Begun<Io> {
     async fn readable(&self) {
-        if self.unread == 0 {
+        if self.unread.is_empty() {
             self.io.readable().await;
         }
     }
@@ -79,11 +91,17 @@ impl<Io: Stream> Stream for Begun<Io> {
 
 impl<Io: AsyncRead + Unpin> AsyncRead for Begun<Io> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.unread > 0 && buf.remaining() > 0 {
-            let begin = self.first.len() - usize::from(self.unread);
-            let n = usize::from(self.unread).min(buf.remaining());
-            buf.put_slice(&self.first[begin..begin + n]);
-            self.unread -= u8::try_from(n).unwrap_or(self.unread);
+        if !self.unread.is_empty() {
+            let n = self.unread.len().min(buf.remaining());
+            buf.put_slice(&self.unread.split_to(n));
+            return Poll::Ready(Ok(()));
+        }
+        if buf.remaining() > self.most_at_once {
+            let most = self.most_at_once;
+            let mut some = ReadBuf::new(buf.initialize_unfilled_to(most));
+            ready!(Pin::new(&mut self.io).poll_read(cx, &mut some))?;
+            let n = some.filled().len();
+            buf.advance(n);
             return Poll::Ready(Ok(()));
         }
         Pin::new(&mut self.io).poll_read(cx, buf)

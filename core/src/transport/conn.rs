@@ -7,7 +7,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
@@ -28,6 +28,10 @@ const LEAST_BYTES_PER_S: u64 = 1024;
 
 /// Longest time from the first byte of a frame to its last (specification: 9.6).
 const FRAME_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Connections of a server that may keep their buffers while they are idle. Those of a busy server are few and made ready
+/// for the next request; thousands that wait are to cost no more than they have to.
+const MOST_READY: usize = 256;
 
 /// What a connection is doing, which decides what it may take how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,11 +122,14 @@ pub(crate) struct Conn {
     pub(crate) peer: SocketAddr,
     clock: Arc<CoarseClock>,
     arriving: Arriving,
+    open: Arc<AtomicUsize>,
     phase: AtomicU8,
     since_ms: AtomicU64,
     moved: AtomicU64,
     /// More of the answer is being made.
     streams: AtomicBool,
+    /// Something of the request's body may still have to come.
+    body_left: AtomicBool,
     refused: AtomicBool,
     secure: AtomicBool,
     cut: OnceLock<AbortHandle>,
@@ -190,6 +197,16 @@ impl Conn {
         Phase::from_u8(self.phase.load(Relaxed))
     }
 
+    /// Whether a body belongs to the request of which not all was read: it is not the beginning of the next one.
+    pub(super) fn body_is_left(&self, left: bool) {
+        self.body_left.store(left, Relaxed);
+    }
+
+    /// Whether it is between two requests, at a server that has too many connections for all to keep their buffers.
+    pub(super) fn should_rest(&self) -> bool {
+        self.phase() == Phase::Idle && self.open.load(Relaxed) > MOST_READY && !self.body_left.load(Relaxed)
+    }
+
     fn overdue(&self, now_ms: u64, deadlines: &Deadlines) -> bool {
         let elapsed = now_ms.saturating_sub(self.since_ms.load(Relaxed));
         let over = |limit: Duration| u128::from(elapsed) > limit.as_millis();
@@ -221,6 +238,8 @@ pub(crate) struct ConnTable {
     arriving: Arriving,
     deadlines: Deadlines,
     slots: Mutex<Slots>,
+    /// Connections that are open now.
+    open: Arc<AtomicUsize>,
     /// Connections that have come in until now.
     arrived: AtomicU64,
     cut_by_phase: [AtomicU64; Phase::ALL.len()],
@@ -247,6 +266,7 @@ impl Drop for Entry {
         let mut slots = self.table.lock();
         slots.conns[self.slot] = None;
         slots.free.push(self.slot);
+        self.table.open.fetch_sub(1, Relaxed);
     }
 }
 
@@ -281,6 +301,7 @@ impl ConnTable {
             arriving: Arriving::default(),
             deadlines,
             slots: Mutex::default(),
+            open: Arc::default(),
             arrived: AtomicU64::new(0),
             cut_by_phase: Default::default(),
         })
@@ -296,10 +317,12 @@ impl ConnTable {
             peer,
             clock: self.clock.clone(),
             arriving: self.arriving.clone(),
+            open: self.open.clone(),
             phase: AtomicU8::new(Phase::Silent as u8),
             since_ms: AtomicU64::new(self.clock.now_ms.load(Relaxed)),
             moved: AtomicU64::new(0),
             streams: AtomicBool::new(false),
+            body_left: AtomicBool::new(false),
             refused: AtomicBool::new(false),
             secure: AtomicBool::new(false),
             cut: OnceLock::new(),
@@ -307,6 +330,7 @@ impl ConnTable {
             overdue: Notify::new(),
         });
         self.arrived.fetch_add(1, Relaxed);
+        self.open.fetch_add(1, Relaxed);
         let mut slots = self.lock();
         let slot = slots.free.pop().unwrap_or_else(|| {
             slots.conns.push(None);
@@ -323,8 +347,7 @@ impl ConnTable {
 
     /// Connections that are open now.
     pub(crate) fn len(&self) -> usize {
-        let slots = self.lock();
-        slots.conns.len() - slots.free.len()
+        self.open.load(Relaxed)
     }
 
     /// Connections cut so far because the peer was too slow in this phase.

@@ -2,13 +2,15 @@
 //! it is HTTP, native or TLS, and once more what comes through TLS.
 
 use std::convert::Infallible;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::task::Poll;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
@@ -30,6 +32,9 @@ use crate::telemetry;
 
 /// Most bytes of a request's head.
 const MAX_HEAD_BYTES: usize = 64 << 10;
+/// Most bytes that are read at once. Below 16 KiB, so that hyper does not go beyond that with its room for reading: a
+/// connection has it as long as its task is served.
+const MOST_AT_ONCE: usize = (16 << 10) - 1;
 /// Most headers of a request.
 const MAX_HEADERS: usize = 100;
 /// Descriptors that are left for everything but inbound connections.
@@ -244,14 +249,41 @@ async fn serve_begun<S: Service>(
     }
 }
 
+/// Serves requests until the peer goes. One of many connections holds no buffers between two requests: hyper keeps 16 KiB
+/// for each, so it is let go, and made anew when there is something to read.
 async fn serve_http<S: Service>(
-    stream: impl Stream,
+    mut stream: Begun<impl Stream>,
     conn: &Arc<Conn>,
     service: Arc<S>,
-    closing: Pin<&mut (impl Future<Output = ()> + Send)>,
+    mut closing: Pin<&mut (impl Future<Output = ()> + Send)>,
 ) {
+    stream.read_at_most(MOST_AT_ONCE);
+    // Boxed, so that a connection that rests has not even the room for it.
+    while let Some(rested) = Box::pin(serve_requests(stream, conn, &service, closing.as_mut())).await {
+        stream = rested;
+        tokio::select! {
+            () = stream.readable() => {}
+            () = closing.as_mut() => {
+                let _ = stream.shutdown().await;
+                return;
+            }
+        }
+    }
+}
+
+/// Serves requests until the connection is to rest, and gives it back; none if it is over.
+async fn serve_requests<S: Service, Io: Stream>(
+    stream: Begun<Io>,
+    conn: &Arc<Conn>,
+    service: &Arc<S>,
+    mut closing: Pin<&mut (impl Future<Output = ()> + Send)>,
+) -> Option<Begun<Io>> {
+    // Who has read only a piece of the next request, or nothing at all, goes on reading.
+    let asked = AtomicBool::new(false);
     let handle = service_fn(|request: Request<Incoming>| {
         conn.enter(Phase::Handling);
+        conn.body_is_left(!request.body().is_end_stream());
+        asked.store(true, Relaxed);
         let answer = service.clone().call(request, conn.clone());
         async move {
             let mut answer = answer.await;
@@ -262,15 +294,25 @@ async fn serve_http<S: Service>(
     let mut http = hyper::server::conn::http1::Builder::new();
     // Deadlines are the table's; hyper's own header timeout would also cut idle connections.
     http.header_read_timeout(None).max_headers(MAX_HEADERS).max_buf_size(MAX_HEAD_BYTES);
-    let mut serving = std::pin::pin!(http.serve_connection(TokioIo::new(stream), handle));
+    let mut serving = http.serve_connection(TokioIo::new(stream), handle);
     // Errors here are the peer's (reset, malformed head): hyper has answered what can be answered.
+    let rests = poll_fn(|cx| match Pin::new(&mut serving).poll(cx) {
+        Poll::Ready(_) => Poll::Ready(false),
+        Poll::Pending if asked.load(Relaxed) && conn.should_rest() => Poll::Ready(true),
+        Poll::Pending => Poll::Pending,
+    });
     tokio::select! {
-        _ = serving.as_mut() => {}
-        () = closing => {
-            serving.as_mut().graceful_shutdown();
+        rests = rests => if !rests { return None },
+        () = closing.as_mut() => {
+            Pin::new(&mut serving).graceful_shutdown();
             let _ = serving.await;
+            return None;
         }
     }
+    let parts = serving.into_parts();
+    let mut stream = parts.io.into_inner();
+    stream.put_back(&parts.read_buf);
+    Some(stream)
 }
 
 /// Why a body could not be read.
@@ -298,7 +340,7 @@ pub(crate) async fn read_body(body: Incoming, most: usize, conn: &Conn) -> Resul
     }
     let mut body = body;
     // One frame is the rule and is passed on without a copy.
-    let (mut whole, mut grown, mut arrived) = (Bytes::new(), BytesMut::new(), 0);
+    let (mut whole, mut grown, mut arrived) = (Bytes::new(), Vec::new(), 0);
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame.map_err(|_| BodyFailure::Broken)?.into_data() else { continue };
         arrived += data.len();
@@ -308,7 +350,7 @@ pub(crate) async fn read_body(body: Incoming, most: usize, conn: &Conn) -> Resul
             refused = Some(BodyFailure::Busy);
         }
         if refused.is_some() {
-            (whole, grown) = (Bytes::new(), BytesMut::new());
+            (whole, grown) = (Bytes::new(), Vec::new());
             let _ = held.note(0);
             if arrived > MOST_DISCARDED.max(most) {
                 break;
@@ -316,14 +358,20 @@ pub(crate) async fn read_body(body: Incoming, most: usize, conn: &Conn) -> Resul
         } else if whole.is_empty() && grown.is_empty() {
             whole = data;
         } else {
+            if grown.capacity() < arrived {
+                // At most twice what has arrived, and in the end just as much as was declared.
+                let room = if declared >= arrived { declared.min(arrived * 2) } else { arrived * 2 };
+                grown.reserve_exact(room - grown.len());
+            }
             grown.extend_from_slice(&std::mem::take(&mut whole));
             grown.extend_from_slice(&data);
         }
     }
+    conn.body_is_left(arrived > MOST_DISCARDED.max(most));
     conn.enter(Phase::Handling);
     match refused {
         Some(failure) => Err(failure),
         None if grown.is_empty() => Ok(whole),
-        None => Ok(grown.freeze()),
+        None => Ok(grown.into()),
     }
 }

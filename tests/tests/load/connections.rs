@@ -62,6 +62,36 @@ fn assert_one_each(descriptors: usize, count: usize) {
     assert!((count - 64..=count).contains(&descriptors), "{descriptors} descriptors for {count} connections");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn among_hundreds_of_connections_requests_that_are_sent_ahead_or_in_pieces_are_answered_in_order() {
+    let node = Remote::new(json!("echo"), roomy()).await;
+    // Beyond 256 a node holds no buffers for a connection between two requests.
+    let mut callers = connected(&node, 0, 300).await;
+    for (n, caller) in callers.iter_mut().enumerate().skip(250) {
+        let ahead: Vec<u8> = (0..3).flat_map(|part| task(&format!("t-{n}-{part}"))).collect();
+        // Ends in the head of the third, in its body, or just before it.
+        let whole = task(&format!("t-{n}-0")).len() * 2;
+        let cut = [whole + 2, ahead.len() - 1, whole][n % 3];
+        for (piece, answers) in [(&ahead[..cut], 0..2), (&ahead[cut..], 2..3)] {
+            caller.write(piece).await.unwrap();
+            for part in answers {
+                let answer = tokio::time::timeout(Duration::from_secs(10), caller.answer()).await.unwrap().unwrap();
+                assert_eq!(answer.json()["task_id"], format!("t-{n}-{part}"));
+            }
+        }
+    }
+    // A body that nobody reads is not the next request.
+    for (n, caller) in callers.iter_mut().enumerate().skip(280) {
+        let hidden = post("/nowhere", "", &task(&format!("hidden-{n}")));
+        caller.write(&hidden).await.unwrap();
+        assert_eq!(caller.answer().await.unwrap().status, 404);
+        let sent = caller.write(&task(&format!("after-{n}"))).await;
+        if let (Ok(()), Ok(answer)) = (sent, caller.answer().await) {
+            assert_eq!(answer.json()["task_id"], format!("after-{n}"));
+        }
+    }
+}
+
 /// Connections that have made one task each.
 async fn connected(node: &Remote, first: usize, count: usize) -> Vec<Conn> {
     let mut callers = Vec::with_capacity(count);
