@@ -274,7 +274,8 @@ fn network(report: &NatReport) -> Vec<Check> {
         Check::new("interfaces", State::Well, addresses.join(", "))
     };
     let gateway = if report.gateways.is_empty() {
-        Check::new("gateway", State::No, "none is known that leads outside")
+        let fix = "connect this machine to a network that leads outside, or set option endpoint";
+        Check::new("gateway", State::No, "none is known that leads outside").fix(fix)
     } else {
         Check::new("gateway", State::Well, report.gateways.join(", "))
     };
