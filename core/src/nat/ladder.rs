@@ -23,6 +23,8 @@ pub(crate) const LONGEST: Duration = Duration::from_secs(8);
 const SEARCH: Duration = Duration::from_millis(3_500);
 /// How long our own address of IPv6 is looked at where there is another way: at most three times around the world.
 const HEAD_START: Duration = Duration::from_secs(1);
+/// How long it is looked at before anybody is asked to open a firewall: a node that is reachable asks nobody.
+const FIRST_LOOK: Duration = Duration::from_millis(300);
 /// What PCP is waited for where NAT-PMP has answered.
 const GRACE: Duration = Duration::from_millis(300);
 /// Addresses of IPv6 that are tried.
@@ -120,6 +122,16 @@ struct Side {
     mapping: Option<Mapping>,
     wan: Option<IpAddr>,
     double_nat: bool,
+}
+
+/// What was known of IPv6 before a firewall was asked to open.
+enum Besides {
+    /// The node is seen at this address as it is.
+    Seen(SocketAddr),
+    /// It is reached by IPv4, and needs no hole.
+    ByIpv4,
+    /// It is not seen; these may open a firewall.
+    Closed(Vec<(Tool, Order)>),
 }
 
 impl Side {
@@ -338,22 +350,23 @@ impl Ladder {
             side.rungs.push(direct);
             return side;
         }
-        let (by_itself, found, by4) = self.besides(around, refuted, &mut told, deadline, &mut direct, &mut hole).await;
-        if let Some(place) = by_itself {
-            side.take(direct, place, None);
-            return side;
-        }
-        side.rungs.push(direct);
-        // No hole is made that is not needed.
-        if by4 {
-            hole.say("not needed: the node is reached by IPv4");
-            side.rungs.push(hole);
-            return side;
-        }
-        let Some(found) = found else {
-            side.rungs.push(hole);
-            return side;
+        let found = match self.besides(around, refuted, &mut told, deadline, &mut direct, &mut hole).await {
+            Besides::Seen(place) => {
+                side.take(direct, place, None);
+                return side;
+            }
+            // No hole is made that is not needed.
+            Besides::ByIpv4 => {
+                hole.say("not needed: the node is reached by IPv4");
+                Vec::new()
+            }
+            Besides::Closed(found) => found,
         };
+        side.rungs.push(direct);
+        if found.is_empty() {
+            side.rungs.push(hole);
+            return side;
+        }
         for (tool, order) in found {
             let Some(mapping) = tool.open(&order, deadline, &mut hole).await else { continue };
             if self.is_seen(mapping.external, refuted, deadline, &mut hole, NOT_SEEN).await {
@@ -370,9 +383,8 @@ impl Ladder {
         side
     }
 
-    /// Looks at our addresses of IPv6 as they are, and at the same time for who may open a firewall before them: the first
-    /// address that is seen, who was found, and whether the node is reached by IPv4. Once there is another way, what a
-    /// firewall drops in silence is not waited for any longer.
+    /// Looks at our addresses of IPv6 as they are, and a moment later also for who may open a firewall before them. Once there
+    /// is another way, what a firewall drops in silence is not waited for any longer.
     async fn besides(
         &self,
         around: &Surroundings,
@@ -381,19 +393,23 @@ impl Ladder {
         deadline: Instant,
         direct: &mut RungReport,
         hole: &mut RungReport,
-    ) -> (Option<SocketAddr>, Option<Vec<(Tool, Order)>>, bool) {
-        let mut search = pin!(self.firewalls(around, deadline, hole));
+    ) -> Besides {
+        let begun = Instant::now();
+        let (head_start, mut until) = (deadline.min(begun + HEAD_START), deadline);
+        let mut search = pin!(async {
+            tokio::time::sleep_until(begun + FIRST_LOOK).await;
+            self.firewalls(around, deadline, hole).await
+        });
         let mut four = pin!(async { told.wait_for(Option::is_some).await.is_ok_and(|four| *four == Some(true)) });
         let (mut found, mut by4) = (None, None);
-        let (head_start, mut until) = (deadline.min(Instant::now() + HEAD_START), deadline);
         let seen = {
             let mut look = pin!(self.first_seen(around, refuted, deadline, direct));
             loop {
                 tokio::select! {
                     seen = &mut look => break Some(seen),
                     tools = &mut search, if found.is_none() => {
-                        let is_there = |tools: &Vec<_>| tools.iter().any(|(tool, _)| matches!(tool, Tool::Pinhole(..)));
-                        until = if tools.as_ref().is_some_and(is_there) { head_start } else { until };
+                        let opens = tools.iter().any(|(tool, _)| matches!(tool, Tool::Pinhole(..)));
+                        until = if opens { head_start } else { until };
                         found = Some(tools);
                     }
                     is_reached = &mut four, if by4.is_none() => {
@@ -404,20 +420,20 @@ impl Ladder {
                 }
             }
         };
-        if seen.is_none() {
-            direct.fail("not seen from outside by the time that another way was found", OPEN_FIREWALL);
+        match seen {
+            Some(Some(place)) => return Besides::Seen(place),
+            Some(None) => {}
+            None => direct.fail("not seen from outside by the time that another way was found", OPEN_FIREWALL),
         }
-        let by4 = match (seen, by4) {
-            (Some(Some(_)), _) => false,
-            (_, Some(by4)) => by4,
-            (_, None) => four.await,
+        let is_reached = match by4 {
+            Some(is_reached) => is_reached,
+            None => four.await,
         };
-        let found = match found {
-            Some(found) => found,
-            None if by4 || matches!(seen, Some(Some(_))) => None,
-            None => search.await,
-        };
-        (seen.flatten(), found, by4)
+        match found {
+            _ if is_reached => Besides::ByIpv4,
+            Some(found) => Besides::Closed(found),
+            None => Besides::Closed(search.await),
+        }
     }
 
     /// The first of our addresses of IPv6 at which the node is seen.
@@ -437,21 +453,16 @@ impl Ladder {
         None
     }
 
-    /// Who may open the firewall of IPv6, for which address; none if nobody is to be asked. A gateway lets an address ask for
+    /// Who may open the firewall of IPv6, for which address; nobody where `report` says why. A gateway lets an address ask for
     /// itself only.
-    async fn firewalls(
-        &self,
-        around: &Surroundings,
-        deadline: Instant,
-        report: &mut RungReport,
-    ) -> Option<Vec<(Tool, Order)>> {
+    async fn firewalls(&self, around: &Surroundings, deadline: Instant, report: &mut RungReport) -> Vec<(Tool, Order)> {
         if !self.options.mapping {
             report.say("switched off by option nat.mapping");
-            return None;
+            return Vec::new();
         }
         let Some(gateway) = &around.gateway6 else {
             report.fail(format!("{}, for IPv6", NO_GATEWAY.0), NO_GATEWAY.1);
-            return None;
+            return Vec::new();
         };
         let search = deadline.min(Instant::now() + SEARCH);
         let addresses: Vec<Ipv6Addr> = around.public6.iter().take(MOST_ADDRESSES).copied().collect();
@@ -472,7 +483,7 @@ impl Ladder {
             }
         }
         tools.extend(addresses.iter().map(|ip| (Tool::Pcp(self.nonce), self.order(gateway, (*ip).into()))));
-        Some(tools)
+        tools
     }
 
     /// Whether a place is this node's for somebody outside.

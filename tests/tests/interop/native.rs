@@ -171,11 +171,10 @@ async fn their_node_that_names_no_profile_answers_a_stream_once() {
     assert!(!heard.contains("event-stream"), "{heard}");
 }
 
-/// Their server by itself, with a handler that streams, registered by hand; nothing speaks HTTP there.
-async fn their_server(max_concurrent: u32) -> (Directory, Peer, Client) {
+/// Their server by itself, with a handler that streams, registered by hand without a key; nothing speaks HTTP there.
+pub(crate) async fn their_server(peer: Peer, max_concurrent: u32) -> (Directory, Peer, Client) {
     let directory = directory().await;
     let (port, nobody) = (free_port(), free_port());
-    let peer = Peer::start("peer_node.py").await;
     peer.ok("serve_native", json!({ "port": port, "node_id": "peer-native", "max_concurrent": max_concurrent })).await;
     let node = json!({
         "node_id": "peer-native", "endpoint": format!("http://127.0.0.1:{nobody}"), "region": "lab",
@@ -194,7 +193,7 @@ async fn their_server(max_concurrent: u32) -> (Directory, Peer, Client) {
 
 #[tokio::test]
 async fn our_client_follows_a_task_at_their_server_part_by_part() {
-    let (_directory, peer, ours) = their_server(4).await;
+    let (_directory, peer, ours) = their_server(Peer::start("peer_node.py").await, 4).await;
     let ask = |act: &str| Task::new(CHAT, json!({ "parts": 3, "act": act }));
     let mut stream = ours.stream(ask("hold")).await.unwrap();
     let first = stream.next().await.unwrap().unwrap();
@@ -224,7 +223,7 @@ async fn our_client_follows_a_task_at_their_server_part_by_part() {
 
 #[tokio::test]
 async fn their_full_server_is_known_not_to_have_run_the_task() {
-    let (_directory, peer, ours) = their_server(1).await;
+    let (_directory, peer, ours) = their_server(Peer::start("peer_node.py").await, 1).await;
     let held = tokio::spawn({
         let ours = ours.clone();
         async move { submit(&ours, json!({ "act": "hold", "n": 0 })).await }

@@ -6,11 +6,11 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use iicp_core::options::{ClientOptions, Discover, NodeOptions, PolicyProfile, RelayServerOptions, RelayWorkerOptions};
 use iicp_core::{CHAT, Client, Code, Directory, EMBEDDING, Error, Inbound, LiveNode, Node, Reply, Result, Task};
-use iicp_tests::http::{Conn, addr};
 use iicp_tests::tap::Tap;
 use serde_json::{Value, json};
 
 use crate::directory;
+use crate::native::their_server;
 use crate::peer::{PATIENCE, Peer, free_port};
 use crate::relay::relayed;
 use crate::their_client::{MODES, TASK};
@@ -180,31 +180,10 @@ async fn our_client_finds_their_rust_node_and_gets_its_results_sealed() {
     assert_eq!(gone.code(), Code::NoNodes);
 }
 
-/// Their native server by itself, registered by hand without a key; nothing speaks HTTP there.
-async fn their_server() -> (Directory, Peer, Client) {
-    let directory = directory().await;
-    let (port, nobody) = (free_port(), free_port());
-    let peer = Peer::rust().await;
-    peer.ok("serve_native", json!({ "port": port, "node_id": "peer-native", "max_concurrent": 4 })).await;
-    let node = json!({
-        "node_id": "peer-native", "endpoint": format!("http://127.0.0.1:{nobody}"), "region": "lab",
-        "transport_endpoint": format!("iicp://127.0.0.1:{port}"),
-        "capabilities": [{
-            "intent": CHAT, "models": ["m"], "max_tokens": 100,
-            "supported_profiles": ["urn:iicp:profile:service-lifecycle:v1"],
-        }],
-        "limits": { "max_concurrent": 4, "tokens_per_min": 1000 },
-    });
-    let answer = Conn::open(addr(&directory.url())).await.unwrap().post("/v1/register", &node).await.unwrap();
-    assert!(answer.status < 300, "{answer:?}");
-    let ours = client(&directory, PolicyProfile::DebugOverride);
-    (directory, peer, ours)
-}
-
 #[tokio::test]
 #[ignore = "needs the published crate; part of --with interop-rust"]
 async fn our_client_calls_their_rust_server_natively_and_follows_a_task_part_by_part() {
-    let (_directory, peer, ours) = their_server().await;
+    let (_directory, peer, ours) = their_server(Peer::rust().await, 4).await;
     let payload = json!({ "n": 1, "half": 0.5, "grüße": [null, true] });
     assert_eq!(submit(&ours, payload.clone()).await.unwrap(), json!({ "echo": payload }));
     let error = submit(&ours, json!({ "act": "backend" })).await.unwrap_err();
