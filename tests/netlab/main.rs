@@ -19,6 +19,7 @@ mod punched;
 mod rules;
 mod scripted;
 mod space;
+mod stopped;
 mod tunnel;
 mod world;
 
@@ -96,8 +97,8 @@ fn trials(is_full: bool) -> Vec<Trial> {
             work: Box::new(|| gateway.run().map(Shown::Reached)),
         });
     }
-    for (name, quick, work) in events::ALL {
-        all.push(Trial { what: "event", name, quick: *quick, work: Box::new(|| work().map(Shown::Reached)) });
+    for (name, quick, work) in [events::ALL, stopped::ALL].concat() {
+        all.push(Trial { what: "event", name, quick, work: Box::new(move || work().map(Shown::Reached)) });
     }
     for pair in punched::PAIRS {
         // The short run has the pairs that differ in kind, and no more tries than it takes to see them at work.
