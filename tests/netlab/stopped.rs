@@ -4,6 +4,8 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
+use serde_json::json;
+
 use crate::Outcome;
 use crate::events::Event;
 use crate::inside::DIRECTORY_PORT;
@@ -30,6 +32,8 @@ pub(crate) const ALL: &[Event] = &[
             ..Plan::home("home")
         })
     }),
+    ("SIGTERM, starting", true, || stopped_in_doubt(false)),
+    ("SIGTERM, climbing", false, || stopped_in_doubt(true)),
 ];
 
 /// The command as it is installed, with what it does by itself.
@@ -72,6 +76,39 @@ fn stopped(plan: Plan) -> Outcome<Row> {
     let method = registered["transport_method"].as_str().unwrap_or("none").to_owned();
     let rung = plan.rungs.first().copied().unwrap_or_default().to_owned();
     Ok(Row { rung, endpoint, method, up, answered: Some(up), report: String::new(), climb: up })
+}
+
+/// The gateway says that it has opened a port, and the node is just looking whether that is true when it is told to stop: while
+/// it starts, or later, when it looks for a better way than the relay that it has.
+fn stopped_in_doubt(again: bool) -> Outcome<Row> {
+    let mut mesh = Mesh::build(Plan::home("home"), usize::from(again))?;
+    let space = mesh.world.gateway(0).ok_or("there is no gateway")?;
+    let mut gateway = Program::start(space, "gateway", &json!({ "opens": false }))?.ready(START)?;
+    let begun = Instant::now();
+    let command = serve(&mesh)?;
+    if again {
+        command.event("ready", START)?;
+    }
+    let up = begun.elapsed();
+    let opened = |gateway: &mut Program| -> Outcome<bool> {
+        let told = gateway.ask(&json!({}), START)?;
+        Ok(told["mappings"].as_object().is_some_and(|mappings| !mappings.is_empty()))
+    };
+    while !opened(&mut gateway)? {
+        if begun.elapsed() > START {
+            return Err("the gateway was not asked for a port".into());
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    command.terminate(STOP)?;
+    if opened(&mut gateway)? {
+        return Err("a port that was opened just before stayed open".into());
+    }
+    let registered = mesh.registered()?;
+    let text = |name: &str| registered[name].as_str().unwrap_or("none").to_owned();
+    let rung = if again { "relay" } else { "none" }.to_owned();
+    let (endpoint, method) = (text("endpoint"), text("transport_method"));
+    Ok(Row { rung, endpoint, method, up, answered: None, report: String::new(), climb: up })
 }
 
 /// What a place says of itself.

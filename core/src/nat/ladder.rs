@@ -5,7 +5,8 @@ use std::pin::pin;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
 
 use super::asking;
 use super::igd::{self, Igd};
@@ -112,6 +113,8 @@ pub(crate) struct Ladder {
     pub(crate) nonce: Nonce,
     /// What opens a tunnel, if the operator asks for one.
     pub(crate) tunnels: Option<Tunnels>,
+    /// The node stops. A climb is not dropped then but comes to its end at once: only it knows what a gateway has just opened.
+    pub(crate) leaving: CancellationToken,
 }
 
 /// The ways by IPv4, or those by IPv6.
@@ -215,6 +218,11 @@ impl Ladder {
                 let igd = igd::find(gateway, gateway.ours, search, &mut report).await;
                 (report, igd)
             });
+            // An answer that is on its way is still taken, so that what was opened is known.
+            let mut leaving = pin!(async {
+                self.leaving.cancelled().await;
+                sleep(GRACE).await;
+            });
             // Whoever answers first is tried first; what the other says meanwhile waits in its socket.
             while side.path.is_none() && !side.double_nat && (pcp.is_some() || upnp.is_some()) {
                 tokio::select! {
@@ -234,6 +242,7 @@ impl Ladder {
                         }
                         side.rungs.push(report);
                     }
+                    () = &mut leaving => break,
                 }
             }
         }
@@ -368,6 +377,9 @@ impl Ladder {
             return side;
         }
         for (tool, order) in found {
+            if self.leaving.is_cancelled() {
+                break;
+            }
             let Some(mapping) = tool.open(&order, deadline, &mut hole).await else { continue };
             if self.is_seen(mapping.external, refuted, deadline, &mut hole, NOT_SEEN).await {
                 let external = mapping.external;
@@ -432,7 +444,7 @@ impl Ladder {
         match found {
             _ if is_reached => Besides::ByIpv4,
             Some(found) => Besides::Closed(found),
-            None => Besides::Closed(search.await),
+            None => Besides::Closed(self.leaving.run_until_cancelled(search).await.unwrap_or_default()),
         }
     }
 
@@ -499,7 +511,8 @@ impl Ladder {
             report.fail(format!("the directory did not find the node at {place}; it is tried again later"), fix);
             return false;
         }
-        match self.witness.look(place, deadline).await {
+        let sight = self.leaving.run_until_cancelled(self.witness.look(place, deadline)).await;
+        match sight.unwrap_or_else(|| Sight::NotSeen("nobody looks there any more, since the node stops".to_owned())) {
             Sight::Seen => {
                 report.say(format!("seen from outside at {place}"));
                 true

@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
 
 pub(crate) use ladder::{LONGEST, Ladder, Path};
 pub(crate) use proof::{Arrivals, Witness};
@@ -111,7 +112,8 @@ impl Ladder {
         arrivals: Option<Arrivals>,
     ) -> crate::error::Result<Self> {
         let nonce = crate::crypto::digest::random()?;
-        Ok(Ladder { options, listening, witness: Witness { directory, arrivals }, nonce, tunnels: None })
+        let (witness, leaving) = (Witness { directory, arrivals }, CancellationToken::new());
+        Ok(Ladder { options, listening, witness, nonce, tunnels: None, leaving })
     }
 
     /// Climbs once, and gives back what it took.
@@ -122,48 +124,61 @@ impl Ladder {
         report
     }
 
-    /// Finds a way and keeps it, until `closing`; then gives back what gateways gave.
-    pub(crate) async fn stay(&self, standing: &Standing, closing: impl Future<Output = ()>) {
+    /// Finds a way and keeps it until the node stops; then gives back what gateways gave.
+    pub(crate) async fn stay(&self, standing: &Standing) {
         let mut held = Held::default();
-        tokio::select! {
-            () = closing => {}
-            () = self.keep(standing, &mut held) => {}
-        }
+        self.keep(standing, &mut held).await;
         give_back(held.mapping).await;
     }
 
     async fn keep(&self, standing: &Standing, held: &mut Held) {
-        let interval = Duration::from_millis(self.options.check_interval_ms);
         let mut pause = FIRST_PAUSE;
         loop {
             let around = Surroundings::look();
-            let Found { mut path, mapping, mut report } = self.climb(&around, &standing.refuted()).await;
+            let Found { path, mapping, report } = self.climb(&around, &standing.refuted()).await;
             if let Some(before) = std::mem::replace(&mut held.mapping, mapping)
                 && held.mapping.as_ref().is_none_or(|now| now.external != before.external)
             {
                 give_back(Some(before)).await;
             }
-            match &path {
-                Some(_) => held.tunnel = None,
-                None => path = self.by_tunnel(held, standing, &mut report).await,
+            let stays = self.stand(&around, path, report, held, standing, &mut pause);
+            if self.leaving.run_until_cancelled(stays).await.is_none() {
+                return;
             }
-            match &path {
-                Some(path) => tracing::info!(target: telemetry::NAT, endpoint = %path.endpoint, "reached from outside"),
-                None => tracing::warn!(target: telemetry::NAT, "no way from outside was found"),
+        }
+    }
+
+    /// Tells how the node stands after a climb, and returns when it has to climb again.
+    async fn stand(
+        &self,
+        around: &Surroundings,
+        mut path: Option<Path>,
+        mut report: NatReport,
+        held: &mut Held,
+        standing: &Standing,
+        pause: &mut Duration,
+    ) {
+        let interval = Duration::from_millis(self.options.check_interval_ms);
+        match &path {
+            Some(_) => held.tunnel = None,
+            None => path = self.by_tunnel(held, standing, &mut report).await,
+        }
+        match &path {
+            Some(path) => tracing::info!(target: telemetry::NAT, endpoint = %path.endpoint, "reached from outside"),
+            None => tracing::warn!(target: telemetry::NAT, "no way from outside was found"),
+        }
+        standing.publish(path.as_ref(), report);
+        match path {
+            Some(path) => {
+                *pause = FIRST_PAUSE;
+                self.watch(around, &path, held, standing, interval).await;
             }
-            standing.publish(path.as_ref(), report);
-            match path {
-                Some(path) => {
-                    pause = FIRST_PAUSE;
-                    self.watch(&around, &path, held, standing, interval).await;
-                }
-                None => {
-                    // As soon as a tunnel may be asked for.
-                    let tunnel = self.tunnels.as_ref().map(Tunnels::pause_left).filter(|left| !left.is_zero());
-                    let next = tunnel.map_or(pause, |left| pause.min(left + Duration::from_secs(1)));
-                    self.wait(&around, next, standing, interval).await;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
-                }
+            None => {
+                // As soon as a tunnel may be asked for.
+                let tunnel = self.tunnels.as_ref().map(Tunnels::pause_left).filter(|left| !left.is_zero());
+                let next = tunnel.map_or(*pause, |left| (*pause).min(left + Duration::from_secs(1)));
+                self.wait(around, next, standing, interval).await;
+                *pause = (*pause * 2).min(LONGEST_PAUSE);
             }
         }
     }

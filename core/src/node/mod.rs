@@ -26,9 +26,11 @@ mod tls;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use serde::Serialize;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
@@ -149,6 +151,9 @@ pub struct Node {
     relay_key: Option<PinnedKey>,
     tls: Option<Arc<ServerTls>>,
     backend: Option<Backend>,
+    /// Ends when nobody waits for the first registration any more.
+    /// Behind a mutex only because a future need not be `Sync`, and a node is.
+    until: Mutex<BoxFuture<'static, ()>>,
 }
 
 impl Node {
@@ -217,6 +222,7 @@ impl Node {
             relay_key,
             tls,
             backend,
+            until: Mutex::new(std::future::pending().boxed()),
         })
     }
 
@@ -265,6 +271,15 @@ impl Node {
         tls::examine(options).await
     }
 
+    /// Has [`Node::serve`] return as soon as `stop` ends, without waiting for the backend or for the first registration. A node
+    /// that is asked to stop while it begins can then be shut down in good order; one whose `serve` is dropped gives nothing
+    /// back, neither to its directory nor to a gateway that has opened a port.
+    #[must_use]
+    pub fn until(mut self, stop: impl Future<Output = ()> + Send + 'static) -> Self {
+        self.until = Mutex::new(stop.boxed());
+        self
+    }
+
     /// The backend, if the options have one: to be called by a handler that does more than that.
     #[must_use]
     pub fn backend(&self) -> Option<Backend> {
@@ -292,7 +307,7 @@ impl Node {
     /// `DIRECTORY_REJECTED` or `DIRECTORY_UNAUTHORIZED` if the directory refuses what waiting cannot mend.
     pub async fn serve<H: Handler>(self, handler: H) -> Result<LiveNode> {
         let Node { options, server, advertised, endpoint, directory, http, listeners, backend, .. } = self;
-        let Node { mut identity, key, relay_key, tls, .. } = self;
+        let Node { mut identity, key, relay_key, tls, until, .. } = self;
         let intents: Vec<Arc<str>> = options.intents.iter().map(|intent| Arc::from(intent.as_str())).collect();
         let group = TaskGroup::new();
         let credentials = identity.credentials.take();
@@ -355,21 +370,25 @@ impl Node {
             tls.keep_fresh(&group);
         }
         server.serve(Behind { http: state.clone(), native: native::behind(&state), tls }, &group);
-        if let Some(backend) = backend {
-            backend.keep_watch(&state).await;
-        }
-        if let Some(directory) = directory {
+        let begin = async {
+            if let Some(backend) = backend {
+                backend.keep_watch(&state).await;
+            }
+            let Some(directory) = directory else { return Ok(()) };
             relaying::be_reached(&state, &directory);
             if let (Some(ladder), Some(standing)) = (ladder, standing) {
                 reaching::keep(&state, ladder, standing, directory.clone());
             }
             let (first, tried) = oneshot::channel();
-            group.spawn("registration", registration::keep(state, directory, credentials, first));
-            if let Ok(Err(error)) = tried.await
-                && !error.retryable()
-            {
-                return Err(error);
+            group.spawn("registration", registration::keep(state.clone(), directory, credentials, first));
+            match tried.await {
+                Ok(Err(error)) if !error.retryable() => Err(error),
+                _ => Ok(()),
             }
+        };
+        tokio::select! {
+            begun = begin => begun?,
+            () = until.into_inner().unwrap_or_else(PoisonError::into_inner) => {}
         }
         Ok(live)
     }

@@ -194,9 +194,10 @@ pub(super) fn ladder(
 }
 
 /// Finds the way by which the node is reached and keeps it, with a relay while there is none.
-pub(super) fn keep(state: &Arc<State>, ladder: Ladder, standing: Arc<Standing>, directory: DirectoryClient) {
-    let (leaving, gone) = (state.leaving.clone(), standing.clone());
-    state.group.spawn("ladder", async move { ladder.stay(&gone, leaving.cancelled_owned()).await });
+pub(super) fn keep(state: &Arc<State>, mut ladder: Ladder, standing: Arc<Standing>, directory: DirectoryClient) {
+    ladder.leaving = state.leaving.clone();
+    let told = standing.clone();
+    state.group.spawn("ladder", async move { ladder.stay(&told).await });
     let state_ = state.clone();
     state.group.spawn("reaching", async move {
         let closing = state_.group.closing();

@@ -2,17 +2,22 @@
 //! directory. Who asks a second time does not wait.
 
 use std::future::Future;
+use std::pin::pin;
 use std::time::Duration;
 
 use clap::Args;
 use iicp_core::{Directory, LiveNode};
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 
 use crate::Context;
 use crate::console::Console;
 use crate::failure::Failure;
 use crate::settings::DRAIN_MS;
 use crate::supervisor::Supervisor;
+
+/// Longest wait for what was only beginning to serve.
+const LEAVING: Duration = Duration::from_secs(5);
 
 /// How a service stops.
 #[derive(Args, Clone, Debug)]
@@ -62,18 +67,37 @@ impl Running {
     }
 }
 
-/// Starts a service and runs it. `start` says on the console that it is there.
-pub(crate) async fn run<F>(context: &mut Context, stop: &Stop, start: F) -> Result<(), Failure>
+/// Starts a service and runs it. `start` says on the console that it is there; when it is asked to stop before that, `stop` tells
+/// it so, and what it has begun is stopped in good order.
+pub(crate) async fn run<F>(
+    context: &mut Context,
+    how: &Stop,
+    stop: Option<CancellationToken>,
+    start: F,
+) -> Result<(), Failure>
 where
     F: Future<Output = Result<Running, Failure>>,
 {
-    let grace = stop.grace()?;
+    let grace = how.grace()?;
     let (console, signals) = (context.console, &mut context.signals);
     let supervisor = Supervisor::from_environment();
+    let mut start = pin!(start);
     let running = tokio::select! {
-        running = start => running?,
+        running = &mut start => running?,
         signal = signals.next() => {
-            console.event("stopped", json!({ "signal": signal.name(), "finished": true }), "stopped before it began");
+            // Whoever listens to `stop` has something to give back.
+            let finished = match stop {
+                Some(stop) => {
+                    stop.cancel();
+                    let leaving = async { Ok::<_, Failure>(start.await?.stop(grace).await) };
+                    tokio::select! {
+                        finished = tokio::time::timeout(LEAVING, leaving) => matches!(finished, Ok(Ok(true))),
+                        _ = signals.next() => false,
+                    }
+                }
+                None => true,
+            };
+            console.event("stopped", json!({ "signal": signal.name(), "finished": finished }), "stopped before it began");
             return Ok(());
         }
     };

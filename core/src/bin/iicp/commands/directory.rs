@@ -47,5 +47,5 @@ pub(crate) async fn run(args: Directory, context: &mut Context) -> Result<(), Fa
         console.event("ready", json!({ "directory": url }), &text);
         Ok(Running { node: None, directory: Some(directory), registers: false })
     };
-    service::run(context, &args.stop, start).await
+    service::run(context, &args.stop, None, start).await
 }

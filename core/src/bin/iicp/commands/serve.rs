@@ -2,6 +2,7 @@ use clap::Args;
 use iicp_core::Node;
 use iicp_core::options::NodeOptions;
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 
 use super::node_defaults;
 use crate::Context;
@@ -94,10 +95,12 @@ pub(crate) async fn run(args: Serve, context: &mut Context) -> Result<(), Failur
         options.directory.clear();
     }
     let (console, directory) = (context.console, options.directory.clone());
+    let stop = CancellationToken::new();
+    let told = stop.clone();
     let start = async move {
         let (intents, models) = (options.intents.clone(), options.models.clone());
         let backend = options.backend.as_ref().and_then(|backend| backend.url.clone());
-        let node = Node::bind(options).await?;
+        let node = Node::bind(options).await?.until(told.clone().cancelled_owned());
         let progress = console.progress("asking backend and directory");
         let node = if args.echo { node.serve(echo).await? } else { node.serve_backend().await? };
         drop(progress);
@@ -115,8 +118,10 @@ pub(crate) async fn run(args: Serve, context: &mut Context) -> Result<(), Failur
             (true, false) => format!("not registered yet with {directory}; trying again"),
         };
         let text = format!("node at {} {}\n{place}", strong(&node.url()), faint(node.node_id()));
-        console.event("ready", facts, &text);
+        if !told.is_cancelled() {
+            console.event("ready", facts, &text);
+        }
         Ok(Running { node: Some(node), directory: None, registers })
     };
-    service::run(context, &args.stop, start).await
+    service::run(context, &args.stop, Some(stop), start).await
 }

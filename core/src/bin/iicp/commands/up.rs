@@ -85,7 +85,7 @@ pub(crate) async fn run(args: Up, context: &mut Context) -> Result<(), Failure> 
         console.event("ready", facts, &welcome(&directory, &node.url(), node.node_id(), &served));
         Ok(Running { node: Some(node), directory: Some(directory), registers: true })
     };
-    service::run(context, &args.stop, start).await
+    service::run(context, &args.stop, None, start).await
 }
 
 async fn bind_directory(mut options: DirectoryOptions, fixed: bool) -> Result<Directory, Failure> {
