@@ -502,10 +502,15 @@ mod tests {
         }
     }
 
+    /// The one number of rounds, or the other in the long form of `tests/run --with soak`.
+    fn rounds(few: usize, many: usize) -> usize {
+        if std::env::var_os("IICP_SOAK").is_some() { many } else { few }
+    }
+
     #[test]
     fn parts_in_any_order_make_what_the_model_says() {
         let mut byte = noise(0x9e37_79b9_7f4a_7c15);
-        for round in 0..20_000_usize {
+        for round in 0..rounds(20_000, 1_000_000) {
             // Few ids and small totals, so that many messages get whole; some rounds as they come.
             let tame = round % 8 != 0;
             let steps: Vec<u8> = (0..round % 90)
@@ -521,6 +526,45 @@ mod tests {
                 .collect();
             fragments(&steps);
         }
+    }
+
+    #[test]
+    fn large_parts_are_taken_as_long_as_there_is_room_for_their_message_and_for_all() {
+        let (mut byte, zeros) = (noise(0x2545_f491_4f6c_dd1d), vec![0; 3 << 20]);
+        let mut ends = BTreeMap::<_, usize>::new();
+        for _ in 0..rounds(40, 2_000) {
+            let (mut reassembly, mut model) = (Reassembly::default(), BTreeMap::<u8, (u64, usize)>::new());
+            // Seven parts each, so that some get whole, some are too large, and all together too many.
+            let [few, most] = [byte() % 8 + 1, byte() % 3 + 1];
+            for _ in 0..64 {
+                let (id, length) = (byte() % few, (usize::from(byte()) << 12) * usize::from(most));
+                let (seq, held) = model.get(&id).copied().unwrap_or_default();
+                let all: usize = model.values().map(|(_, held)| held).sum();
+                let mut payload = Vec::new();
+                let mut map = MapWriter::begin(&mut payload);
+                map.text(1, id.to_string().as_str()).uint(2, seq).uint(3, 7).bytes(4, &zeros[..length]).end();
+                let too_much = [held + length > MAX_PAYLOAD, all + length > MAX_HELD];
+                let end = match reassembly.add(Kind::Call, FRAGMENTED, &payload, 0) {
+                    Ok(whole) => {
+                        assert_eq!(too_much, [false, false], "taken all the same");
+                        let length = held + length;
+                        assert_eq!(whole.as_ref().map(|(_, whole)| whole.len()), (seq == 6).then_some(length));
+                        model.insert(id, if whole.is_some() { (0, 0) } else { (seq + 1, length) });
+                        if whole.is_some() { "one got whole" } else { "none" }
+                    }
+                    Err(Reason::FrameTooLarge) if too_much[0] => "one is too large",
+                    // A message costs a little beside its bytes.
+                    Err(Reason::ReassemblyLimitExceeded) if all + length + (1 << 10) > MAX_HELD => "all are",
+                    Err(reason) => panic!("{reason:?} with {held} of one, {all} of all and {length} more"),
+                };
+                *ends.entry(end).or_default() += 1;
+                assert!(reassembly.held() <= MAX_HELD);
+                if end == "one is too large" || end == "all are" {
+                    break;
+                }
+            }
+        }
+        assert_eq!(ends.len(), 4, "each end came: {ends:?}");
     }
 
     #[test]
