@@ -1,19 +1,21 @@
 //! A node with a backend: what it says of one that is there, that is dead, or that was never named, and how tasks end.
 
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::process::Stdio;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::support::{Ended, Home, Service, nobody, until};
 
-/// An inference server with one model. It answers chats, or keeps them waiting.
+/// An inference server with one model. It answers chats, or keeps them waiting until it shall.
 struct Backend {
     url: String,
+    answers: Arc<AtomicBool>,
     asked: Arc<AtomicUsize>,
     /// Requests that their client gave up.
     left: Arc<AtomicUsize>,
@@ -24,19 +26,20 @@ impl Backend {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let url = format!("http://{}/v1", listener.local_addr().unwrap());
         let (asked, left) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-        let counts = (asked.clone(), left.clone());
+        let (answers, counts) = (Arc::new(AtomicBool::new(answers)), (asked.clone(), left.clone()));
+        let told = answers.clone();
         std::thread::spawn(move || {
             for peer in listener.incoming().map_while(Result::ok) {
-                let counts = counts.clone();
-                std::thread::spawn(move || serve(peer, answers, &counts.0, &counts.1));
+                let (answers, counts) = (told.clone(), counts.clone());
+                std::thread::spawn(move || serve(peer, &answers, &counts.0, &counts.1));
             }
         });
-        Backend { url, asked, left }
+        Backend { url, answers, asked, left }
     }
 }
 
 /// One request per connection is enough here.
-fn serve(mut peer: TcpStream, answers: bool, asked: &AtomicUsize, left: &AtomicUsize) {
+fn serve(mut peer: TcpStream, answers: &AtomicBool, asked: &AtomicUsize, left: &AtomicUsize) {
     let mut request = vec![0; 64 << 10];
     let length = peer.read(&mut request).unwrap_or(0);
     let request = String::from_utf8_lossy(&request[..length]).into_owned();
@@ -44,10 +47,16 @@ fn serve(mut peer: TcpStream, answers: bool, asked: &AtomicUsize, left: &AtomicU
         json!({ "object": "list", "data": [{ "id": "tiny", "object": "model" }] })
     } else if request.starts_with("POST /v1/chat/completions") {
         asked.fetch_add(1, Ordering::SeqCst);
-        if !answers {
-            while peer.read(&mut [0; 4096]).is_ok_and(|length| length > 0) {}
-            left.fetch_add(1, Ordering::SeqCst);
-            return;
+        peer.set_read_timeout(Some(Duration::from_millis(5))).unwrap();
+        while !answers.load(Ordering::SeqCst) {
+            match peer.read(&mut [0; 4096]) {
+                Ok(1..) => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Ok(0) | Err(_) => {
+                    left.fetch_add(1, Ordering::SeqCst);
+                    return;
+                }
+            }
         }
         let message = json!({ "role": "assistant", "content": "tiny says hello" });
         json!({ "model": "tiny", "choices": [{ "index": 0, "message": message, "finish_reason": "stop" }] })
@@ -212,6 +221,51 @@ fn running_tasks_are_finished_within_the_bound_and_at_once_when_asked_twice() {
         assert_ne!(Ended::from(query.wait_with_output().unwrap()).code, Some(0));
         until("the backend is left", || backend.left.load(Ordering::SeqCst) > 0);
     }
+}
+
+#[test]
+fn a_node_that_is_asked_to_stop_leaves_takes_nothing_more_and_ends_well_when_its_tasks_have() {
+    let home = Home::new();
+    let (backend, directory) = (Backend::new(false), directory(&home));
+    let mesh = &directory.directory();
+    let flags = ["--backend", "vllm", "--backend-url", &backend.url, "--directory-url", mesh, "--port", "0"];
+    let mut node = home.serve(&[&["serve", "--drain-ms", "60000"], &flags[..]].concat());
+    let url = node.ready["node"]["url"].as_str().unwrap().to_owned();
+    let mut query = home.iicp(&["query", "hi", "--directory-url", mesh, "--timeout-ms", "60000"]);
+    let query = query.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    until("the backend is asked", || backend.asked.load(Ordering::SeqCst) > 0);
+    node.signal(Signal::TERM);
+    assert_eq!(node.event("stopping")["running_tasks"], 1);
+    until("its health says so", || {
+        home.run(&["healthcheck", &url, "--json"]).with(0).objects()[0]["state"] == "draining"
+    });
+    until("nobody finds it", || home.run(&["discover", "--directory-url", mesh]).with(0).out.is_empty());
+    // Who has its address still is told to go elsewhere.
+    let task = json!({ "task_id": "late", "intent": "urn:iicp:intent:llm:chat:v1", "payload": { "messages": [] } });
+    let refused = posted(&url, &task.to_string());
+    assert!(refused.starts_with("HTTP/1.1 503 ") && refused.contains("retry-after: "), "{refused}");
+    backend.answers.store(true, Ordering::SeqCst);
+    assert_eq!(node.event("stopped")["finished"], true);
+    assert_eq!(node.child.wait().unwrap().code(), Some(0));
+    let answered = Ended::from(query.wait_with_output().unwrap()).with(0);
+    assert_eq!(answered.out, "tiny says hello\n", "what was running has its answer");
+    assert_eq!(backend.asked.load(Ordering::SeqCst), 1);
+    TcpStream::connect(url.strip_prefix("http://").unwrap()).unwrap_err();
+}
+
+/// What a node answers to a task.
+fn posted(url: &str, task: &str) -> String {
+    let mut node = TcpStream::connect(url.strip_prefix("http://").unwrap()).unwrap();
+    write!(
+        node,
+        "POST /v1/task HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json\r\n\
+         content-length: {}\r\n\r\n{task}",
+        task.len()
+    )
+    .unwrap();
+    let mut answer = String::new();
+    node.read_to_string(&mut answer).unwrap();
+    answer
 }
 
 #[test]
