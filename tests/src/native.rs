@@ -72,6 +72,45 @@ pub fn call_with(call_id: &str, task: Vec<u8>) -> Vec<u8> {
     frame(kind::CALL, 0, &map(&[(1, 1.into()), (2, "s-1".into()), (5, body), (15, call_id.into())]))
 }
 
+/// A gzip member that becomes 258 zeros for each of so many runs, for every 13 bits that it takes.
+#[must_use]
+pub fn gzip_of_zeros(runs: usize) -> Vec<u8> {
+    let mut bits = Bits { bytes: vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff], used: 8 };
+    // The last block, with the code that is fixed: a zero, runs of the longest length at distance 1, the end.
+    bits.put(0b110, 3);
+    bits.put(0x30, 8);
+    for _ in 0..runs {
+        bits.put(0b1100_0101, 8);
+        bits.put(0, 5);
+    }
+    bits.put(0, 7);
+    bits.bytes.extend([0; 8]);
+    bits.bytes
+}
+
+/// Bytes that are filled from their lowest bit on.
+struct Bits {
+    bytes: Vec<u8>,
+    used: u32,
+}
+
+impl Bits {
+    /// Puts a code of this length, its highest bit first.
+    fn put(&mut self, code: u32, length: u32) {
+        for at in (0..length).rev() {
+            if self.used == 8 {
+                self.bytes.push(0);
+                self.used = 0;
+            }
+            let bit = u8::from(code >> at & 1 == 1);
+            if let Some(last) = self.bytes.last_mut() {
+                *last |= bit << self.used;
+            }
+            self.used += 1;
+        }
+    }
+}
+
 /// A frame that was read.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Frame {

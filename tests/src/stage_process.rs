@@ -38,6 +38,14 @@ impl StageProcess {
         StageProcess::spawn(Command::new(program.as_ref()).env(TRANSPORT, transport.word()))
     }
 
+    /// Starts the program with what it says of its own faults, such as panics, in a file.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn overheard(program: impl AsRef<Path>, faults: std::fs::File) -> std::io::Result<StageProcess> {
+        StageProcess::spawn(Command::new(program.as_ref()).stderr(faults))
+    }
+
     fn spawn(program: &mut Command) -> std::io::Result<StageProcess> {
         let mut child = program.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true).spawn()?;
         let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {

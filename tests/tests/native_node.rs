@@ -11,7 +11,7 @@ use ciborium::Value as Cbor;
 use iicp_core::options::{NativeTransport, NodeOptions};
 use iicp_core::{CHAT, Error, Inbound, LiveNode, Node, Reply};
 use iicp_tests::http::Conn;
-use iicp_tests::native::{CALLS, Native, call, frame, hello, kind, map, raw};
+use iicp_tests::native::{CALLS, Native, call, frame, gzip_of_zeros, hello, kind, map, raw};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
@@ -98,29 +98,8 @@ fn after_hello(frames: &[Vec<u8>]) -> Vec<u8> {
 fn rows() -> Vec<Row> {
     let a_call = map(&[(3, CHAT.into()), (5, Cbor::Bytes(b"{}".into()))]);
     let init = |version: u64, least: u64| frame(kind::INIT, 0, &map(&[(1, version.into()), (2, least.into())]));
-    let bomb = {
-        // A megabyte of zeros in a gzip member, so far inflated that the ratio gives it away.
-        let zeros = "1f8b08000000000000ff";
-        let mut member: Vec<u8> =
-            (0..zeros.len()).step_by(2).map(|at| u8::from_str_radix(&zeros[at..at + 2], 16).unwrap()).collect();
-        // A run of distance 1 in a fixed block: 258 bytes of zeros for every 13 bits.
-        let mut bits: Vec<bool> = vec![true, true, false];
-        let put = |bits: &mut Vec<bool>, code: u32, length: u32| {
-            (0..length).rev().for_each(|at| bits.push(code >> at & 1 == 1));
-        };
-        put(&mut bits, 0x30, 8);
-        for _ in 0..4000 {
-            put(&mut bits, 0b1100_0101, 8);
-            put(&mut bits, 0, 5);
-        }
-        put(&mut bits, 0, 7);
-        member.extend(
-            bits.chunks(8)
-                .map(|eight| eight.iter().enumerate().fold(0_u8, |byte, (at, bit)| byte | u8::from(*bit) << at)),
-        );
-        member.extend([0; 8]);
-        member
-    };
+    // A megabyte of zeros, so far deflated that the ratio gives it away.
+    let bomb = gzip_of_zeros(4_000);
     vec![
         Row("a wrong magic after a good frame", [frame(kind::PING, 0, &[]), b"XICP0000000000".to_vec()].concat(), None),
         Row("more than 16 MiB", raw(1, kind::CALL, 0, (16 << 20) + 1, &[]), Some("frame_too_large")),

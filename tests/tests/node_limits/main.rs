@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod bombs;
+mod noise;
+
 use std::time::{Duration, Instant};
 
 use iicp_core::CHAT;
@@ -21,7 +24,11 @@ struct Remote {
 
 impl Remote {
     async fn new(handler: &str, options: Value, descriptors: Option<u64>) -> Remote {
-        let mut stage = StageProcess::start(env!("CARGO_BIN_EXE_stage")).unwrap();
+        let stage = StageProcess::start(env!("CARGO_BIN_EXE_stage")).unwrap();
+        Remote::on(stage, handler, options, descriptors).await
+    }
+
+    async fn on(mut stage: StageProcess, handler: &str, options: Value, descriptors: Option<u64>) -> Remote {
         let process = Process(stage.id().unwrap());
         if descriptors.is_some() {
             let pid = Pid::from_raw(i32::try_from(process.0).unwrap());
