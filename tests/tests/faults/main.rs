@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod lines;
+
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
@@ -116,92 +118,6 @@ async fn k11_connections_that_are_cut_at_random_cost_no_idempotent_task_and_run_
     }
     println!("{cuts} connections were cut; {results} results, errors: {errors:?}");
     assert!(cuts > 20 && results > 100, "{cuts} cuts, {results} results");
-}
-
-/// What a line in a namespace loses: a name, the rule that drops packets, and whether every task must be done all the same.
-const LOSSES: [(&str, &str, bool); 4] = [
-    ("1 % lost", "numgen random mod 100 < 1", true),
-    ("5 % lost", "numgen random mod 100 < 5", true),
-    ("20 % lost", "numgen random mod 100 < 20", false),
-    // Ten in a row of every forty.
-    ("25 % lost in bursts", "numgen inc mod 40 < 10", false),
-];
-
-/// Set in the process that has a namespace to itself.
-const ALONE: &str = "IICP_TEST_LOSES_PACKETS";
-
-/// A command that must succeed.
-fn run(program: &str, args: &[&str]) {
-    let status = std::process::Command::new(program).args(args).status().unwrap_or_else(|e| panic!("{program}: {e}"));
-    assert!(status.success(), "{program} {args:?}");
-}
-
-#[test]
-#[ignore = "makes a network namespace, which needs root; part of --with soak"]
-fn k9_over_lines_that_lose_packets_tasks_end_in_time_and_no_bytes_are_taken_for_others() {
-    const NAME: &str = "k9_over_lines_that_lose_packets_tasks_end_in_time_and_no_bytes_are_taken_for_others";
-    if std::env::var_os(ALONE).is_none() {
-        // Its loopback is its own, so that nobody else's packets are lost.
-        let this = std::env::current_exe().unwrap();
-        let mut alone = std::process::Command::new("unshare");
-        let alone = alone.arg("--net").arg(this).args(["--exact", NAME, "--include-ignored", "--nocapture"]);
-        assert!(alone.env(ALONE, "1").status().unwrap().success());
-        return;
-    }
-    run("ip", &["link", "set", "lo", "up"]);
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    runtime.block_on(async {
-        for (name, rule, all) in LOSSES {
-            let (done, late) = lossy(name, rule, all).await;
-            println!("{name}: {done} tasks were done, the others ended with {late:?}");
-        }
-    });
-}
-
-/// Tasks from eight callers at once, over HTTP and natively, while packets are lost both ways.
-async fn lossy(name: &str, rule: &str, all: bool) -> (usize, Vec<Code>) {
-    const DEADLINE: Duration = Duration::from_secs(20);
-    let directory = directory().await;
-    let mut options = NodeOptions::default();
-    (options.intents, options.directory) = (vec![EMBEDDING.into()], directory.url());
-    options.max_concurrent = 64;
-    let _node =
-        Node::bind(options).await.unwrap().serve(async |task: Inbound| Ok(Reply::from(task.payload))).await.unwrap();
-    run("nft", &[&format!("table inet loss {{ chain in {{ type filter hook input priority 0; {rule} drop; }}; }}")]);
-    // Where much is lost, a task takes seconds.
-    let count = if all { size(10, 250) } else { size(10, 40) };
-    let mut callers = JoinSet::new();
-    for lane in 0..8 {
-        let way = [NativeTransport::Auto, NativeTransport::Off][lane % 2];
-        let client = client(&directory.url(), |options| options.native = way);
-        callers.spawn(async move {
-            let (mut done, mut late) = (0, Vec::new());
-            for n in 0..count {
-                let payload = json!({ "id": format!("{lane}-{n}"), "text": "x".repeat(n % 7 * 1_000) });
-                let (task, begun) = (Task::new(EMBEDDING, payload.clone()).idempotent(true), Instant::now());
-                match client.submit(task.timeout(DEADLINE)).await {
-                    Ok(answer) => {
-                        assert_eq!(answer.result.json::<Value>().unwrap(), payload, "nobody's but its own");
-                        done += 1;
-                    }
-                    Err(error) => late.push(error.code()),
-                }
-                assert!(begun.elapsed() < DEADLINE + Duration::from_secs(3), "after {:?}", begun.elapsed());
-            }
-            (done, late)
-        });
-    }
-    let (mut done, mut late) = (0, Vec::new());
-    while let Some(caller) = callers.join_next().await {
-        let (some, others) = caller.unwrap();
-        done += some;
-        late.extend(others);
-    }
-    run("nft", &["delete table inet loss"]);
-    assert!(done > 0 && (!all || late.is_empty()), "{name}: {late:?}");
-    let typed = [Code::Timeout, Code::TaskTimeout, Code::Connect, Code::Lost, Code::DirectoryUnreachable];
-    assert!(late.iter().all(|code| typed.contains(code)), "{name}: {late:?}");
-    (done, late)
 }
 
 /// Parts, one each 20 ms, counted as they are made.
