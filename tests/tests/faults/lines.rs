@@ -135,8 +135,12 @@ async fn over(name: &str, line: Line, all: bool) -> (usize, Vec<Code>) {
     let directory = directory().await;
     let laid = line.lay();
     let node = node(line, directory.url()).await;
-    // Where much is lost, a task takes seconds.
-    let count = if all { size(10, 250) } else { size(10, 40) };
+    // Where much is lost, a task takes seconds; where it is far to go, a good part of one.
+    let count = match line {
+        Line::Loses(_) if all => size(10, 250),
+        Line::Loses(_) => size(10, 40),
+        Line::Slow { .. } => size(10, 100),
+    };
     let mut callers = JoinSet::new();
     for lane in 0..8 {
         let way = [NativeTransport::Any, NativeTransport::Off][lane % 2];

@@ -1,4 +1,4 @@
-//! Peers by the thousand who send what is no task: damaged calls and requests, parts in disorder, noise.
+//! Peers by the thousand who send what is neither a task nor a bind: damaged ones, parts in disorder, noise.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +17,8 @@ use super::Remote;
 
 /// What the damaged tasks are about: nothing that the node serves, so that no damage makes a task of them that it runs.
 const NOBODYS: &str = "urn:iicp:intent:nobody:serves:v1";
+
+const RELAY_BIND: u8 = 0x0b;
 
 /// A cheap source of numbers that are the same in every run.
 struct Noise(u64);
@@ -53,7 +55,7 @@ impl Noise {
     /// What one peer sends.
     fn peer(&mut self) -> Vec<u8> {
         let task = json!({ "task_id": "t", "intent": NOBODYS, "payload": { "text": "x".repeat(self.next(300)) } });
-        match self.next(9) {
+        match self.next(10) {
             0 => self.bytes(300),
             1 => [&b"IICP"[..], &self.bytes(100)].concat(),
             2 => frame(self.byte(), self.byte(), &self.bytes(200)),
@@ -75,7 +77,11 @@ impl Noise {
                 let length = u32::try_from(self.next(1 << 25)).unwrap();
                 [hello(), raw(1, self.byte() % 12, self.byte() % 4, length, &self.bytes(100))].concat()
             }
-            7 => self.damaged(post("/v1/task", "", task.to_string().as_bytes())),
+            7 => {
+                let bind = map(&[(1, "w-1".into()), (2, CHAT.into()), (4, "a.b.c".into())]);
+                [frame(kind::INIT, 0, &map(&[(1, 1.into())])), self.damaged(frame(RELAY_BIND, 0, &bind))].concat()
+            }
+            8 => self.damaged(post("/v1/task", "", task.to_string().as_bytes())),
             _ => {
                 let chunks = format!("{:x}\r\n{task}\r\n0\r\n\r\n", task.to_string().len());
                 self.damaged(
@@ -106,18 +112,21 @@ async fn send(addr: std::net::SocketAddr, bytes: Vec<u8>, cut: usize, way: usize
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn of_thousands_who_send_what_is_no_task_none_runs_a_handler_or_leaves_anything_behind() {
+async fn of_thousands_who_send_noise_none_runs_a_handler_is_bound_or_leaves_anything_behind() {
     let count = size(2_000_usize, 100_000);
     let faults = std::env::temp_dir().join(format!("iicp-noise-{}", std::process::id()));
     let stage = StageProcess::overheard(env!("CARGO_BIN_EXE_stage"), std::fs::File::create(&faults).unwrap()).unwrap();
-    let mut node = Remote::on(stage, "echo", json!({}), None).await;
+    let workers = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap();
+    let relay = json!({ "port": workers.port(), "ticket_required": true, "ticket_key": "11".repeat(32) });
+    let mut node = Remote::on(stage, "echo", json!({ "relay_server": relay }), None).await;
     let (mut noise, at_once) = (Noise(0x9e37_79b9_7f4a_7c15), Arc::new(Semaphore::new(32)));
     let mut peers = JoinSet::new();
     let mut caller = Conn::open(node.addr).await.unwrap();
     let (mut served, mut before) = (0_usize, 0);
     for n in 0..count {
         let bytes = noise.peer();
-        let (cut, way, addr) = (noise.next(bytes.len()), noise.next(4), node.addr);
+        let addr = if noise.next(3) == 0 { workers } else { node.addr };
+        let (cut, way) = (noise.next(bytes.len()), noise.next(4));
         let room = at_once.clone().acquire_owned().await.unwrap();
         peers.spawn(async move {
             send(addr, bytes, cut, way).await;
@@ -140,11 +149,13 @@ async fn of_thousands_who_send_what_is_no_task_none_runs_a_handler_or_leaves_any
         done.unwrap();
     }
     let rise = node.process.memory().saturating_sub(before);
+    let page = String::from_utf8(caller.get("/metrics").await.unwrap().body).unwrap();
     let ledger = node.stage.call(&json!({ "ledger": {} })).await.unwrap();
     println!(
         "{count} peers who sent no task; {served} tasks of others beside them; {rise} bytes more since the first quarter"
     );
     assert_eq!(ledger["nodes"][0]["started"], served, "nobody else's ran");
+    assert!(page.contains("iicp_relay_binds_total{outcome=\"bound\"} 0\n"), "nobody is bound: {page}");
     assert!(rise <= 16 << 20, "{rise} bytes more");
     assert!(node.process.descriptors() < 64, "{} descriptors are left", node.process.descriptors());
     let said = std::fs::read_to_string(&faults).unwrap();
