@@ -16,10 +16,10 @@ const BEFORE: Duration = Duration::from_secs(20);
 const RENUMBERED: &str = "2a05:5505:77::99";
 const RELAY: &[&str] = &["relay"];
 /// Options of nodes have their defaults here, so these are the times that users have.
-const AFTER_REBOOT: Duration = Duration::from_secs(30);
+pub(crate) const AFTER_REBOOT: Duration = Duration::from_secs(30);
 const WITH_STANDBY: Duration = Duration::from_secs(5);
 const WITHOUT_STANDBY: Duration = Duration::from_secs(40);
-const DOWN: Duration = Duration::from_secs(60);
+pub(crate) const DOWN: Duration = Duration::from_secs(60);
 const UP_AGAIN: Duration = Duration::from_secs(300);
 /// Until the callers of a worker whose packets are lost have their error, and until it is bound again. The first is 20 s, and a
 /// second for a machine that is busy.
@@ -52,20 +52,25 @@ pub(crate) const ALL: &[Event] = &[
     ("300 ms, relayed", false, far_away_relayed),
 ];
 
-struct Reached {
-    mesh: Mesh,
-    node: Program,
-    before: Option<String>,
+pub(crate) struct Reached {
+    pub(crate) mesh: Mesh,
+    pub(crate) node: Program,
+    pub(crate) before: Option<String>,
     up: Duration,
     steady: Steady,
 }
 
 /// A node that is reached, and called steadily through an outage that may last so long.
-fn reached(outage: Duration, plan: Plan, relays: usize, change: impl FnOnce(&mut Value)) -> Outcome<Reached> {
+pub(crate) fn reached(
+    outage: Duration,
+    plan: Plan,
+    relays: usize,
+    change: impl FnOnce(&Mesh, &mut Value) -> Outcome,
+) -> Outcome<Reached> {
     let mut mesh = Mesh::build(plan, relays)?;
     let before = mesh.rules()?;
     let mut options = mesh.node_options();
-    change(&mut options);
+    change(&mesh, &mut options)?;
     let begun = Instant::now();
     let mut node = mesh.node(&options)?;
     let up = begun.elapsed();
@@ -79,12 +84,12 @@ fn reached(outage: Duration, plan: Plan, relays: usize, change: impl FnOnce(&mut
 
 /// At home, with a gateway that opens ports.
 fn mapped(outage: Duration) -> Outcome<Reached> {
-    reached(outage, Plan { igd: Some(Igd::Any), rungs: MAPPED, ..Plan::home("home") }, 1, |_| ())
+    reached(outage, Plan { igd: Some(Igd::Any), rungs: MAPPED, ..Plan::home("home") }, 1, |_, _| Ok(()))
 }
 
 impl Reached {
     /// An answer comes from outside again, in time.
-    fn back(&mut self, within: Duration, since: Instant) -> Outcome<Duration> {
+    pub(crate) fn back(&mut self, within: Duration, since: Instant) -> Outcome<Duration> {
         let left = (2 * within).saturating_sub(since.elapsed());
         let outcome = self.mesh.answer(left);
         let took = since.elapsed();
@@ -96,12 +101,17 @@ impl Reached {
         Err(format!("{why}\n{}", row.report))
     }
 
-    fn end(mut self, took: Duration) -> Outcome<Row> {
+    pub(crate) fn end(self, took: Duration) -> Outcome<Row> {
+        self.end_and(took, || Ok(()))
+    }
+
+    /// The same; something is looked at before everything goes.
+    pub(crate) fn end_and(mut self, took: Duration, look: impl FnOnce() -> Outcome) -> Outcome<Row> {
         let tasks = self.steady.end(&mut self.node);
         let row = self.mesh.row(&mut self.node, self.up, Some(took))?;
         crate::say(&format!("         {}", tasks.map_err(|e| format!("{e}\n{}", row.report))?));
         self.mesh.stop(self.node, self.before.as_ref()).map_err(|e| format!("{e}\n{}", row.report))?;
-        Ok(row)
+        look().map(|()| row)
     }
 }
 
@@ -144,7 +154,7 @@ fn renumbered() -> Outcome<Row> {
         rungs: &["ipv6_pinhole"],
         ..Plan::home("home")
     };
-    let mut home = reached(AFTER_REBOOT, plan, 1, |_| ())?;
+    let mut home = reached(AFTER_REBOOT, plan, 1, |_, _| Ok(()))?;
     home.mesh.world.node.ip(&format!("addr add {RENUMBERED}/64 dev eth0 nodad\naddr del {NODE6}/64 dev eth0\n"))?;
     let since = Instant::now();
     let took = home.back(AFTER_REBOOT, since)?;
@@ -208,7 +218,7 @@ impl Reached {
 
 /// The relay at which a node is reached is killed; the node holds another session, as nodes do that climb.
 fn relay_death() -> Outcome<Row> {
-    let mut home = reached(WITH_STANDBY, Plan::home("home"), 2, |_| ())?;
+    let mut home = reached(WITH_STANDBY, Plan::home("home"), 2, |_, _| Ok(()))?;
     home.bound(2)?;
     let at = home.relay()?;
     drop(home.mesh.relays.remove(at));
@@ -218,9 +228,10 @@ fn relay_death() -> Outcome<Row> {
 
 /// The same for a node that was told to hold one only.
 fn relay_death_alone() -> Outcome<Row> {
-    let mut home = reached(WITHOUT_STANDBY, Plan::home("home"), 2, |options| {
+    let mut home = reached(WITHOUT_STANDBY, Plan::home("home"), 2, |_, options| {
         options["host"] = "127.0.0.1".into();
         options["relay_worker"] = json!({ "relays": 1 });
+        Ok(())
     })?;
     home.bound(1)?;
     let at = home.relay()?;
@@ -231,7 +242,7 @@ fn relay_death_alone() -> Outcome<Row> {
 
 /// The relay is not heard any more, and nobody says so.
 fn relay_cut_off() -> Outcome<Row> {
-    let mut home = reached(WITHOUT_STANDBY, Plan::home("home"), 2, |_| ())?;
+    let mut home = reached(WITHOUT_STANDBY, Plan::home("home"), 2, |_, _| Ok(()))?;
     home.bound(2)?;
     let at = home.relay()?;
     home.mesh.world.relays[at].ip("link set eth0 down\n")?;
@@ -241,11 +252,12 @@ fn relay_cut_off() -> Outcome<Row> {
 
 /// The packets of a worker's connection are lost, both ways, without a word: the caller is told, and the worker binds anew.
 fn black_hole() -> Outcome<Row> {
-    let mut home = reached(BOUND_AGAIN, Plan::home("home"), 1, |options| {
+    let mut home = reached(BOUND_AGAIN, Plan::home("home"), 1, |_, options| {
         options["host"] = "127.0.0.1".into();
         options["relay_worker"] = json!({});
         // Over a direct path the caller would not even notice.
         options["punch"] = "off".into();
+        Ok(())
     })?;
     let output = home.mesh.world.node.command("ss").args(["-Htn", "dport", "=", "9485"]).output();
     let output = String::from_utf8_lossy(&output.map_err(|e| format!("ss: {e}"))?.stdout).into_owned();

@@ -10,6 +10,7 @@ mod events;
 mod front;
 mod hostile;
 mod inside;
+mod leases;
 mod ledger;
 mod mesh;
 mod ports;
@@ -97,7 +98,7 @@ fn trials(is_full: bool) -> Vec<Trial> {
             work: Box::new(|| gateway.run().map(Shown::Reached)),
         });
     }
-    for (name, quick, work) in [events::ALL, stopped::ALL].concat() {
+    for (name, quick, work) in [events::ALL, leases::ALL, stopped::ALL].concat() {
         all.push(Trial { what: "event", name, quick, work: Box::new(move || work().map(Shown::Reached)) });
     }
     for pair in punched::PAIRS {

@@ -113,9 +113,15 @@ impl Mesh {
 
     /// What the directory took last from the node inside.
     pub(crate) fn registered(&mut self) -> Outcome<Value> {
-        let all = self.directory.ask(&json!({}), START)?;
-        let of_node = all["registered"].as_array().into_iter().flatten().rfind(|one| one["node_id"] == "node-1");
-        Ok(of_node.cloned().unwrap_or_default())
+        Ok(self.registrations()?.pop().unwrap_or_default())
+    }
+
+    /// All that it took from it.
+    pub(crate) fn registrations(&mut self) -> Outcome<Vec<Value>> {
+        let mut all = self.directory.ask(&json!({}), START)?;
+        let Value::Array(mut all) = all["registered"].take() else { return Err("no list of registrations".into()) };
+        all.retain(|one| one["node_id"] == "node-1");
+        Ok(all)
     }
 
     /// What is known of a node that runs.
@@ -225,7 +231,7 @@ pub(crate) fn reach(mesh: Mesh) -> Outcome<Row> {
 }
 
 /// The same; in between something is done.
-pub(crate) fn reach_and(mut mesh: Mesh, between: impl FnOnce(&Mesh, &mut Program) -> Outcome) -> Outcome<Row> {
+pub(crate) fn reach_and(mut mesh: Mesh, between: impl FnOnce(&mut Mesh, &mut Program) -> Outcome) -> Outcome<Row> {
     let plan = mesh.world.plan;
     let before = mesh.rules()?;
     let begun = Instant::now();
@@ -243,13 +249,19 @@ pub(crate) fn reach_and(mut mesh: Mesh, between: impl FnOnce(&Mesh, &mut Program
         // A relay is found before it is bound.
         mesh.rung(&mut node, plan.rungs, ANSWER).map_err(|e| format!("expected {rung}: {e}"))?;
     }
-    between(&mesh, &mut node)?;
+    between(&mut mesh, &mut node)?;
     let row = mesh.row(&mut node, up, answered)?;
+    let registrations = mesh.registrations()?;
     mesh.stop(node, before.as_ref()).map_err(|e| format!("{e}\n{}", row.report))?;
     let whole = |why: String| Err(format!("{why}:\n{}", row.report));
     let wanted = if row.rung == "relay" { "/v1/relay-for/node-1" } else { mesh.world.seen_as() };
     if answered.is_some() && !row.endpoint.contains(wanted) {
         return whole(format!("registered as {}, and should as {wanted}", row.endpoint));
+    }
+    // Nor was it ever at another place where there is no way but that one.
+    let is_relayed = |one: &Value| one["endpoint"].as_str().is_some_and(|at| at.contains("/v1/relay-for/node-1"));
+    if plan.rungs == ["relay"] && !registrations.iter().all(is_relayed) {
+        return whole(format!("registered as {registrations:?}"));
     }
     let is_asked = MAPPED.contains(&row.rung.as_str()) || row.rung == "ipv6_pinhole";
     let is_mapped = is_asked && plan.delay_ms == 0 && !plan.lossy;

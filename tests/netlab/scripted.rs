@@ -7,9 +7,9 @@ use std::io::{BufRead as _, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::{Outcome, say};
@@ -42,6 +42,8 @@ pub(crate) struct Script {
     same_port_only: bool,
     /// Refuses every mapping with this.
     refuses: Option<u16>,
+    /// Gives no lease for longer, in seconds; by UPnP without saying so.
+    longest_lease: Option<u32>,
     pcp: Option<PortControl>,
     nat_pmp: Option<PortControl>,
 }
@@ -86,28 +88,68 @@ impl Default for Script {
             permanent_only: false,
             same_port_only: false,
             refuses: None,
+            longest_lease: None,
             pcp: None,
             nat_pmp: None,
         }
     }
 }
 
-#[derive(Debug, Default)]
-struct Book {
-    /// By external port: whom it leads to, and for how long.
-    mappings: BTreeMap<u16, (Ipv4Addr, u16, u32)>,
-    asked: HashMap<String, u64>,
+/// Whom an external port leads to.
+#[derive(Debug, Serialize)]
+struct Mapping {
+    client: Ipv4Addr,
+    port: u16,
+    /// When its time is over, if it was not given for ever.
+    #[serde(skip)]
+    until: Option<Instant>,
 }
+
+#[derive(Debug, Default, Serialize)]
+struct Book {
+    mappings: BTreeMap<u16, Mapping>,
+    asked: HashMap<String, u64>,
+    /// Mappings whose time was over.
+    expired: u64,
+    #[serde(skip)]
+    refuses: Option<u16>,
+    #[serde(skip)]
+    taken: Vec<u16>,
+}
+
+/// What it is told while it runs.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Told {
+    /// From now on it refuses every mapping with this.
+    refuses: Option<u16>,
+    /// An external port that another machine gets, whoever had it.
+    conflict: Option<u16>,
+}
+
+/// The machine that gets it.
+const ANOTHER: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 99);
+/// How often it looks which mappings have had their time.
+const SWEEP: Duration = Duration::from_millis(100);
 
 struct Igd {
     script: Script,
     book: Mutex<Book>,
+    begun: Instant,
 }
 
 /// Serves until its input ends; every line is answered with what it has opened and what it was asked.
 pub(crate) fn run(script: &str) -> Outcome {
     let script: Script = serde_json::from_str(script).map_err(|e| e.to_string())?;
-    let igd = Arc::new(Igd { script, book: Mutex::default() });
+    let book = Book { refuses: script.refuses, taken: script.taken.clone(), ..Book::default() };
+    let igd = Arc::new(Igd { script, book: Mutex::new(book), begun: Instant::now() });
+    let ours = igd.clone();
+    std::thread::spawn(move || {
+        loop {
+            std::thread::sleep(SWEEP);
+            ours.sweep();
+        }
+    });
     let shown = |e: std::io::Error| e.to_string();
     let http = TcpListener::bind(("0.0.0.0", HTTP)).map_err(shown)?;
     let ours = igd.clone();
@@ -130,9 +172,9 @@ pub(crate) fn run(script: &str) -> Outcome {
         std::thread::spawn(move || igd.control(&socket));
     }
     say(&json!({ "ready": "gateway" }).to_string());
-    for _ in std::io::stdin().lock().lines().map_while(Result::ok) {
-        let book = igd.book();
-        say(&json!({ "mappings": book.mappings, "asked": book.asked }).to_string());
+    for line in std::io::stdin().lock().lines().map_while(Result::ok) {
+        igd.hear(serde_json::from_str(&line).map_err(|e| e.to_string())?);
+        say(&json!(*igd.book()).to_string());
     }
     say(&json!({ "finished": true }).to_string());
     Ok(())
@@ -145,6 +187,31 @@ impl Igd {
 
     fn note(&self, what: &str) {
         *self.book().asked.entry(what.to_owned()).or_default() += 1;
+    }
+
+    fn hear(&self, told: Told) {
+        let mut book = self.book();
+        book.refuses = told.refuses.or(book.refuses);
+        if let Some(port) = told.conflict {
+            book.taken.push(port);
+            book.mappings.insert(port, Mapping { client: ANOTHER, port, until: None });
+            drop(book);
+            self.apply();
+        }
+    }
+
+    /// Closes what has had its time.
+    fn sweep(&self) {
+        let mut book = self.book();
+        let before = book.mappings.len();
+        let now = Instant::now();
+        book.mappings.retain(|_, mapping| mapping.until.is_none_or(|until| now < until));
+        let gone = before - book.mappings.len();
+        book.expired += u64::try_from(gone).unwrap_or(u64::MAX);
+        drop(book);
+        if gone > 0 {
+            self.apply();
+        }
     }
 
     fn be_found(&self, socket: &UdpSocket) {
@@ -260,13 +327,17 @@ impl Igd {
                 if client != from {
                     return Err(606);
                 }
-                match self.script.refuses {
+                let (refuses, is_taken) = {
+                    let book = self.book();
+                    (book.refuses, book.taken.contains(&external))
+                };
+                match refuses {
                     Some(code) => return Err(code),
                     None if self.script.permanent_only && lease != 0 => return Err(725),
                     None if self.script.same_port_only && external != internal => return Err(724),
                     None => {}
                 }
-                if self.script.taken.contains(&external) {
+                if is_taken {
                     if action == "AddPortMapping" {
                         return Err(718);
                     }
@@ -281,9 +352,10 @@ impl Igd {
             }
             "GetSpecificPortMappingEntry" => {
                 let book = self.book();
-                let (client, internal, lease) = book.mappings.get(&port("NewExternalPort")).ok_or(714_u16)?;
+                let Mapping { client, port, until } = book.mappings.get(&port("NewExternalPort")).ok_or(714_u16)?;
+                let lease = until.map_or(0, |until| until.saturating_duration_since(Instant::now()).as_secs());
                 Ok(format!(
-                    "<NewInternalPort>{internal}</NewInternalPort><NewInternalClient>{client}</NewInternalClient>\
+                    "<NewInternalPort>{port}</NewInternalPort><NewInternalClient>{client}</NewInternalClient>\
                      <NewEnabled>1</NewEnabled><NewPortMappingDescription>x</NewPortMappingDescription>\
                      <NewLeaseDuration>{lease}</NewLeaseDuration>"
                 ))
@@ -313,7 +385,8 @@ impl Igd {
     }
 
     fn nat_pmp(&self, script: &PortControl, request: &[u8], from: IpAddr) -> Option<Vec<u8>> {
-        let mut answer = vec![0, request.get(1)? + 128, 0, script.result, 0, 0, 0, 9];
+        let mut answer = vec![0, request.get(1)? + 128, 0, self.result(script, request[1])];
+        answer.extend(self.epoch());
         if request[1] == 0 {
             self.note("nat_pmp address");
             answer.extend(self.script.wan.octets());
@@ -323,8 +396,8 @@ impl Igd {
         let word = |at: usize| Some(u16::from_be_bytes([*request.get(at)?, *request.get(at + 1)?]));
         let (internal, external) = (word(4)?, word(6)?);
         let asked = u32::from_be_bytes(request.get(8..12)?.try_into().ok()?);
-        let lifetime = if script.no_lifetime { 0 } else { asked };
-        self.port_control(script, from, internal, external, lifetime);
+        let lifetime = self.lifetime(script, asked);
+        self.port_control(answer[3], from, internal, external, lifetime);
         answer.extend(internal.to_be_bytes());
         answer.extend(external.to_be_bytes());
         answer.extend(lifetime.to_be_bytes());
@@ -334,10 +407,10 @@ impl Igd {
     fn pcp(&self, script: &PortControl, request: &[u8], from: IpAddr) -> Option<Vec<u8>> {
         self.note("pcp");
         let asked = u32::from_be_bytes(request.get(4..8)?.try_into().ok()?);
-        let lifetime = if script.no_lifetime { 0 } else { asked };
-        let mut answer = vec![2, request.get(1)? + 128, 0, script.result];
+        let lifetime = self.lifetime(script, asked);
+        let mut answer = vec![2, request.get(1)? + 128, 0, self.result(script, 1)];
         answer.extend(lifetime.to_be_bytes());
-        answer.extend([0, 0, 0, 9]);
+        answer.extend(self.epoch());
         answer.extend([0; 12]);
         let mut nonce = request.get(24..36)?.to_vec();
         if script.wrong_nonce {
@@ -347,23 +420,40 @@ impl Igd {
         answer.extend(request.get(36..44)?);
         let word = |at: usize| Some(u16::from_be_bytes([*request.get(at)?, *request.get(at + 1)?]));
         let (internal, external) = (word(40)?, word(42)?);
-        self.port_control(script, from, internal, if external == 0 { internal } else { external }, lifetime);
+        self.port_control(answer[3], from, internal, if external == 0 { internal } else { external }, lifetime);
         answer.extend(self.script.wan.to_ipv6_mapped().octets());
         Some(answer)
     }
 
-    fn port_control(&self, script: &PortControl, from: IpAddr, internal: u16, external: u16, lifetime: u32) {
-        if script.result == 0 && lifetime > 0 {
+    /// Seconds since it forgot everything.
+    fn epoch(&self) -> [u8; 4] {
+        u32::try_from(self.begun.elapsed().as_secs()).unwrap_or(u32::MAX).to_be_bytes()
+    }
+
+    /// What it says to a question; that for its address is never refused by what refuses mappings.
+    fn result(&self, script: &PortControl, asked: u8) -> u8 {
+        const NOT_AUTHORIZED: u8 = 2;
+        if asked != 0 && self.book().refuses.is_some() { NOT_AUTHORIZED } else { script.result }
+    }
+
+    fn lifetime(&self, script: &PortControl, asked: u32) -> u32 {
+        if script.no_lifetime { 0 } else { asked.min(self.script.longest_lease.unwrap_or(u32::MAX)) }
+    }
+
+    fn port_control(&self, result: u8, from: IpAddr, internal: u16, external: u16, lifetime: u32) {
+        if result == 0 && lifetime > 0 {
             self.open(external, from, internal, lifetime);
         } else if lifetime == 0 {
-            self.book().mappings.retain(|_, (_, to, _)| *to != internal);
+            self.book().mappings.retain(|_, mapping| mapping.client != from || mapping.port != internal);
             self.apply();
         }
     }
 
-    fn open(&self, external: u16, client: IpAddr, internal: u16, lease: u32) {
+    fn open(&self, external: u16, client: IpAddr, port: u16, lease: u32) {
         if let IpAddr::V4(client) = client {
-            self.book().mappings.insert(external, (client, internal, lease));
+            let lease = lease.min(self.script.longest_lease.unwrap_or(u32::MAX));
+            let until = (lease != 0).then(|| Instant::now() + Duration::from_secs(lease.into()));
+            self.book().mappings.insert(external, Mapping { client, port, until });
         }
         self.apply();
     }
@@ -374,8 +464,8 @@ impl Igd {
             return;
         }
         let mut rules = String::from("flush chain inet filter prerouting_miniupnpd\n");
-        for (external, (client, internal, _)) in &self.book().mappings {
-            let rule = format!("tcp dport {external} dnat ip to {client}:{internal}");
+        for (external, Mapping { client, port, .. }) in &self.book().mappings {
+            let rule = format!("tcp dport {external} dnat ip to {client}:{port}");
             rules += &format!("add rule inet filter prerouting_miniupnpd {rule}\n");
         }
         if let Ok(mut nft) = Command::new("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn() {

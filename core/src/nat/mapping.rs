@@ -127,6 +127,11 @@ impl Mapping {
         Order { gateway, internal: self.internal, external: self.external.port(), lease_s }
     }
 
+    /// When more time must be asked for, if it was given for a time.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        self.lease.due().map(|due| self.since + due)
+    }
+
     /// Whether the gateway still has it; asks for more time if half of it is over. False if it must be opened anew.
     pub(crate) async fn is_kept(&mut self, lease_s: u32, report: &mut RungReport) -> bool {
         let deadline = Instant::now() + PATIENCE;
@@ -158,10 +163,10 @@ impl Mapping {
                 }
             }
             (Tool::Upnp(igd), is_due) => {
-                if is_due {
-                    self.lease = Lease::new(lease_s, now);
-                }
-                upnp_kept(igd, &order, self.external, is_due, deadline).await
+                let left = upnp_kept(igd, &order, self.external, is_due, deadline).await;
+                let lease = if is_due { Lease::new(lease_s, now) } else { self.lease };
+                self.lease = lease.shortened(left.unwrap_or(0), now);
+                left.is_some()
             }
             (Tool::Pinhole(igd, Some(id)), _) => {
                 let Some(firewall) = &igd.can.firewall else { return false };
@@ -180,17 +185,18 @@ impl Mapping {
             return;
         }
         let deadline = Instant::now() + PATIENCE;
-        let gone = self.order(0).wish(0);
-        let port = [
-            ("NewRemoteHost", String::new()),
-            ("NewExternalPort", self.external.port().to_string()),
-            ("NewProtocol", TCP.to_owned()),
-        ];
+        let order = self.order(0);
+        let (gone, port) = (order.wish(0), self.external.port());
         let closed = match &self.tool {
             Tool::Pcp(nonce) => asking::pcp(&self.gateway, &gone, nonce, deadline, report).await.is_ok(),
             Tool::NatPmp => asking::nat_pmp(&self.gateway, &gone, deadline, report).await.is_ok(),
             Tool::Upnp(igd) => match &igd.can.mapper {
-                Some(mapper) => igd.call(mapper, "DeletePortMapping", &port, deadline).await.is_ok(),
+                // Meanwhile another machine may have got it.
+                Some(mapper) if matches!(owned(igd, mapper, &order, port, deadline).await, Owned::Another) => {
+                    report.say(format!("port {port} is another machine's now, and was left to it"));
+                    return;
+                }
+                Some(mapper) => igd.call(mapper, "DeletePortMapping", &named(port), deadline).await.is_ok(),
                 None => false,
             },
             Tool::Pinhole(igd, id) => match (&igd.can.firewall, id) {
@@ -314,30 +320,51 @@ fn mapping(order: &Order, port: u16, lifetime: u32) -> [(&'static str, String); 
     ]
 }
 
-/// Whether the gateway still maps the port to us, under the same address; renews it if that is due.
-async fn upnp_kept(igd: &Igd, order: &Order, external: SocketAddr, is_due: bool, deadline: Instant) -> bool {
-    let Some(mapper) = &igd.can.mapper else { return false };
+/// Whether the gateway still maps the port to us, under the same address; renews it if that is due. Returns how much of its
+/// time is left, as far as the gateway says so; 0: it does not, or it has no end.
+async fn upnp_kept(igd: &Igd, order: &Order, external: SocketAddr, is_due: bool, deadline: Instant) -> Option<u32> {
+    let mapper = igd.can.mapper.as_ref()?;
     if outer(igd, mapper, deadline).await != Ok(external.ip()) {
-        return false;
+        return None;
     }
     if is_due {
         let mapping = mapping(order, external.port(), order.lease_s);
-        return igd.call(mapper, "AddPortMapping", &mapping, deadline).await.is_ok();
+        igd.call(mapper, "AddPortMapping", &mapping, deadline).await.ok()?;
     }
-    let port = [
-        ("NewRemoteHost", String::new()),
-        ("NewExternalPort", external.port().to_string()),
-        ("NewProtocol", TCP.to_owned()),
-    ];
-    match igd.call(mapper, "GetSpecificPortMappingEntry", &port, deadline).await {
+    match owned(igd, mapper, order, external.port(), deadline).await {
+        Owned::Ours(left) => Some(left),
+        Owned::Unsaid => Some(0),
+        Owned::Another | Owned::Nobody => None,
+    }
+}
+
+/// Whose a port is.
+enum Owned {
+    /// For so many seconds; 0: for ever, or it is not said.
+    Ours(u32),
+    Another,
+    Nobody,
+    /// There are gateways that do not tell.
+    Unsaid,
+}
+
+async fn owned(igd: &Igd, mapper: &Service, order: &Order, port: u16, deadline: Instant) -> Owned {
+    match igd.call(mapper, "GetSpecificPortMappingEntry", &named(port), deadline).await {
         Ok(entry) => {
-            entry.text_of("NewInternalClient").and_then(|ip| ip.parse().ok()) == Some(order.internal.ip())
-                && entry.text_of("NewInternalPort").and_then(|port| port.parse().ok()) == Some(order.internal.port())
+            let client = entry.text_of("NewInternalClient").and_then(|ip| ip.parse().ok());
+            let internal = entry.text_of("NewInternalPort").and_then(|port| port.parse().ok());
+            let left = entry.text_of("NewLeaseDuration").and_then(|left| left.parse().ok());
+            let is_ours = client == Some(order.internal.ip()) && internal == Some(order.internal.port());
+            if is_ours { Owned::Ours(left.unwrap_or(0)) } else { Owned::Another }
         }
-        // There are gateways that do not tell.
-        Err(Failure::Code(714, _) | Failure::Broken(_)) => false,
-        Err(Failure::Code(..)) => true,
+        Err(Failure::Code(714, _) | Failure::Broken(_)) => Owned::Nobody,
+        Err(Failure::Code(..)) => Owned::Unsaid,
     }
+}
+
+/// A port of the gateway, as UPnP names it.
+fn named(port: u16) -> [(&'static str, String); 3] {
+    [("NewRemoteHost", String::new()), ("NewExternalPort", port.to_string()), ("NewProtocol", TCP.to_owned())]
 }
 
 async fn pinhole_open(igd: &Igd, order: &Order, deadline: Instant, report: &mut RungReport) -> Option<String> {

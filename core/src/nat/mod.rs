@@ -17,7 +17,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use ladder::{LONGEST, Ladder, Path};
@@ -40,6 +40,8 @@ const FIRST_PAUSE: Duration = Duration::from_secs(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// For how long a tunnel is used before a better way is looked for.
 const TUNNEL_FOR: Duration = Duration::from_secs(300);
+/// Soonest that a gateway is asked for more time, however little it gives.
+const SOONEST: Duration = Duration::from_secs(1);
 /// Longest wait for gateways to take back what they gave.
 const FAREWELL: Duration = Duration::from_secs(3);
 
@@ -208,14 +210,8 @@ impl Ladder {
     ) {
         let until = Instant::now() + TUNNEL_FOR;
         loop {
-            tokio::select! {
-                () = sleep(interval) => {}
-                () = standing.doubt.notified() => return,
-            }
-            let mut said = RungReport::new(path.rung);
-            let is_kept = match &mut held.mapping {
-                Some(mapping) => mapping.is_kept(self.options.lease_s, &mut said).await,
-                None => true,
+            let Some(is_kept) = self.holds(path, &mut held.mapping, standing, Instant::now() + interval).await else {
+                return;
             };
             let why = if Surroundings::look() != *around {
                 "the network of this machine has changed"
@@ -235,6 +231,32 @@ impl Ladder {
             };
             tracing::warn!(target: telemetry::NAT, endpoint = %path.endpoint, why, "the way is tried anew");
             return;
+        }
+    }
+
+    /// Waits until it is time to look at the way again. A lease that ends before that is renewed meanwhile, and nobody outside
+    /// is bothered with it. Whether the gateway still has what it opened; none if the way is in doubt.
+    async fn holds(
+        &self,
+        path: &Path,
+        mapping: &mut Option<Mapping>,
+        standing: &Standing,
+        look: Instant,
+    ) -> Option<bool> {
+        loop {
+            let due = mapping.as_ref().and_then(Mapping::due).map(|due| due.max(Instant::now() + SOONEST));
+            tokio::select! {
+                () = sleep_until(due.map_or(look, |due| due.min(look))) => {}
+                () = standing.doubt.notified() => return None,
+            }
+            let mut said = RungReport::new(path.rung);
+            let is_kept = match mapping {
+                Some(mapping) => mapping.is_kept(self.options.lease_s, &mut said).await,
+                None => true,
+            };
+            if !is_kept || Instant::now() >= look {
+                return Some(is_kept);
+            }
         }
     }
 

@@ -3,6 +3,9 @@
 
 use std::time::Duration;
 
+/// Soonest that more is asked for because of what a gateway says that is left: some say always the same.
+const SOONEST: Duration = Duration::from_secs(10);
+
 /// Time that was given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Lease {
@@ -14,6 +17,17 @@ impl Lease {
     /// Of so many seconds; 0: for ever. More is asked for after half of them.
     pub(crate) fn new(seconds: u32, now: Duration) -> Self {
         Lease { renew: (seconds != 0).then(|| now + Duration::from_secs(seconds.into()) / 2) }
+    }
+
+    /// When more is asked for; never, if it was given for ever.
+    pub(crate) fn due(self) -> Option<Duration> {
+        self.renew
+    }
+
+    /// The gateway says that so much is left: less than it was asked for, perhaps. 0: it does not say.
+    pub(crate) fn shortened(self, seconds_left: u32, now: Duration) -> Self {
+        let renew = (seconds_left != 0).then(|| now + (Duration::from_secs(seconds_left.into()) / 2).max(SOONEST));
+        Lease { renew: self.renew.map(|before| renew.map_or(before, |renew| renew.min(before))) }
     }
 
     /// Whether it is time to ask for more.
@@ -55,6 +69,17 @@ mod tests {
         assert!(!lease.is_due(Duration::from_secs(36)));
         assert!(lease.is_due(Duration::from_secs(37)));
         assert!(!Lease::new(0, Duration::ZERO).is_due(Duration::from_secs(1 << 20)), "given for ever");
+    }
+
+    #[test]
+    fn a_gateway_that_gave_less_than_it_was_asked_for_is_asked_sooner() {
+        let after = Duration::from_secs;
+        let lease = Lease::new(3_600, Duration::ZERO);
+        assert_eq!(lease.shortened(40, after(20)).due(), Some(after(40)));
+        assert_eq!(lease.shortened(3_580, after(20)).due(), Some(after(1_800)), "it gave what it was asked for");
+        assert_eq!(lease.shortened(0, after(20)), lease, "it does not say");
+        assert_eq!(lease.shortened(1, after(20)).due(), Some(after(30)));
+        assert_eq!(Lease::new(0, Duration::ZERO).shortened(40, after(20)).due(), None, "given for ever");
     }
 
     #[test]
