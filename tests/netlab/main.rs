@@ -12,6 +12,7 @@ mod hostile;
 mod inside;
 mod leases;
 mod ledger;
+mod mdns;
 mod mesh;
 mod ports;
 mod program;
@@ -34,7 +35,7 @@ type Outcome<T = ()> = Result<T, String>;
 
 /// What the short run has of topologies and of gateways that mean harm.
 const QUICK: &[&str] = &["public", "home", "home-igd2", "home-pcp", "cgnat-igd", "ipv6-pinhole"];
-const QUICK_HOSTILE: &[&str] = &["718 conflict", "lying", "XML bomb", "LOCATION elsewhere", "SSDP spoof"];
+const QUICK_HOSTILE: &[&str] = &["718 conflict", "lying", "XML bomb", "LOCATION elsewhere", "SSDP spoof", "mDNS spoof"];
 
 /// Something to be shown.
 struct Trial {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::{Outcome, say};
+use crate::{Outcome, mdns, say};
 
 const HTTP: u16 = 5_000;
 const ANY_GROUP: Ipv4Addr = Ipv4Addr::new(239, 255, 255, 250);
@@ -28,6 +28,10 @@ pub(crate) struct Script {
     /// The address outside that it tells.
     wan: Ipv4Addr,
     ssdp: bool,
+    /// How often it answers each search.
+    answers: u32,
+    /// Says by mDNS that the mesh is at this address, and listens who else speaks it.
+    mdns: Option<Ipv4Addr>,
     /// Where SSDP says that the description is.
     location: Option<String>,
     description: Description,
@@ -64,6 +68,8 @@ enum Description {
     Slow,
     /// Its control is at another host.
     Elsewhere,
+    /// It is at another host itself, and who asks is sent there.
+    Redirect,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -80,6 +86,8 @@ impl Default for Script {
             ours: Ipv4Addr::new(192, 168, 77, 1),
             wan: Ipv4Addr::new(5, 5, 10, 2),
             ssdp: true,
+            answers: 1,
+            mdns: None,
             location: None,
             description: Description::Good,
             version: 2,
@@ -111,6 +119,8 @@ struct Book {
     asked: HashMap<String, u64>,
     /// Mappings whose time was over.
     expired: u64,
+    /// What others said by mDNS.
+    heard: u64,
     #[serde(skip)]
     refuses: Option<u16>,
     #[serde(skip)]
@@ -125,6 +135,8 @@ struct Told {
     refuses: Option<u16>,
     /// An external port that another machine gets, whoever had it.
     conflict: Option<u16>,
+    /// Forgets what it has heard.
+    deaf: bool,
 }
 
 /// The machine that gets it.
@@ -166,6 +178,10 @@ pub(crate) fn run(script: &str) -> Outcome {
         let igd = igd.clone();
         std::thread::spawn(move || igd.be_found(&socket));
     }
+    if let Some(mesh) = igd.script.mdns {
+        let igd = igd.clone();
+        mdns::spoof(igd.script.ours, mesh, move || igd.book().heard += 1).map_err(shown)?;
+    }
     if igd.script.pcp.is_some() || igd.script.nat_pmp.is_some() {
         let socket = UdpSocket::bind(("0.0.0.0", 5_351)).map_err(shown)?;
         let igd = igd.clone();
@@ -192,6 +208,9 @@ impl Igd {
     fn hear(&self, told: Told) {
         let mut book = self.book();
         book.refuses = told.refuses.or(book.refuses);
+        if told.deaf {
+            book.heard = 0;
+        }
         if let Some(port) = told.conflict {
             book.taken.push(port);
             book.mappings.insert(port, Mapping { client: ANOTHER, port, until: None });
@@ -230,7 +249,9 @@ impl Igd {
                 "HTTP/1.1 200 OK\r\nCACHE-CONTROL: max-age=120\r\nST: {target}\r\nUSN: uuid:1::{target}\r\nEXT:\r\n\
                  SERVER: scripted\r\nLOCATION: {location}\r\n\r\n"
             );
-            let _ = socket.send_to(answer.as_bytes(), from);
+            for _ in 0..self.script.answers {
+                let _ = socket.send_to(answer.as_bytes(), from);
+            }
         }
     }
 
@@ -291,6 +312,9 @@ impl Igd {
         };
         match self.script.description {
             Description::Good | Description::Elsewhere => whole(stream, 200, &good),
+            Description::Redirect => stream.write_all(
+                b"HTTP/1.1 307 X\r\nLocation: http://5.5.2.2:5000/root.xml\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+            ),
             Description::Bomb => {
                 let mut entities = String::from("<!ENTITY a0 \"bomb\">");
                 for n in 1..10 {

@@ -26,6 +26,8 @@ pub(crate) const RELAYS6: [&str; 2] = ["2a05:5505:3::2", "2a05:5505:4::2"];
 pub(crate) const NODE: &str = "192.168.77.10";
 pub(crate) const NODE6: &str = "2a05:5505:77::10";
 pub(crate) const NODE_PUBLIC: &str = "5.5.5.2";
+/// A machine at home, if there is one beside the node.
+pub(crate) const STRANGER: &str = "192.168.77.66";
 pub(crate) const GATEWAY: &str = "192.168.77.1";
 pub(crate) const GATEWAY6: &str = "fe80::1";
 const PROVIDER_SHARED: &str = "5.5.9.2";
@@ -144,8 +146,8 @@ pub(crate) struct World {
     pub(crate) relays: [Space; 2],
     pub(crate) node: Space,
     provider: Space,
-    /// Those that only have to be there.
-    _others: Vec<Space>,
+    /// Those that only have to be there: the rest of the Internet, what connects the home, a VPN.
+    others: Vec<Space>,
     /// The gateway's address outside, which may change.
     pub(crate) wan: String,
     files: std::path::PathBuf,
@@ -194,7 +196,7 @@ impl World {
             relays: [relay, relay2],
             node,
             provider,
-            _others: vec![internet, home, vpn],
+            others: vec![internet, home, vpn],
             wan: String::new(),
             line: None,
         };
@@ -214,7 +216,7 @@ impl World {
         if self.plan.delay_ms == 0 {
             return Ok(());
         }
-        let mut command = self._others[0].command("python3");
+        let mut command = self.others[0].command("python3");
         command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/netlab/delay.py"));
         command.args(["isp", "uplink", self.provider.name(), &self.plan.delay_ms.to_string()]);
         let mut line = command.stdout(Stdio::piped()).spawn().map_err(|e| format!("delay.py: {e}"))?;
@@ -231,7 +233,7 @@ impl World {
     /// Gives addresses and routes to all but the gateways.
     fn connect(&mut self) -> Outcome {
         const ROUTER: [(&str, &str); 2] = [("ipv4.ip_forward", "1"), ("ipv6.conf.all.forwarding", "1")];
-        let [internet, home, vpn] = &self._others[..] else { return Err("no internet".into()) };
+        let [internet, home, vpn] = &self.others[..] else { return Err("no internet".into()) };
         internet.set(&ROUTER)?;
         let mut lines = String::from("link set lo up\nlink set isp up\naddr add 5.5.9.1/24 dev isp\n");
         lines += "addr add 2a05:5505:9::1/64 dev isp nodad\n";
@@ -290,7 +292,7 @@ impl World {
     /// Brings up a gateway, with nothing in its memory.
     pub(crate) fn gateway_up(&mut self, n: usize) -> Outcome {
         self.gateway_down(n);
-        let home = &self._others[1];
+        let home = &self.others[1];
         let space = Space::named(&self.lab, &format!("gateway{n}"));
         let (down, lan) = (format!("down{n}"), format!("gw{n}"));
         ip(&format!(
@@ -347,6 +349,13 @@ impl World {
 
     pub(crate) fn gateway(&self, n: usize) -> Option<&Space> {
         self.gateways[n].as_ref().map(|gateway| &gateway.space)
+    }
+
+    /// Another machine at home, which is simply there.
+    pub(crate) fn stranger(&self) -> Outcome<&Space> {
+        let home = &self.others[1];
+        home.ip(&format!("addr add {STRANGER}/24 dev lan\nroute add 224.0.0.0/4 dev lan\n"))?;
+        Ok(home)
     }
 
     /// Takes a gateway away, with all that it knew.
