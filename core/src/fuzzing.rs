@@ -9,6 +9,7 @@
 mod events;
 mod finding;
 mod framed;
+mod gateway;
 mod relaying;
 
 use base64::Engine as _;
@@ -62,6 +63,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "fragments", seeds: framed::fragments_seeds, run: framed::fragments },
     Target { name: "stun", seeds: finding::stun_seeds, run: finding::stun },
     Target { name: "punch", seeds: finding::punch_seeds, run: finding::punch },
+    Target { name: "gateway", seeds: gateway::seeds, run: gateway::run },
     Target { name: "relay_bind", seeds: relaying::relay_bind_seeds, run: relaying::relay_bind },
 ];
 

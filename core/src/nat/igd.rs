@@ -219,3 +219,64 @@ async fn exchange(
         Err(_) => Err("the gateway does not answer in time".to_owned()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    const OURS: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    const GOOD: &str = "<root><service><serviceType>urn:schemas-upnp-org:service:WANIPConnection:1</serviceType>\
+                        <controlURL>/c</controlURL></service></root>";
+
+    /// A gateway that says this to whoever asks, then no more.
+    async fn described(answer: &[u8]) -> (Result<Igd, String>, Duration) {
+        let listener = TcpListener::bind((OURS, 0)).await.unwrap();
+        let at = Url::parse(&format!("http://{}/root.xml", listener.local_addr().unwrap())).unwrap();
+        let answer = answer.to_vec();
+        let gateway = Gateway { ip: OURS, scope: 0, interface: "lo".into(), ours: OURS };
+        let says = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let _ = stream.read(&mut [0; 4_096]).await;
+            let _ = stream.write_all(&answer).await;
+            std::future::pending::<()>().await
+        };
+        let begun = Instant::now();
+        tokio::select! {
+            igd = describe(&gateway, OURS, &at, begun + Duration::from_secs(60)) => (igd, begun.elapsed()),
+            () = says => unreachable!(),
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_wrong_with_the_http_of_a_gateway_costs_time_and_nothing_else() {
+        let whole = |head: &str, body: &str| format!("HTTP/1.1 200 OK\r\n{head}\r\n\r\n{body}").into_bytes();
+        let good = whole(&format!("Content-Length: {}", GOOD.len()), GOOD);
+        assert!(described(&good).await.0.unwrap().can.mapper.is_some(), "else nothing is shown below");
+        let long = "a".repeat(200_000);
+        let headers = "X: y\r\n".repeat(1_000);
+        let chunked = |chunk: &str| whole("Transfer-Encoding: chunked", &format!("{chunk}\r\n{GOOD}\r\n0\r\n\r\n"));
+        let mut bad = vec![
+            b"HTTP/1.1 200".to_vec(),
+            b"\x16\x03\x01\x02\x00".to_vec(),
+            format!("HTTP/1.1 200 {long}\r\n\r\n").into_bytes(),
+            whole(&format!("X: {long}"), GOOD),
+            whole(headers.trim_end(), GOOD),
+            whole("Content-Length: -1", GOOD),
+            whole("Content-Length: 99999999999999999999", GOOD),
+            whole(&format!("Content-Length: {0}\r\nContent-Length: 1{0}", GOOD.len()), GOOD),
+            whole(&format!("Content-Length: {}", GOOD.len() + 1), GOOD),
+            whole("Content-Length: 300000", &long.repeat(2)),
+            format!("HTTP/1.1 307 X\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: {}\r\n\r\n{GOOD}", GOOD.len())
+                .into(),
+        ];
+        bad.extend(["-1", "ffffffffffffffff", "ffffffffffffffffff", "x", "", "80000000"].map(chunked));
+        let answers = bad.iter().map(|answer| async move { (answer, described(answer).await) });
+        for (answer, (igd, took)) in futures_util::future::join_all(answers).await {
+            let shown = String::from_utf8_lossy(&answer[..answer.len().min(80)]).into_owned();
+            assert!(igd.is_err(), "{shown}");
+            assert!(took < 3 * PATIENCE, "{shown}: {took:?}");
+        }
+    }
+}

@@ -198,6 +198,99 @@ mod tests {
         assert!(answer(b"<a/>", "Get").is_err());
     }
 
+    /// What has broken readers of gateways' descriptions: names longer than the room kept for them (as CVE-2015-6031), lists and
+    /// elements without end, ends that belong to nothing, and services that only look like one.
+    #[test]
+    fn descriptions_that_have_broken_others_name_no_service() {
+        const KIND: &str = "urn:schemas-upnp-org:service:WANIPConnection:1";
+        let at = Url::parse("http://192.168.1.1:5000/root.xml").unwrap();
+        let in_list = |services: &str| format!("<root><device><serviceList>{services}</serviceList></device></root>");
+        let kind = format!("<serviceType>{KIND}</serviceType>");
+        let good = format!("<service>{kind}<controlURL>/c</controlURL></service>");
+        assert!(description(in_list(&good).as_bytes(), &at).unwrap().mapper.is_some(), "else nothing is shown below");
+        let long = |length: usize| "a".repeat(length);
+        let mut refused = Vec::new();
+        for length in [129, 1_024, 4_097, 100_000] {
+            let name = long(length);
+            refused.push(in_list(&format!("<{name}>{good}</{name}>")));
+            refused.push(in_list(&format!("<x:{name}/>{good}")));
+            refused.push(in_list(&format!("<service><{name}>{kind}</service>")));
+            refused.push(in_list(&format!("{good}</{name}>")));
+            refused.push(format!("<{name}>{}</{name}>", in_list(&good)));
+            refused.push(in_list(&format!("{good}&{name};")));
+        }
+        let open = in_list(&good);
+        for end in [
+            "</root>",
+            "</device></root>",
+            "</serviceList></device></root>",
+            "</service></serviceList></device></root>",
+        ] {
+            refused.push(open.strip_suffix(end).unwrap().to_owned());
+        }
+        let without_end = |piece: &str| open.replace("</serviceList>", piece);
+        refused.extend(
+            ["", "</serviceList", "<serviceList>", "<!-- </serviceList>", "<![CDATA[</serviceList>"].map(without_end),
+        );
+        refused.extend(
+            ["</service></serviceList>", "</s:service>", "</serviceList></serviceList>", "</>", "</ >"]
+                .map(without_end),
+        );
+        refused.push(in_list(&good.repeat(2_000)));
+        refused.push(in_list(&format!("{}{good}{}", "<device>".repeat(20), "</device>".repeat(20))));
+        refused.push(format!("<!DOCTYPE r SYSTEM \"http://5.5.2.2/x.dtd\">{open}"));
+        refused.push(format!("<!DOCTYPE r [<!ENTITY x SYSTEM \"file:///etc/passwd\">]>{open}"));
+        refused.push(open.replace("/c<", "&x;<"));
+        refused.push(open.replace("<serviceList>", "<serviceList a=\"").replace("</root>", ""));
+        refused.push(format!("{open}{}", long(300 << 10)));
+        for document in &refused {
+            let shown = &document[..document.len().min(200)];
+            assert!(description(document.as_bytes(), &at).is_err(), "{shown}");
+        }
+        let nothing = [
+            in_list(&format!("<!-- {good} -->")),
+            in_list(&format!("<![CDATA[{good}]]>")),
+            in_list(&escaped(&good)),
+            in_list(&format!("<service a=\"{}\"/>", good.replace('"', ""))),
+            in_list(&format!("<service>{kind}</service><controlURL>/c</controlURL>")),
+            in_list(&format!("{kind}<controlURL>/c</controlURL>")),
+            in_list(&format!("<service><x>{kind}<controlURL>/c</controlURL></x></service>")),
+            // It would come back in a header.
+            in_list(&good.replace("urn:", "urn:&#13;&#10;X: y&#13;&#10;")),
+            in_list(&good.replace("urn:", "\"#x\" ")),
+            in_list(&good.replace("urn:", "&#0;")),
+            in_list(&good.replace("urn:", &long(200))),
+            in_list(&good.replace("/c<", "http://[<")),
+        ];
+        for document in &nothing {
+            assert_eq!(description(document.as_bytes(), &at).unwrap(), Description::default(), "{document}");
+        }
+    }
+
+    #[test]
+    fn answers_that_have_broken_others_are_no_answers() {
+        let answered = |inside: &str| format!("<s:Envelope><s:Body>{inside}</s:Body></s:Envelope>");
+        let long = "a".repeat(100_000);
+        let refused = [
+            answered(&format!("<u:{long}Response/>")),
+            answered("<u:GetResponse><A>1</A>"),
+            answered("</u:GetResponse>"),
+            answered("<s:Fault><errorCode>99999999999</errorCode></s:Fault>"),
+            answered("<s:Fault><errorCode>-718</errorCode></s:Fault>"),
+            answered("<u:SetResponse/>"),
+            format!("<u:GetResponse>{long}</u:GetResponse>"),
+            "<s:Envelope><s:Body><u:GetResponse/>".to_owned(),
+        ];
+        for document in &refused {
+            assert!(answer(document.as_bytes(), "Get").is_err(), "{}", &document[..document.len().min(200)]);
+        }
+        let words = format!(
+            "<s:Fault><errorCode>718</errorCode><errorDescription>{long}\u{1b}[2J</errorDescription></s:Fault>"
+        );
+        let said = answer(answered(&words).as_bytes(), "Get").unwrap();
+        assert_eq!(said, Answer::Failed(718, "a".repeat(MOST_SHOWN)));
+    }
+
     #[test]
     fn no_answer_of_a_gateway_whatever_it_is_breaks_its_reader() {
         let at = Url::parse("http://192.168.1.1:5000/").unwrap();
