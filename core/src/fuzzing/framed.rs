@@ -532,7 +532,7 @@ mod tests {
     fn large_parts_are_taken_as_long_as_there_is_room_for_their_message_and_for_all() {
         let (mut byte, zeros) = (noise(0x2545_f491_4f6c_dd1d), vec![0; 3 << 20]);
         let mut ends = BTreeMap::<_, usize>::new();
-        for _ in 0..rounds(40, 2_000) {
+        for _ in 0..rounds(40, 400) {
             let (mut reassembly, mut model) = (Reassembly::default(), BTreeMap::<u8, (u64, usize)>::new());
             // Seven parts each, so that some get whole, some are too large, and all together too many.
             let [few, most] = [byte() % 8 + 1, byte() % 3 + 1];

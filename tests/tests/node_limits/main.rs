@@ -86,6 +86,38 @@ async fn s17_s18_distinct_ids_intents_origins_and_models_do_not_grow_a_node() {
 }
 
 #[tokio::test]
+async fn nonces_by_the_thousand_are_each_good_once_and_cost_what_they_may() {
+    const PER_ROUND: usize = 1_000;
+    let count = size(10_000, 1_000_000);
+    let node = Remote::new("echo", json!({ "result_bytes": 1 << 20 }), None).await;
+    let mut conn = Conn::open(node.addr).await.unwrap();
+    let (mut before, mut sent) = (0, Vec::new());
+    for first in (0..count).step_by(PER_ROUND) {
+        sent.push(Instant::now());
+        let with_nonce = |n: usize| body(&format!("t-{n}"), CHAT, &format!(r#","nonce":"n-{n}""#));
+        let tasks = (first..first + PER_ROUND).flat_map(|n| post("/v1/task", "", with_nonce(n).as_bytes()));
+        conn.write(&tasks.collect::<Vec<_>>()).await.unwrap();
+        for n in first..first + PER_ROUND {
+            assert_eq!(conn.answer().await.unwrap().status, 200, "nonce {n} is new");
+        }
+        if first == PER_ROUND {
+            before = node.process.memory();
+        }
+    }
+    let rise = node.process.memory().saturating_sub(before);
+    println!("{count} nonces cost {rise} bytes");
+    // 64 MiB of nonces and as much of task ids; twice that where tables were just doubled and the smaller ones have left holes.
+    assert!(rise <= size(16, 256) << 20, "{rise} bytes for {count} nonces");
+    // One is held for five minutes, and a slow machine takes longer for a million.
+    for n in (0..count).step_by(97).filter(|n| sent[n / PER_ROUND].elapsed() < Duration::from_secs(200)) {
+        let again = body(&format!("other-{n}"), CHAT, &format!(r#","nonce":"n-{n}""#));
+        conn.write(&post("/v1/task", "", again.as_bytes())).await.unwrap();
+        let answer = conn.answer().await.unwrap();
+        assert_eq!((answer.status, &answer.json()["error"]["code"]), (409, &json!("IICP-E011")), "nonce {n} is spent");
+    }
+}
+
+#[tokio::test]
 async fn s22_k14_a_node_short_of_descriptors_stays_calm_and_answers() {
     let limit = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }).unwrap();
