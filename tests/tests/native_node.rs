@@ -287,6 +287,35 @@ async fn who_falls_silent_is_told_why_it_has_to_go() {
     }
 }
 
+#[tokio::test]
+#[ignore = "takes the half a minute that a message has; part of --with soak"]
+async fn a_message_whose_last_part_does_not_come_within_thirty_seconds_ends_its_connection() {
+    let served = node(|options| options.idle_timeout_ms = 120_000).await;
+    let some = after_hello(&[part("m", 0, 3, b"x"), part("m", 2, 3, b"z")]);
+    let half = [hello(), raw(1, kind::CALL, 0, 100, b"half")].concat();
+    // One of them is silent from then on, one says that it is there, and one has not even sent a frame whole.
+    let rows =
+        [(some.clone(), false, "fragment_timeout"), (some, true, "fragment_timeout"), (half, false, "read_timeout")];
+    let ends = rows.into_iter().map(async |(bytes, talks, reason)| {
+        let mut native = Native::open(served.node.addr()).await.unwrap();
+        native.send(&bytes).await.unwrap();
+        let begun = Instant::now();
+        let last = loop {
+            match tokio::time::timeout(Duration::from_secs(2), native.next()).await {
+                Ok(Ok(Some(frame))) if frame.kind != kind::CLOSE => {}
+                Ok(end) => break end.unwrap().map(|goodbye| goodbye.text(1)),
+                Err(_) if talks => native.send(&frame(kind::PING, 0, &[])).await.unwrap(),
+                Err(_) => {}
+            }
+            assert!(begun.elapsed() < Duration::from_secs(60), "{reason}: it is never told");
+        };
+        assert_eq!(last.as_deref(), Some(reason));
+        assert!(begun.elapsed() > Duration::from_secs(29), "{reason} after {:?}", begun.elapsed());
+    });
+    futures_util::future::join_all(ends).await;
+    assert!(served.runs.lock().unwrap().is_empty());
+}
+
 // --- calls on one connection ---
 
 #[tokio::test]
