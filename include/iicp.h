@@ -184,6 +184,21 @@ enum {
     IICP_INFERENCE_MODERATION = 5,
 };
 
+/** How a language calls the options of the engine. */
+typedef int32_t iicp_spelling;
+
+/** Every spelling. A later library may add some. */
+enum {
+    /** As Rust and C: `node_ttl_ms`, and times in milliseconds. */
+    IICP_SPELLING_SNAKE = 1,
+    /** As Python: `node_ttl`, and times in seconds. */
+    IICP_SPELLING_SECONDS = 2,
+    /** As TypeScript: `nodeTtlMs`, and times in milliseconds. */
+    IICP_SPELLING_CAMEL = 3,
+    /** As Go: `NodeTTLMs`, and times in milliseconds. */
+    IICP_SPELLING_PASCAL = 4,
+};
+
 /** The intent of chats. */
 #define IICP_CHAT "urn:iicp:intent:llm:chat:v1"
 /** The intent of completions. */
@@ -369,6 +384,15 @@ iicp_str iicp_error_name(const iicp_error *error);
  * Ownership: the text lives as long as the error. Threads: any.
  */
 iicp_str iicp_error_message(const iicp_error *error);
+
+/**
+ * The message with its options called as another language calls them, for layers on top of this one; empty of NULL, and
+ * for a spelling that the library does not know.
+ *
+ * Ownership: the text lives as long as the error. Threads: any.
+ */
+iicp_str iicp_error_message_in(const iicp_error *error,
+                               iicp_spelling spelling);
 
 /**
  * The protocol's own code as the peer wrote it, such as `capacity_exceeded` or `IICP-E021`; empty if it wrote none.

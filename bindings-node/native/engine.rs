@@ -5,7 +5,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use iicp_core::bridge::{Bridge, Doorbell};
+use iicp_core::bridge::{Bridge, Doorbell, Spelling};
 use iicp_core::options::{QueueOptions, RuntimeOptions};
 use iicp_core::{Code, Error};
 use napi::bindgen_prelude::{Env, Function};
@@ -28,7 +28,7 @@ fn engine() -> MutexGuard<'static, Engine> {
 
 /// The engine as a JavaScript exception shows it: the facade reads the message.
 pub(crate) fn thrown(error: &Error) -> napi::Error {
-    napi::Error::from_reason(error.to_json().to_string())
+    napi::Error::from_reason(error.to_json_in(Spelling::Camel).to_string())
 }
 
 pub(crate) fn bridge() -> napi::Result<Bridge> {

@@ -14,7 +14,7 @@ use std::fmt::Write as _;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use iicp_core::bridge::{Event, EventKind, Hold};
+use iicp_core::bridge::{Event, EventKind, Hold, Spelling};
 use iicp_core::{Code, Error};
 use serde_json::Value;
 
@@ -134,7 +134,7 @@ fn body(event: &Event) -> Result<Cow<'_, str>, Error> {
 
 /// The error with what caused it, as far as the engine tells.
 fn describe(error: &Error) -> Value {
-    let mut described = error.to_json();
+    let mut described = error.to_json_in(Spelling::Camel);
     let mut causes = Vec::new();
     let mut next = error.source();
     while let Some(cause) = next {

@@ -40,7 +40,9 @@ test("a payload of bytes is JSON text that is passed on as it is", async (t) => 
 
 test("an unknown or wrong option is refused by the core, with its code and the option's name", async (t) => {
   assert.throws(() => new Client({ directroy: "x" }), { codeName: "CONFIG_INVALID", message: /directroy/ });
-  assert.throws(() => new Client({ maxAttempts: 99 }), { code: Code.CONFIG_INVALID, message: /max_attempts/ });
+  assert.throws(() => new Client({ maxAttempts: 99 }), { code: Code.CONFIG_INVALID, message: /option maxAttempts of a client is 99/ });
+  assert.throws(() => new Client({ timeoutMs: 0 }), { message: /option timeoutMs of a task is 0 ms/ });
+  assert.throws(() => new Client({ tiemoutMs: 5 }), { message: /"tiemoutMs"; expected one of directory, timeoutMs, / });
   assert.throws(() => new Client({ constructor: 1 }), { code: Code.CONFIG_INVALID });
   const { client } = await mesh(t, echo);
   const code = async (promise) => (await rejection(promise)).codeName;

@@ -160,10 +160,10 @@ test("options that options hold arrive under the core's names", async (t) => {
     }
     throw new Error("it was taken");
   };
-  assert.match(message({ routingPolicy: { profile: "secret" } }), /routing_policy.*`standard`/);
-  assert.match(message({ routingPolicy: { requireEncription: true } }), /requireEncription.*require_encryption/);
-  assert.match(message({ profileRequest: { profileId: "x", profileVersion: "1", profileFixtureSha256: "short" } }), /profile_fixture_sha256/);
-  for (const routingPolicy of [5, "standard", null]) assert.match(message({ routingPolicy }), /routing_policy/);
+  assert.match(message({ routingPolicy: { profile: "secret" } }), /routingPolicy: expected one of "standard"/);
+  assert.match(message({ routingPolicy: { requireEncription: true } }), /requireEncription.*requireEncryption/);
+  assert.match(message({ profileRequest: { profileId: "x", profileVersion: "1", profileFixtureSha256: "short" } }), /profileFixtureSha256/);
+  for (const routingPolicy of [5, "standard", null]) assert.match(message({ routingPolicy }), /routingPolicy: expected struct/);
 
   const payload = 1;
   const to = async (options) => (await rejection(client.submit({ intent: ECHO, payload, ...options }))).codeName;

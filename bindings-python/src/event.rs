@@ -2,7 +2,8 @@
 
 use std::borrow::Cow;
 
-use iicp_core::{Error, bridge};
+use iicp_core::Error;
+use iicp_core::bridge::{self, Spelling};
 use pyo3::exceptions::PyValueError;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -24,7 +25,7 @@ type ErrorTuple = (i32, String, bool, Option<f64>, Option<u16>, Option<String>);
 fn error_tuple(error: &Error) -> ErrorTuple {
     (
         error.code().number(),
-        error.message().to_owned(),
+        error.message_in(Spelling::Seconds).into_owned(),
         error.retryable(),
         error.retry_after().map(|pause| pause.as_secs_f64()),
         error.http_status(),

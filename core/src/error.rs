@@ -4,8 +4,13 @@
 //! ("IICP-E021", "capacity_exceeded") travels beside them as [`Error::wire_code`], because the public specification
 //! gives some of its numbers two meanings.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
+
+mod spelling;
+
+pub use spelling::Spelling;
 
 /// The result of every fallible call of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -140,6 +145,8 @@ pub struct Error(Box<Inner>);
 struct Inner {
     code: Code,
     message: String,
+    /// The message with marks, if it names options; see `spelling`.
+    marked: Option<String>,
     retryable: bool,
     retry_after: Option<Duration>,
     http_status: Option<u16>,
@@ -154,12 +161,22 @@ impl Error {
         Error(Box::new(Inner {
             code,
             message: message.into(),
+            marked: None,
             retryable: code.retryable(),
             retry_after: None,
             http_status: None,
             wire_code: None,
             source: None,
         }))
+    }
+
+    /// An error whose message names options or times, each between marks: `` `timeout_ms` ``, `` `250 ms` ``. Every
+    /// language reads its own names; see [`message_in`](Error::message_in).
+    pub(crate) fn of_options(code: Code, marked: impl Into<String>) -> Self {
+        let marked = marked.into();
+        let mut error = Error::new(code, Spelling::Snake.message(&marked));
+        error.0.marked = Some(marked);
+        error
     }
 
     /// A handler's deliberate refusal: unlike any other error of a handler, its message is shown to the caller, and so are
@@ -217,6 +234,15 @@ impl Error {
         &self.0.message
     }
 
+    /// The message with its options called as a language calls them.
+    #[must_use]
+    pub fn message_in(&self, spelling: Spelling) -> Cow<'_, str> {
+        match &self.0.marked {
+            Some(marked) if spelling != Spelling::Snake => spelling.message(marked).into(),
+            _ => self.message().into(),
+        }
+    }
+
     /// Whether the same call may succeed later without a change by the caller.
     #[must_use]
     pub fn retryable(&self) -> bool {
@@ -241,14 +267,20 @@ impl Error {
         self.0.wire_code.as_deref()
     }
 
+    /// The error as JSON, with its options called as Rust calls them; see [`to_json_in`](Error::to_json_in).
+    #[must_use]
+    pub fn to_json(&self) -> serde_json::Value {
+        self.to_json_in(Spelling::Snake)
+    }
+
     /// The error as JSON for the language layers: `code`, `name`, `message`, `retryable`, and where known
     /// `retry_after_ms`, `http_status`, `wire_code`.
     #[must_use]
-    pub fn to_json(&self) -> serde_json::Value {
+    pub fn to_json_in(&self, spelling: Spelling) -> serde_json::Value {
         let mut object = serde_json::json!({
             "code": self.code().number(),
             "name": self.code().name(),
-            "message": self.message(),
+            "message": self.message_in(spelling),
             "retryable": self.retryable(),
         });
         if let Some(pause) = self.retry_after() {

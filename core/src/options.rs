@@ -60,7 +60,7 @@ pub const MAX_TIMEOUT_MS: u64 = 120_000;
 /// # Errors
 /// `CONFIG_INVALID` names the option and what it should be; other codes as [`Validate::validate`] of the struct says.
 pub fn from_json<T: DeserializeOwned + Default + Validate>(json: &str) -> Result<T> {
-    let refused = |why: &str| Error::new(Code::ConfigInvalid, format!("options of {}: {why}", T::WHAT));
+    let refused = |why: &str| Error::of_options(Code::ConfigInvalid, format!("options of {}: {why}", T::WHAT));
     let options: T = match json.trim_start().chars().next() {
         None => T::default(),
         // Else a list would be taken for the values without their names.
@@ -75,13 +75,18 @@ pub fn from_json<T: DeserializeOwned + Default + Validate>(json: &str) -> Result
 fn reason<T: DeserializeOwned>(json: &str, error: &serde_json::Error) -> String {
     let said = error.to_string();
     // serde writes: what was there, then what was expected. Names of fields are no values.
-    match said.rsplit_once(", expected ") {
-        Some((found, expected)) if !found.starts_with("unknown field") => match misfit::<T>(json) {
-            // Where it stands in a text that the caller never saw tells nothing.
-            Some(name) => format!("{name}: expected {}", expected.split(" at line ").next().unwrap_or(expected)),
-            None => format!("expected {expected}"),
-        },
-        _ => said,
+    let Some((found, expected)) = said.rsplit_once(", expected ") else { return said };
+    // Where it stands in a text that the caller never saw tells nothing.
+    let expected = expected.split(" at line ").next().unwrap_or(expected);
+    if let Some(given) = found.strip_prefix("unknown field ") {
+        // The caller's word, whatever it may look like; the others are ours.
+        return format!("unknown option {:?}; expected {expected}", given.trim_matches('`'));
+    }
+    // Words that may be given are no names.
+    let expected = expected.replace('`', "\"");
+    match misfit::<T>(json) {
+        Some(name) => format!("`{name}`: expected {expected}"),
+        None => format!("expected {expected}"),
     }
 }
 
@@ -111,14 +116,17 @@ fn in_range<T: PartialOrd + fmt::Display>(what: &str, name: &str, value: T, leas
     if value >= least && value <= most {
         return Ok(());
     }
-    Err(Error::new(Code::ConfigInvalid, format!("option {name} of {what} is {value}; it must be {least} to {most}")))
+    // A time is said with its unit, which is not the same in every language.
+    let (mark, unit) = if name.ends_with("_ms") { ("`", " ms`") } else { ("", "") };
+    let message = format!("option `{name}` of {what} is {mark}{value}{unit}; it must be {mark}{least} to {most}{unit}");
+    Err(Error::of_options(Code::ConfigInvalid, message))
 }
 
 fn check_timeout(timeout_ms: u64) -> Result<()> {
     if timeout_ms > MAX_TIMEOUT_MS {
-        return Err(Error::new(
+        return Err(Error::of_options(
             Code::TimeoutTooLarge,
-            format!("timeout_ms is {timeout_ms}; the protocol allows at most {MAX_TIMEOUT_MS}"),
+            format!("option `timeout_ms` is `{timeout_ms} ms`; the protocol allows at most `{MAX_TIMEOUT_MS} ms`"),
         ));
     }
     in_range("a task", "timeout_ms", timeout_ms, 1, MAX_TIMEOUT_MS)
@@ -147,9 +155,9 @@ impl Validate for RuntimeOptions {
     fn validate(&self) -> Result<()> {
         in_range(Self::WHAT, "worker_threads", self.worker_threads, 1, 256)?;
         if self.thread_name.is_empty() || self.thread_name.len() > 10 || !self.thread_name.is_ascii() {
-            return Err(Error::new(
+            return Err(Error::of_options(
                 Code::ConfigInvalid,
-                "option thread_name of the runtime must be 1 to 10 ASCII letters",
+                "option `thread_name` of the runtime must be 1 to 10 ASCII letters",
             ));
         }
         Ok(())
@@ -202,9 +210,9 @@ fn check_routing(what: &str, region: Option<&str>, model: Option<&str>, min_repu
 fn check_names<S: AsRef<str>>(what: &str, option: &str, names: &[S], most: usize) -> Result<()> {
     for name in names.iter().map(AsRef::as_ref) {
         if name.is_empty() || name.len() > most || name.chars().any(char::is_control) {
-            return Err(Error::new(
+            return Err(Error::of_options(
                 Code::ConfigInvalid,
-                format!("option {option} of {what}: a name must be 1 to {most} bytes without control characters"),
+                format!("option `{option}` of {what}: a name must be 1 to {most} bytes without control characters"),
             ));
         }
     }
@@ -219,9 +227,9 @@ fn check_region(what: &str, region: &str) -> Result<()> {
     if good {
         return Ok(());
     }
-    Err(Error::new(
+    Err(Error::of_options(
         Code::ConfigInvalid,
-        format!("option region of {what} must be a letter, then up to 63 letters, digits, '-' or '_'"),
+        format!("option `region` of {what} must be a letter, then up to 63 letters, digits, '-' or '_'"),
     ))
 }
 

@@ -292,7 +292,7 @@ func TestAHugeAnswerIsAnsweredOrRefused(t *testing.T) {
 		t.Errorf("got %d bytes", len(result.Result))
 	}
 	_, err := m.submit(t.Context(), "100000000")
-	wrong(t, err, iicp.ErrResponseTooLarge, "max_response_bytes")
+	wrong(t, err, iicp.ErrResponseTooLarge, "over MaxResponseBytes")
 	must(m.submit(t.Context(), "1"))(t)
 }
 

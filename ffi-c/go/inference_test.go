@@ -223,7 +223,7 @@ func TestATokenIsNeverShown(t *testing.T) {
 	}
 	logged.WriteString(text(options) + fmt.Sprint(options.NodeToken) + options.NodeToken.String())
 	_, err := iicp.NewClient(options)
-	wrong(t, err, iicp.ErrConfigInvalid, "max_attempts")
+	wrong(t, err, iicp.ErrConfigInvalid, "option MaxAttempts of a client is 99")
 	fmt.Fprintf(&logged, "%v %+v", err, err)
 	options.NodeToken += "\n"
 	_, err = iicp.NewClient(options)

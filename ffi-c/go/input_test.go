@@ -35,8 +35,8 @@ func TestBadTasksAreACodeThatSaysWhatIsWrong(t *testing.T) {
 		{iicp.Task{Intent: iicp.IntentChat, Payload: json.RawMessage(`{]`)}, iicp.ErrPayloadInvalid, "JSON"},
 		{iicp.Task{Intent: iicp.IntentChat, Payload: json.RawMessage("\"\xff\"")}, iicp.ErrPayloadInvalid, "JSON"},
 		{iicp.Task{Intent: iicp.IntentChat}, iicp.ErrPayloadInvalid, "JSON"},
-		{iicp.Task{Intent: iicp.IntentChat, TimeoutMs: 120_001}, iicp.ErrTimeoutTooLarge, "120000"},
-		{iicp.Task{Intent: iicp.IntentChat, TimeoutMs: -1}, iicp.ErrConfigInvalid, "u64"},
+		{iicp.Task{Intent: iicp.IntentChat, TimeoutMs: 120_001}, iicp.ErrTimeoutTooLarge, "option TimeoutMs is 120001 ms"},
+		{iicp.Task{Intent: iicp.IntentChat, TimeoutMs: -1}, iicp.ErrConfigInvalid, "TimeoutMs: expected u64"},
 		{iicp.Task{Intent: iicp.IntentChat, MinReputation: iicp.Ptr(math.NaN())}, iicp.ErrInvalidArg, "NaN"},
 		{iicp.Task{Intent: iicp.IntentChat, Qos: "fastest"}, iicp.ErrConfigInvalid, "realtime"},
 		{iicp.Task{Intent: iicp.IntentChat, Payload: good, Model: "a\xffb"}, iicp.ErrInvalidArg, "Model is not UTF-8"},
@@ -55,22 +55,22 @@ func TestBadTasksAreACodeThatSaysWhatIsWrong(t *testing.T) {
 	_, err = m.client.Complete(t.Context(), iicp.Completion{Prompt: "a", Extra: map[string]any{"k": []any{"b\xff"}}})
 	wrong(t, err, iicp.ErrInvalidArg, "Extra is not UTF-8")
 	_, err = m.client.Complete(t.Context(), iicp.Completion{})
-	wrong(t, err, iicp.ErrConfigInvalid, "prompt")
+	wrong(t, err, iicp.ErrConfigInvalid, "option Prompt of a completion")
 	_, err = m.client.Transcribe(t.Context(), iicp.Transcription{})
-	wrong(t, err, iicp.ErrConfigInvalid, "audio")
+	wrong(t, err, iicp.ErrConfigInvalid, "option Audio of a transcription")
 	_, err = m.client.Chat(t.Context(), iicp.Chat{})
-	wrong(t, err, iicp.ErrConfigInvalid, "messages")
+	wrong(t, err, iicp.ErrConfigInvalid, "option Messages of a chat")
 	_, err = m.client.Discover(t.Context(), iicp.Discover{Intent: iicp.IntentChat, Limit: 51})
-	wrong(t, err, iicp.ErrConfigInvalid, "limit")
+	wrong(t, err, iicp.ErrConfigInvalid, "option Limit of a discovery")
 }
 
 func TestBadOptionsAreACodeThatNamesThem(t *testing.T) {
 	_, err := iicp.NewClient(iicp.ClientOptions{MaxAttempts: 99})
-	wrong(t, err, iicp.ErrConfigInvalid, "max_attempts")
+	wrong(t, err, iicp.ErrConfigInvalid, "option MaxAttempts of a client is 99")
 	_, err = iicp.NewClient(iicp.ClientOptions{ConsumerAuth: "required"})
-	wrong(t, err, iicp.ErrConfigInvalid, "node_token")
+	wrong(t, err, iicp.ErrConfigInvalid, "and so NodeToken must be given")
 	_, err = iicp.NewClient(iicp.ClientOptions{RoutingPolicy: &iicp.RoutingPolicy{Profile: "lax"}})
-	wrong(t, err, iicp.ErrConfigInvalid, "routing_policy")
+	wrong(t, err, iicp.ErrConfigInvalid, "RoutingPolicy: expected one of")
 	_, err = iicp.NewClient(iicp.ClientOptions{RoutingPolicy: &iicp.RoutingPolicy{AllowedRegions: []string{"eu\xff"}}})
 	wrong(t, err, iicp.ErrInvalidArg, "AllowedRegions is not UTF-8")
 	_, err = iicp.NewClientJSON(`{"max_atempts": 1}`)
@@ -84,7 +84,7 @@ func TestBadOptionsAreACodeThatNamesThem(t *testing.T) {
 	_, err = iicp.Serve(t.Context(), iicp.NodeOptions{}, nil)
 	wrong(t, err, iicp.ErrNullArg, "handler")
 	_, err = iicp.Serve(t.Context(), iicp.NodeOptions{}, iicp.HandlerFunc(echo))
-	wrong(t, err, iicp.ErrConfigInvalid, "intents")
+	wrong(t, err, iicp.ErrConfigInvalid, "option Intents of a node")
 	_, err = iicp.Serve(t.Context(), iicp.NodeOptions{Intents: []string{"a", "b\xff"}}, iicp.HandlerFunc(echo))
 	wrong(t, err, iicp.ErrInvalidArg, "Intents is not UTF-8")
 	_, err = iicp.JSONReply(func() {})

@@ -43,7 +43,7 @@ static iicp_str str(_GoString_ text) {
 
 static failure describe(const iicp_error *err) {
 	failure f = {iicp_error_code(err), iicp_error_retryable(err), iicp_error_http_status(err),
-		iicp_error_retry_after_ms(err), iicp_error_message(err), iicp_error_wire_code(err)};
+		iicp_error_retry_after_ms(err), iicp_error_message_in(err, IICP_SPELLING_PASCAL), iicp_error_wire_code(err)};
 	return f;
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::OnceLock;
 
+use iicp_core::bridge::Spelling;
 use iicp_core::{Code, Error};
 
 use crate::guard::guard_value;
@@ -9,6 +10,9 @@ use crate::view::iicp_str;
 
 /// What every function that can fail returns: `IICP_OK` or why not. Names and numbers are in the list above.
 pub type iicp_code = i32;
+
+/// How `iicp_error_message_in` calls options: one of the `IICP_SPELLING_` numbers above.
+pub type iicp_spelling = i32;
 
 /// Why a call or an operation failed: a code and a sentence that says what happened, what it was about and what to do
 /// next. Never holds a token, a key or a payload.
@@ -20,6 +24,7 @@ pub struct iicp_error {
     message: String,
     wire_code: Option<String>,
     json: OnceLock<String>,
+    spelled: [OnceLock<String>; Spelling::ALL.len()],
 }
 
 impl iicp_error {
@@ -28,6 +33,7 @@ impl iicp_error {
             message: terminated(error.message()),
             wire_code: error.wire_code().map(terminated),
             json: OnceLock::new(),
+            spelled: Default::default(),
             error,
         }
     }
@@ -112,6 +118,22 @@ pub unsafe extern "C" fn iicp_error_name(error: *const iicp_error) -> iicp_str {
 pub unsafe extern "C" fn iicp_error_message(error: *const iicp_error) -> iicp_str {
     // SAFETY: the caller's promise.
     unsafe { read(error, iicp_str::EMPTY, |error| iicp_str::of(&error.message)) }
+}
+
+/// The message with its options called as another language calls them, for layers on top of this one; empty of NULL, and
+/// for a spelling that the library does not know.
+///
+/// Ownership: the text lives as long as the error. Threads: any.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn iicp_error_message_in(error: *const iicp_error, spelling: iicp_spelling) -> iicp_str {
+    let message = |error: &iicp_error| {
+        let place = Spelling::ALL.iter().zip(&error.spelled).find(|(known, _)| known.number() == spelling);
+        place.map_or(iicp_str::EMPTY, |(spelling, text)| {
+            iicp_str::of(text.get_or_init(|| terminated(&error.error.message_in(*spelling))))
+        })
+    };
+    // SAFETY: the caller's promise.
+    unsafe { read(error, iicp_str::EMPTY, message) }
 }
 
 /// The protocol's own code as the peer wrote it, such as `capacity_exceeded` or `IICP-E021`; empty if it wrote none.

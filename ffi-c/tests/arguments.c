@@ -174,7 +174,7 @@ static void ids_of_nothing_are_stale(void) {
 static void nothing_can_be_read_and_freed(void) {
     CHECK(iicp_error_code(NULL) == IICP_OK && iicp_error_retryable(NULL) == 0 && iicp_error_http_status(NULL) == 0);
     CHECK(iicp_error_retry_after_ms(NULL) == -1);
-    CHECK(iicp_error_name(NULL).len == 0 && iicp_error_message(NULL).len == 0 && iicp_error_wire_code(NULL).len == 0);
+    CHECK(iicp_error_name(NULL).len == 0 && iicp_error_message(NULL).len == 0 && iicp_error_message_in(NULL, IICP_SPELLING_CAMEL).len == 0 && iicp_error_wire_code(NULL).len == 0);
     CHECK(iicp_error_json(NULL).len == 0 && *iicp_error_json(NULL).ptr == 0);
     CHECK(iicp_event_kind_of(NULL) == 0 && iicp_event_id(NULL) == 0 && iicp_event_tag(NULL) == 0);
     CHECK(iicp_event_handle(NULL) == 0 && iicp_event_json(NULL).len == 0 && iicp_event_body(NULL).len == 0);
@@ -191,6 +191,25 @@ static void a_program_for_another_interface_is_told(void) {
     FAILS(iicp_runtime_new(IICP_ABI_VERSION + 1, NOTHING, &other, &err), IICP_ABI_MISMATCH);
     FAILS(iicp_runtime_new(0, NOTHING, &other, &err), IICP_ABI_MISMATCH);
     CHECK(other.id == 0);
+}
+
+static void an_error_calls_options_as_a_layer_does(void) {
+    iicp_client none;
+    CODE(iicp_client_new(runtime, iicp_text("{\"route_ttl_ms\":3600001}"), &none, &err), IICP_CONFIG_INVALID);
+    const struct { iicp_spelling spelling; const char *begins; } said[] = {
+        {IICP_SPELLING_SNAKE, "option route_ttl_ms of a client is 3600001 ms;"},
+        {IICP_SPELLING_SECONDS, "option route_ttl of a client is 3600.001 s;"},
+        {IICP_SPELLING_CAMEL, "option routeTtlMs of a client is 3600001 ms;"},
+        {IICP_SPELLING_PASCAL, "option RouteTTLMs of a client is 3600001 ms;"},
+    };
+    for (size_t i = 0; i < sizeof said / sizeof *said; i++) {
+        iicp_str message = iicp_error_message_in(err, said[i].spelling);
+        CHECK(strncmp(message.ptr, said[i].begins, strlen(said[i].begins)) == 0, "%s", message.ptr);
+        CHECK(message.len == strlen(message.ptr) && iicp_error_message_in(err, said[i].spelling).ptr == message.ptr);
+    }
+    CHECK(iicp_error_message_in(err, 0).len == 0 && iicp_error_message_in(err, 99).len == 0);
+    iicp_error_free(err);
+    err = NULL;
 }
 
 static void an_error_shows_what_it_knows(void) {
@@ -229,6 +248,7 @@ int main(int argc, char **argv) {
     RUN(ids_of_nothing_are_stale);
     RUN(nothing_can_be_read_and_freed);
     RUN(a_program_for_another_interface_is_told);
+    RUN(an_error_calls_options_as_a_layer_does);
     RUN(an_error_shows_what_it_knows);
     CHECK(!err);
     OK(iicp_runtime_free(runtime));

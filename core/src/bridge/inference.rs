@@ -260,7 +260,10 @@ impl Bridge {
             Ok(choice) => op.ranked(Ok(choice)),
             Err(error) => {
                 op.ranked(Err(error))?;
-                Err(Error::new(Code::InvalidArg, "a ranker answers with candidate_ref, policy_id and mode, or null"))
+                Err(Error::of_options(
+                    Code::InvalidArg,
+                    "a ranker answers with `candidate_ref`, `policy_id` and mode, or null",
+                ))
             }
         }
     }

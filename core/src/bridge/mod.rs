@@ -52,6 +52,7 @@ use verbs::Serving;
 
 use crate::client::Client;
 use crate::directory::Directory;
+pub use crate::error::Spelling;
 use crate::error::{Code, Error, Result};
 use crate::options::{QueueOptions, RuntimeOptions, Validate as _};
 use crate::runtime::Runtime;

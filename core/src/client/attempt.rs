@@ -327,7 +327,7 @@ pub(super) fn unanswered(node_id: &str, no_reply: NoReply) -> Failed {
         NoReply::Connect => (Code::Connect, "cannot be reached", Outcome::Elsewhere),
         NoReply::Tls(why) => {
             let why = format!("node {node_id} cannot be trusted: {}", why.as_str());
-            return Failed::new(Code::Tls, why, Outcome::Elsewhere);
+            return Failed::elsewhere(Error::of_options(Code::Tls, why));
         }
         NoReply::Refused => {
             let why = format!("node {node_id} is at an address that may not be called; nothing was sent");
@@ -341,11 +341,11 @@ pub(super) fn unanswered(node_id: &str, no_reply: NoReply) -> Failed {
         NoReply::Malformed => {
             (Code::Malformed, "answered something that is not of this protocol, or is compressed", Outcome::MayHaveRun)
         }
-        NoReply::TooLarge => (
-            Code::ResponseTooLarge,
-            "sent an answer over max_response_bytes; raise it if the answer is wanted",
-            Outcome::Final,
-        ),
+        NoReply::TooLarge => {
+            let why =
+                format!("node {node_id} sent an answer over `max_response_bytes`; raise it if the answer is wanted");
+            return Failed::with(Error::of_options(Code::ResponseTooLarge, why), Outcome::Final);
+        }
     };
     Failed::new(code, format!("node {node_id} {why}"), outcome)
 }

@@ -293,5 +293,5 @@ impl fmt::Debug for Client {
 }
 
 fn out_of_time(timeout: Duration) -> Error {
-    Error::new(Code::Timeout, format!("no result within {} ms; give the task more time", timeout.as_millis()))
+    Error::of_options(Code::Timeout, format!("no result within `{} ms`; give the task more time", timeout.as_millis()))
 }

@@ -98,7 +98,7 @@ impl TaskStream {
         let mut whole = Assembly::new(self.most_bytes);
         while let Some(chunk) = self.next().await {
             whole.push(chunk?.result.bytes()).map_err(|_| {
-                Error::new(Code::ResponseTooLarge, "the parts of the answer are over max_response_bytes")
+                Error::of_options(Code::ResponseTooLarge, "the parts of the answer are over `max_response_bytes`")
             })?;
         }
         Ok(TaskResult { result: whole.finish(), ..self.about })

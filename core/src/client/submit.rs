@@ -154,8 +154,9 @@ impl<'a> Submit<'a> {
     /// node, and after it no more.
     pub(super) async fn stream(mut self) -> Result<TaskStream> {
         if self.options.consensus.is_some() {
-            let why = "option consensus of a task does not go with a stream: nodes are compared by their whole results";
-            return Err(Error::new(Code::ConfigInvalid, why));
+            let why =
+                "option `consensus` of a task does not go with a stream: nodes are compared by their whole results";
+            return Err(Error::of_options(Code::ConfigInvalid, why));
         }
         self.streamed = true;
         let mut chosen = self.candidates().await?;
@@ -400,7 +401,10 @@ fn check_size(client: &Inner, bytes: usize) -> Result<()> {
     if bytes <= most {
         return Ok(());
     }
-    Err(Error::new(Code::PayloadTooLarge, format!("the payload has {bytes} bytes; max_request_bytes allows {most}")))
+    Err(Error::of_options(
+        Code::PayloadTooLarge,
+        format!("the payload has {bytes} bytes; `max_request_bytes` allows {most}"),
+    ))
 }
 
 /// Of several failures the one that says most: a node that answered rather than one that was not there.

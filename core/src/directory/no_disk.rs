@@ -14,9 +14,9 @@ impl Disk {
     /// # Errors
     /// `UNSUPPORTED`, always.
     pub(super) fn open(_path: &str) -> Result<(Disk, Secrets, Vec<Row>, Option<String>)> {
-        Err(Error::new(
+        Err(Error::of_options(
             Code::Unsupported,
-            "option path of a directory needs a build with SQLite (cargo feature sqlite); leave it out to keep nothing",
+            "option `path` of a directory needs a build with SQLite (cargo feature sqlite); leave it out to keep nothing",
         ))
     }
 

@@ -117,9 +117,9 @@ impl ConsumerTokens {
 
     fn settle(&self, token: Option<Arc<Secret>>, target: &str) -> Result<Option<Arc<Secret>>> {
         if token.is_none() && self.mode == ConsumerAuth::Required {
-            return Err(Error::new(
+            return Err(Error::of_options(
                 Code::ConsumerAuthRequired,
-                format!("the directory gave no consumer token for node {target}; check node_token and node_id"),
+                format!("the directory gave no consumer token for node {target}; check `node_token` and `node_id`"),
             )
             .with_wire_code("IICP-CONSUMER-AUTH-REQUIRED"));
         }

@@ -326,7 +326,7 @@ impl DirectoryClient {
             NoReply::Malformed => (Code::DirectoryMalformed, "the answer is no HTTP, or compressed"),
             NoReply::TooLarge => (Code::DirectoryMalformed, "the answer is over 4 MiB"),
         };
-        Error::new(code, format!("{what} at the directory {at} failed: {why}"))
+        Error::of_options(code, format!("{what} at the directory {at} failed: {why}"))
     }
 }
 

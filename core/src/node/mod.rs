@@ -294,7 +294,10 @@ impl Node {
     /// [`Node::serve`].
     pub async fn serve_backend(self) -> Result<LiveNode> {
         let backend = self.backend.clone().ok_or_else(|| {
-            Error::new(Code::ConfigInvalid, "option backend of a node is missing; name the server that runs its tasks")
+            Error::of_options(
+                Code::ConfigInvalid,
+                "option `backend` of a node is missing; name the server that runs its tasks",
+            )
         })?;
         backend.check_intents(&self.options.intents)?;
         self.serve(backend).await
@@ -418,7 +421,7 @@ async fn kept(options: &NodeOptions, directory: &str) -> Result<Kept> {
         let relay_key = is_relay.then(|| state::relay_key(state_dir.as_ref(), &identity.node_id)).transpose()?;
         Ok(Kept { identity, key, relay_key })
     });
-    reading.await.map_err(|_| Error::new(Code::Internal, "the thread that reads state_dir broke down"))?
+    reading.await.map_err(|_| Error::of_options(Code::Internal, "the thread that reads `state_dir` broke down"))?
 }
 
 impl fmt::Debug for Node {

@@ -234,21 +234,21 @@ async fn keep_credentials(state: &State, directory: &DirectoryClient, registrati
 fn explained(state: &State, error: Error) -> Error {
     if error.wire_code() == Some("IICP-E050") {
         let message = format!(
-            "the directory knows node {} at another endpoint, which still answers; stop the node there, or choose another node_id",
+            "the directory knows node {} at another endpoint, which still answers; stop the node there, or choose another `node_id`",
             state.node_id
         );
-        return Error::new(error.code(), message).with_wire_code("IICP-E050").with_http_status(403);
+        return Error::of_options(error.code(), message).with_wire_code("IICP-E050").with_http_status(403);
     }
     if error.wire_code() != Some("IICP-E049") {
         return error;
     }
     let known = format!("the directory knows node {} with another sealing key than it has now", state.node_id);
     let remedy = if state.options.state_dir.is_some() {
-        "restore the key file of that node in state_dir, or choose another node_id"
+        "restore the key file of that node in `state_dir`, or choose another `node_id`"
     } else {
-        "set state_dir, so that the key outlives the process, and choose another node_id until the old one is forgotten"
+        "set `state_dir`, so that the key outlives the process, and choose another `node_id` until the old one is forgotten"
     };
-    Error::new(error.code(), format!("{known}; {remedy}")).with_wire_code("IICP-E049").with_http_status(403)
+    Error::of_options(error.code(), format!("{known}; {remedy}")).with_wire_code("IICP-E049").with_http_status(403)
 }
 
 /// A directory lists what it is told; a node that cannot be reached under its own URL must not be listed. From behind a
@@ -273,10 +273,10 @@ async fn probe_self(state: &State, way: Option<&Way>) -> Result<()> {
                 Err(no_reply) => format!("{no_reply:?}"),
                 Ok(reply) => reply.status.to_string(),
             };
-            Err(Error::new(
+            Err(Error::of_options(
                 Code::Connect,
                 format!(
-                    "the node does not answer under its own endpoint {endpoint}: {seen}; check the option endpoint"
+                    "the node does not answer under its own endpoint {endpoint}: {seen}; check the option `endpoint`"
                 ),
             ))
         }

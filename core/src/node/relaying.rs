@@ -40,9 +40,9 @@ pub(super) fn listen(options: &NodeOptions) -> Result<Option<Listeners>> {
     let Some(relay) = &options.relay_server else { return Ok(None) };
     let listeners = Listeners::bind(relay.host.as_deref().unwrap_or(&options.host), relay.port)?;
     if listeners.ticket_required(relay) && relay.ticket_key.is_none() && options.directory.is_empty() {
-        return Err(Error::new(
+        return Err(Error::of_options(
             Code::ConfigInvalid,
-            "a relay that wants tickets of its workers needs directory or ticket_key to verify them with",
+            "a relay that wants tickets of its workers needs `directory` or `relay_server.ticket_key` to verify them with",
         ));
     }
     Ok(Some(listeners))

@@ -42,7 +42,10 @@ pub(super) async fn examine(options: &NodeOptions) -> Result<Option<CertificateR
         || Some(options.host.clone()).filter(|host| !host.parse().is_ok_and(|ip: IpAddr| ip.is_unspecified()));
     let host = options.endpoint.as_deref().map_or_else(listening, host_of);
     let Validity { from, until } = tls.validity().ok_or_else(|| {
-        Error::new(Code::ConfigInvalid, "option tls.certificate: it does not say how long it is good, as it should")
+        Error::of_options(
+            Code::ConfigInvalid,
+            "option `tls.certificate`: it does not say how long it is good, as it should",
+        )
     })?;
     let is_for_host = host.as_deref().is_none_or(|host| tls.is_for(host));
     Ok(Some(CertificateReport::new(from, until, host, is_for_host)))

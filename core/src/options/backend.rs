@@ -85,9 +85,9 @@ impl BackendOptions {
             BackendKind::OpenaiCompat => "",
         };
         match self.url.as_deref().unwrap_or(usual) {
-            "" => Err(Error::new(
+            "" => Err(Error::of_options(
                 Code::ConfigInvalid,
-                "option url of a backend is missing; give its base URL, such as http://127.0.0.1:8000/v1",
+                "option `url` of a backend is missing; give its base URL, such as http://127.0.0.1:8000/v1",
             )),
             url => Ok(url),
         }
@@ -102,9 +102,9 @@ impl Validate for BackendOptions {
         if let Some(key) = &self.api_key
             && !key.is_header_text()
         {
-            return Err(Error::new(
+            return Err(Error::of_options(
                 Code::ConfigInvalid,
-                "option api_key of a backend must be 1 to 4096 visible ASCII characters",
+                "option `api_key` of a backend must be 1 to 4096 visible ASCII characters",
             ));
         }
         if let Some(model) = &self.model {

@@ -157,15 +157,15 @@ impl Validate for TaskOptions {
         if let Some(traceparent) = &self.traceparent
             && Traceparent::parse(traceparent).is_none()
         {
-            return Err(Error::new(
+            return Err(Error::of_options(
                 Code::ConfigInvalid,
-                "option traceparent of a task must be 00-<32 hex>-<16 hex>-<2 hex>",
+                "option `traceparent` of a task must be 00-<32 hex>-<16 hex>-<2 hex>",
             ));
         }
         if self.tracestate.as_ref().is_some_and(|state| !is_tracestate(state)) {
-            return Err(Error::new(
+            return Err(Error::of_options(
                 Code::ConfigInvalid,
-                "option tracestate of a task must be 1 to 512 visible ASCII characters",
+                "option `tracestate` of a task must be 1 to 512 visible ASCII characters",
             ));
         }
         self.routing_policy.as_ref().map_or(Ok(()), RoutingPolicy::validate)?;

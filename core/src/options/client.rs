@@ -130,15 +130,15 @@ impl Validate for ClientOptions {
         if let Some(token) = &self.node_token
             && !token.is_header_text()
         {
-            return Err(Error::new(
+            return Err(Error::of_options(
                 Code::ConfigInvalid,
-                "option node_token of a client must be 1 to 4096 visible ASCII characters",
+                "option `node_token` of a client must be 1 to 4096 visible ASCII characters",
             ));
         }
         if self.consumer_auth == ConsumerAuth::Required && self.node_token.is_none() {
-            return Err(Error::new(
+            return Err(Error::of_options(
                 Code::ConfigInvalid,
-                "option consumer_auth of a client is required, and so node_token must be given",
+                "option `consumer_auth` of a client is required, and so `node_token` must be given",
             ));
         }
         Ok(())

@@ -70,7 +70,10 @@ impl Validate for DirectoryOptions {
         in_range(Self::WHAT, "node_ttl_ms", self.node_ttl_ms, 50, 3_600_000)?;
         in_range(Self::WHAT, "max_nodes", self.max_nodes, 1, 1_000_000)?;
         if self.path.as_deref().is_some_and(|path| path.is_empty() || path.contains('\0')) {
-            return Err(Error::new(Code::ConfigInvalid, "option path of a directory must be the path of a file"));
+            return Err(Error::of_options(
+                Code::ConfigInvalid,
+                "option `path` of a directory must be the path of a file",
+            ));
         }
         check_trusted_ca(Self::WHAT, self.trusted_ca.as_deref())
     }

@@ -87,9 +87,9 @@ macro_rules! inference {
                 self.routing_policy.as_ref().map_or(Ok(()), RoutingPolicy::validate)?;
                 self.route.as_ref().map_or(Ok(()), RouteConstraints::validate)?;
                 if self.traceparent.as_deref().is_some_and(|trace| Traceparent::parse(trace).is_none()) {
-                    return Err(Error::new(
+                    return Err(Error::of_options(
                         Code::ConfigInvalid,
-                        concat!("option traceparent of ", $what, " must be 00-<32 hex>-<16 hex>-<2 hex>"),
+                        concat!("option `traceparent` of ", $what, " must be 00-<32 hex>-<16 hex>-<2 hex>"),
                     ));
                 }
                 check_routing(Self::WHAT, self.region.as_deref(), self.model.as_deref(), self.min_reputation)
@@ -358,7 +358,7 @@ fn one_or_many<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Vec<String>, D:
 }
 
 fn missing(what: &str, option: &str, least: &str) -> Error {
-    Error::new(Code::ConfigInvalid, format!("option {option} of {what} is empty; give {least}"))
+    Error::of_options(Code::ConfigInvalid, format!("option `{option}` of {what} is empty; give {least}"))
 }
 
 /// Collects the fields that are there.
@@ -503,7 +503,10 @@ impl Transcription {
             return Err(missing(Self::WHAT, "audio", "the sound file"));
         }
         if STANDARD.decode(&self.audio).is_err() {
-            return Err(Error::new(Code::ConfigInvalid, "option audio of a transcription must be base64 with padding"));
+            return Err(Error::of_options(
+                Code::ConfigInvalid,
+                "option `audio` of a transcription must be base64 with padding",
+            ));
         }
         check_names(Self::WHAT, "filename", self.filename.as_slice(), 255)?;
         check_names(Self::WHAT, "language", self.language.as_slice(), 35)?;

@@ -80,9 +80,9 @@ impl Validate for NodeCapability {
         for (name, list) in [("input", &self.input_modalities), ("output", &self.output_modalities)] {
             let twice = |at: usize| list[..at].contains(&list[at]);
             if (0..list.len()).any(twice) {
-                return Err(Error::new(
+                return Err(Error::of_options(
                     Code::ConfigInvalid,
-                    format!("option {name}_modalities of a capability names one twice"),
+                    format!("option `{name}_modalities` of a capability names one twice"),
                 ));
             }
         }
@@ -91,9 +91,9 @@ impl Validate for NodeCapability {
         if self.supported_profiles.iter().all(|profile| profile.starts_with("urn:iicp:profile:")) {
             return Ok(());
         }
-        Err(Error::new(
+        Err(Error::of_options(
             Code::ConfigInvalid,
-            "option supported_profiles of a capability: each must begin with urn:iicp:profile:",
+            "option `supported_profiles` of a capability: each must begin with urn:iicp:profile:",
         ))
     }
 }
@@ -201,15 +201,15 @@ impl Validate for NodePricing {
         let time = |name: &str, text: &Option<String>| match text.as_deref().map(str::parse::<jiff::Timestamp>) {
             None => Ok(None),
             Some(Ok(time)) => Ok(Some(time)),
-            Some(Err(_)) => Err(Error::new(
+            Some(Err(_)) => Err(Error::of_options(
                 Code::ConfigInvalid,
-                format!("option {name} of {} must be a time such as 2026-01-31T00:00:00Z", Self::WHAT),
+                format!("option `{name}` of {} must be a time such as 2026-01-31T00:00:00Z", Self::WHAT),
             )),
         };
         match (time("effective_from", &self.effective_from)?, time("effective_until", &self.effective_until)?) {
-            (Some(from), Some(until)) if from >= until => Err(Error::new(
+            (Some(from), Some(until)) if from >= until => Err(Error::of_options(
                 Code::ConfigInvalid,
-                format!("option effective_until of {} must be after effective_from", Self::WHAT),
+                format!("option `effective_until` of {} must be after `effective_from`", Self::WHAT),
             )),
             _ => Ok(()),
         }
@@ -335,9 +335,9 @@ impl Validate for AvailabilityWindow {
     fn validate(&self) -> Result<()> {
         for (name, text) in [("start", &self.start), ("end", &self.end)] {
             if minute_of_day(text).is_none() {
-                return Err(Error::new(
+                return Err(Error::of_options(
                     Code::ConfigInvalid,
-                    format!("option {name} of {} must be a time of day from 00:00 to 23:59", Self::WHAT),
+                    format!("option `{name}` of {} must be a time of day from 00:00 to 23:59", Self::WHAT),
                 ));
             }
         }

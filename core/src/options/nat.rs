@@ -78,8 +78,8 @@ impl Validate for NatOptions {
 
     fn validate(&self) -> Result<()> {
         if self.tunnel_program.is_empty() {
-            let why = "option tunnel_program of the ladder to be reached by is empty; leave it out for cloudflared";
-            return Err(Error::new(Code::ConfigInvalid, why));
+            let why = "option `tunnel_program` of the ladder to be reached by is empty; leave it out for cloudflared";
+            return Err(Error::of_options(Code::ConfigInvalid, why));
         }
         in_range(Self::WHAT, "lease_s", self.lease_s, 30, 86_400)?;
         in_range(Self::WHAT, "check_interval_ms", self.check_interval_ms, 1_000, 600_000)

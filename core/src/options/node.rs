@@ -155,12 +155,15 @@ pub enum TaskAuth {
 impl NodeOptions {
     fn check_auth(&self) -> Result<()> {
         if let Some(token) = &self.access_token {
-            in_range(Self::WHAT, "access_token (its length)", token.expose().len(), 1, 4096)?;
+            let length = token.expose().len();
+            if !(1..=4096).contains(&length) {
+                return Err(refused("access_token", &format!("has {length} bytes; it must have 1 to 4096")));
+            }
         }
         if self.auth == TaskAuth::Required && self.directory.is_empty() && self.access_token.is_none() {
-            return Err(Error::new(
+            return Err(Error::of_options(
                 Code::ConfigInvalid,
-                "option auth of a node is required, and nobody could prove anything: set access_token, or a directory",
+                "option `auth` of a node is required, and nobody could prove anything: set `access_token`, or a `directory`",
             ));
         }
         Ok(())
@@ -228,9 +231,9 @@ impl Validate for NodeOptions {
 
     fn validate(&self) -> Result<()> {
         if self.intents.is_empty() && self.backend.is_none() {
-            return Err(Error::new(
+            return Err(Error::of_options(
                 Code::ConfigInvalid,
-                "option intents of a node is empty; name at least one intent to serve",
+                "option `intents` of a node is empty; name at least one intent to serve",
             ));
         }
         in_range(Self::WHAT, "intents", self.intents.len(), 0, 64)?;
@@ -287,12 +290,12 @@ impl NodeOptions {
         let Some(tls) = &self.tls else { return Ok(()) };
         tls.validate()?;
         if tls.only && self.native == NativeTransport::Any {
-            return Err(refused("native", "cannot be any beside tls.only, which takes nothing in plain text"));
+            return Err(refused("native", "cannot be any beside `tls.only`, which takes nothing in plain text"));
         }
         let is_plain =
             |endpoint: &String| base_url("the node's endpoint", endpoint).is_ok_and(|url| url.scheme() == "http");
         if self.endpoint.as_ref().is_some_and(is_plain) {
-            return Err(refused("endpoint", "begins with http, and the node has tls: write https"));
+            return Err(refused("endpoint", "begins with http, and the node has `tls`: write https"));
         }
         Ok(())
     }
@@ -302,14 +305,14 @@ impl NodeOptions {
         let Some(worker) = &self.relay_worker else { return Ok(()) };
         worker.validate()?;
         if self.relay_server.is_some() {
-            let why = "cannot stand beside relay_server: who nobody can reach has no address to lend";
+            let why = "cannot stand beside `relay_server`: who nobody can reach has no address to lend";
             return Err(refused("relay_worker", why));
         }
         if self.directory.is_empty() {
-            return Err(refused("relay_worker", "needs directory: it names the relays, and tells callers the way"));
+            return Err(refused("relay_worker", "needs `directory`: it names the relays, and tells callers the way"));
         }
         if self.endpoint.is_some() {
-            let why = "cannot stand beside endpoint: the node is called where its relay is";
+            let why = "cannot stand beside `endpoint`: the node is called where its relay is";
             return Err(refused("relay_worker", why));
         }
         Ok(())
@@ -320,7 +323,7 @@ impl NodeOptions {
         for (at, capability) in self.capabilities.iter().enumerate() {
             capability.validate()?;
             if !self.intents.contains(&capability.intent) {
-                let message = format!("names {}, which is not one of the option intents", capability.intent);
+                let message = format!("names {}, which is not one of the option `intents`", capability.intent);
                 return Err(refused("capabilities", &message));
             }
             if self.capabilities[..at].iter().any(|other| other.is_like(capability)) {
@@ -372,7 +375,7 @@ impl NodeOptions {
 }
 
 fn refused(option: &str, what: &str) -> Error {
-    Error::new(Code::ConfigInvalid, format!("option {option} of a node {what}"))
+    Error::of_options(Code::ConfigInvalid, format!("option `{option}` of a node {what}"))
 }
 
 #[cfg(test)]
@@ -413,7 +416,7 @@ mod tests {
             ("input_modalities", capability("input_modalities", json!(["text", "text"]))),
             ("supported_profiles", capability("supported_profiles", json!(["mine"]))),
             ("supported_profiles", capability("supported_profiles", json!(vec!["urn:iicp:profile:a"; 17]))),
-            ("`modality`", capability("modality", json!("text"))),
+            ("\"modality\"", capability("modality", json!("text"))),
             ("engine", json!({ "engine": "gpt" })),
             ("backend", json!({ "backend": "gpt" })),
             ("url", json!({ "backend": {} })),

@@ -190,9 +190,9 @@ impl Validate for ProfileRequest {
         if digest.len() == 64 && digest.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) {
             return Ok(());
         }
-        Err(Error::new(
+        Err(Error::of_options(
             Code::ConfigInvalid,
-            "option profile_fixture_sha256 of a profile request must be 64 lower-case hex digits",
+            "option `profile_fixture_sha256` of a profile request must be 64 lower-case hex digits",
         ))
     }
 }

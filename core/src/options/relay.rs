@@ -88,9 +88,9 @@ impl Validate for RelayServerOptions {
             super::check_names(Self::WHAT, "host", &[host], 253)?;
         }
         if self.ticket_key.as_deref().is_some_and(|key| !is_key(key)) {
-            return Err(Error::new(
+            return Err(Error::of_options(
                 Code::ConfigInvalid,
-                "option ticket_key of a relay must be 64 lower-case hex digits",
+                "option `ticket_key` of a relay must be 64 lower-case hex digits",
             ));
         }
         in_range(Self::WHAT, "max_workers", self.max_workers, 1, 1 << 20)?;
@@ -143,12 +143,15 @@ impl Validate for RelayWorkerOptions {
         if let Some(relay) = &self.relay {
             super::check_names(Self::WHAT, "relay", &[relay], 300)?;
             relay_place(relay).ok_or_else(|| {
-                Error::new(Code::ConfigInvalid, "option relay of a relay's worker must be host:port, or a host")
+                Error::of_options(
+                    Code::ConfigInvalid,
+                    "option `relay` of a relay's worker must be host:port, or a host",
+                )
             })?;
         }
         if self.relay_key.as_deref().is_some_and(|key| self.relay.is_none() || !is_key(key)) {
-            let message = "option relay_key of a relay's worker must be 64 lower-case hex digits, beside relay";
-            return Err(Error::new(Code::ConfigInvalid, message));
+            let message = "option `relay_key` of a relay's worker must be 64 lower-case hex digits, beside `relay`";
+            return Err(Error::of_options(Code::ConfigInvalid, message));
         }
         in_range(Self::WHAT, "relays", self.relays, 1, if self.relay.is_some() { 1 } else { 2 })?;
         in_range(Self::WHAT, "ping_interval_ms", self.ping_interval_ms, 500, 600_000)?;

@@ -58,7 +58,7 @@ struct Statement<'a> {
 
 impl<'a> Statement<'a> {
     fn fault(&self, field: &str, what: &str) -> Error {
-        Error::new(Code::ConfigInvalid, format!("option {}: {}{field} of a node {what}", self.name, self.path))
+        Error::of_options(Code::ConfigInvalid, format!("option `{}`: {}{field} of a node {what}", self.name, self.path))
     }
 
     fn check_size(&self) -> Result<()> {
@@ -66,8 +66,8 @@ impl<'a> Statement<'a> {
         if size <= MOST_BYTES {
             return Ok(());
         }
-        let message = format!("option {} of a node has {size} bytes; it must have at most {MOST_BYTES}", self.name);
-        Err(Error::new(Code::ConfigInvalid, message))
+        let message = format!("option `{}` of a node has {size} bytes; it must have at most {MOST_BYTES}", self.name);
+        Err(Error::of_options(Code::ConfigInvalid, message))
     }
 
     /// A field that is there; null counts as absent.

@@ -44,9 +44,9 @@ pub(crate) fn is_pem(text: &str) -> bool {
 fn check_pem(what: &str, option: &str, text: &str) -> Result<()> {
     let (most, is_pem) = if is_pem(text) { (MOST_PEM_BYTES, true) } else { (MOST_PATH_BYTES, false) };
     if text.is_empty() || text.len() > most || !is_pem && text.chars().any(char::is_control) {
-        return Err(Error::new(
+        return Err(Error::of_options(
             Code::ConfigInvalid,
-            format!("option {option} of {what} must be the path of a PEM file, or its text"),
+            format!("option `{option}` of {what} must be the path of a PEM file, or its text"),
         ));
     }
     Ok(())

@@ -132,10 +132,10 @@ pub(crate) fn compose(
     }
     if !instructions {
         return match mode {
-            RuntimeIdentity::Required => Err(Error::new(
+            RuntimeIdentity::Required => Err(Error::of_options(
                 Code::PolicyRefused,
                 "the model must be told that it is called through IICP, and this provider takes no instructions; no \
-                 prompt was sent; set runtime_identity to auto",
+                 prompt was sent; set `runtime_identity` to auto",
             )
             .with_wire_code("required_identity_context_unsupported")),
             RuntimeIdentity::Auto | RuntimeIdentity::Disabled => Ok(Composed::Unchanged),

@@ -118,10 +118,10 @@ fn default_id(state_dir: &Path, folder: Option<&OwnedFd>) -> Result<String> {
 
 fn kept_id(path: &Path) -> Result<Option<String>> {
     let unreadable = |why: &str| {
-        Error::new(
+        Error::of_options(
             Code::ConfigInvalid,
             format!(
-                "the node's id in {} cannot be used: {why}; set node_id, restore the file from a backup, or remove it to \
+                "the node's id in {} cannot be used: {why}; set `node_id`, restore the file from a backup, or remove it to \
                  start as a new node",
                 path.display()
             ),
@@ -182,10 +182,10 @@ fn locked(state_dir: &Path, node_id: &str, file: &mut File) -> Error {
         Ok(id) => format!("process {id}"),
         Err(_) => "another process".to_owned(),
     };
-    Error::new(
+    Error::of_options(
         Code::NodeLocked,
         format!(
-            "{holder} serves as node {node_id} with the state_dir {}; stop it, or give this node another node_id or state_dir",
+            "{holder} serves as node {node_id} with the `state_dir` {}; stop it, or give this node another `node_id` or `state_dir`",
             state_dir.display()
         ),
     )

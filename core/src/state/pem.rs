@@ -24,7 +24,7 @@ pub(crate) fn pem(option: &str, given: &str) -> Result<Zeroizing<Vec<u8>>> {
 /// That what an option names cannot be used, and where that is; never the text.
 pub(crate) fn unusable(option: &str, given: &str, why: &str) -> Error {
     let place = if is_pem(given) { "the text given".to_owned() } else { format!("{given:?}") };
-    Error::new(Code::ConfigInvalid, format!("option {option}: {place} cannot be used: {why}"))
+    Error::of_options(Code::ConfigInvalid, format!("option `{option}`: {place} cannot be used: {why}"))
 }
 
 /// Whether users of this machine other than the file's owner and group can read it.

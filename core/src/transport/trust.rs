@@ -101,10 +101,12 @@ impl Distrust {
                 "its certificate has expired or is not good yet; it has to be renewed, or a clock is wrong"
             }
             Distrust::OtherName => "its certificate is for another name than it was called by",
-            Distrust::Stranger => "its certificate is of no authority that is trusted here; option trusted_ca adds one",
+            Distrust::Stranger => {
+                "its certificate is of no authority that is trusted here; option `trusted_ca` adds one"
+            }
             Distrust::Unfit => "its certificate is of no use for a server",
             Distrust::Nobody => {
-                "no authority is trusted here; install the system's (package ca-certificates), or set trusted_ca"
+                "no authority is trusted here; install the system's (package ca-certificates), or set `trusted_ca`"
             }
             Distrust::Handshake => "the TLS handshake failed; TLS 1.3 is needed",
         }

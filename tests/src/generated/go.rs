@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use iicp_core::Code;
+use iicp_core::bridge::Spelling;
 use serde_json::Value;
 
 use super::source::{Kind, OptionField, Struct, structs};
@@ -123,15 +124,5 @@ fn loopback(out: &mut String) -> Result<(), String> {
 
 /// `node_ttl_ms` or `NODE_TTL` in Go's spelling.
 fn camel(name: &str) -> String {
-    const INITIALS: [&str; 5] = ["id", "url", "ttl", "tls", "http"];
-    name.to_lowercase()
-        .split('_')
-        .map(|word| {
-            let (first, rest) = word.split_at(1);
-            match INITIALS.contains(&word) {
-                true => word.to_uppercase(),
-                false => first.to_uppercase() + rest,
-            }
-        })
-        .collect()
+    Spelling::Pascal.option(&name.to_lowercase()).into_owned()
 }

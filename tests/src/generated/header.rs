@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use cbindgen::{Builder, Config, DocumentationStyle, ExportConfig, FunctionConfig, Language, Layout, Style};
-use iicp_core::bridge::{EventKind, Inference};
+use iicp_core::bridge::{EventKind, Inference, Spelling};
 use iicp_core::options::DirectoryOptions;
 use iicp_core::{CHAT, COMPLETION, Code, EMBEDDING, MODERATION, SPEECH, TRANSCRIPTION};
 
@@ -64,7 +64,7 @@ pub(super) fn render(_present: &str) -> Result<String, String> {
         tab_width: 4,
         // These stand above already, with their numbers.
         export: ExportConfig {
-            exclude: ["iicp_code", "iicp_event_kind", "iicp_inference"].map(Into::into).into(),
+            exclude: ["iicp_code", "iicp_event_kind", "iicp_inference", "iicp_spelling"].map(Into::into).into(),
             ..ExportConfig::default()
         },
         function: FunctionConfig { args: Layout::Auto, ..FunctionConfig::default() },
@@ -99,6 +99,11 @@ fn constants() -> Result<String, String> {
     out.push_str("\n/** Every model task. A later library may add some. */\nenum {\n");
     for kind in Inference::ALL {
         let _ = write!(out, "    /** {} */\n    IICP_INFERENCE_{} = {},\n", kind.text(), kind.name(), kind.number());
+    }
+    out.push_str("};\n\n/** How a language calls the options of the engine. */\ntypedef int32_t iicp_spelling;\n");
+    out.push_str("\n/** Every spelling. A later library may add some. */\nenum {\n");
+    for kind in Spelling::ALL {
+        let _ = write!(out, "    /** {} */\n    IICP_SPELLING_{} = {},\n", kind.text(), kind.name(), kind.number());
     }
     out.push_str("};\n\n");
     for (name, what, intent) in INTENTS {

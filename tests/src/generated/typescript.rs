@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use iicp_core::bridge::{EventKind, Inference};
+use iicp_core::bridge::{EventKind, Inference, Spelling};
 use iicp_core::options::DirectoryOptions;
 use iicp_core::{CHAT, COMPLETION, Code, EMBEDDING, MODERATION, SPEECH, TRANSCRIPTION};
 use serde_json::Value;
@@ -216,14 +216,7 @@ fn default(option: &OptionField) -> String {
 }
 
 fn camel(name: &str) -> String {
-    let mut words = name.split('_');
-    let mut out = words.next().unwrap_or_default().to_owned();
-    for word in words {
-        let mut letters = word.chars();
-        out.extend(letters.next().map(|first| first.to_ascii_uppercase()));
-        out.push_str(letters.as_str());
-    }
-    out
+    Spelling::Camel.option(name).into_owned()
 }
 
 #[cfg(test)]

@@ -164,8 +164,9 @@ impl Upstream {
                 BackendKind::Anthropic => (HeaderName::from_static("x-api-key"), key.expose().to_owned()),
                 _ => (AUTHORIZATION, format!("Bearer {}", key.expose())),
             };
-            let mut value = HeaderValue::from_str(&value)
-                .map_err(|_| Error::new(Code::ConfigInvalid, "option api_key of a backend cannot stand in a header"))?;
+            let mut value = HeaderValue::from_str(&value).map_err(|_| {
+                Error::of_options(Code::ConfigInvalid, "option `api_key` of a backend cannot stand in a header")
+            })?;
             value.set_sensitive(true);
             headers.push((name, value));
             if root.as_str().starts_with("http:") && root.judge(Reach::Public).is_ok() {
