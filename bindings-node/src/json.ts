@@ -22,7 +22,7 @@ class Named {
 Object.setPrototypeOf(Named.prototype, null);
 
 /**
- * Options as the core reads them. A name that is not in the table goes as it is, and the core refuses it by that name.
+ * Options as the core reads them. A name that is in no table goes as it is, and the core refuses it by that name.
  * `fixed` are set by the call itself, by the core's names.
  */
 export function optionsJson({ what, names, except, preset }: Options, options: object, fixed: object = {}): string {
@@ -44,6 +44,7 @@ function coreNames(what: string, names: ReadonlyMap<string, string>, given: Name
   for (const key of Object.keys(given)) {
     if (key === except) continue;
     const name = names.get(key);
+    if (name === undefined) refuseCoreName(what, names, key);
     const inner = name === undefined ? undefined : NESTED.get(name);
     const value = given[key];
     // JSON would leave it out in silence.
@@ -57,6 +58,13 @@ function coreNames(what: string, names: ReadonlyMap<string, string>, given: Name
     named[name ?? key] = Array.isArray(value) ? value.map(held) : held(value);
   }
   return named;
+}
+
+/** The core would take an option by its own name. */
+function refuseCoreName(what: string, names: ReadonlyMap<string, string>, key: string): void {
+  for (const [ours, cores] of names) {
+    if (cores === key) throw failure(Code.CONFIG_INVALID, `the options of ${what} have no ${key}; give ${ours}`);
+  }
 }
 
 /** Refuses what is no object, and a name that would be ignored. */

@@ -43,6 +43,7 @@ test("an unknown or wrong option is refused by the core, with its code and the o
   assert.throws(() => new Client({ maxAttempts: 99 }), { code: Code.CONFIG_INVALID, message: /option maxAttempts of a client is 99/ });
   assert.throws(() => new Client({ timeoutMs: 0 }), { message: /option timeoutMs of a task is 0 ms/ });
   assert.throws(() => new Client({ tiemoutMs: 5 }), { message: /"tiemoutMs"; expected one of directory, timeoutMs, / });
+  assert.throws(() => new Client({ timeout_ms: 5 }), { codeName: "CONFIG_INVALID", message: /no timeout_ms; give timeoutMs/ });
   assert.throws(() => new Client({ constructor: 1 }), { code: Code.CONFIG_INVALID });
   const { client } = await mesh(t, echo);
   const code = async (promise) => (await rejection(promise)).codeName;

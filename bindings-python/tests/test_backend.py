@@ -50,6 +50,20 @@ def inference() -> Iterator[iicp_core.BackendOptions]:
         server.shutdown()
 
 
+@pytest.mark.parametrize(
+    ("held", "says"),
+    [
+        ({"timeout": 0}, "option timeout of a backend is 0 s"),
+        ({"timeout_ms": 5}, "no option timeout_ms; give timeout, in seconds"),
+        ({"timeout": True}, "option timeout must be a number of seconds"),
+    ],
+)
+def test_times_are_seconds_also_in_options_that_hold_options(held: Any, says: str) -> None:
+    backend: Any = {"url": "http://127.0.0.1:1/v1", **held}
+    with pytest.raises(iicp_core.ConfigError, match=says):
+        sync.serve(backend=backend)
+
+
 def test_a_backend_serves_without_a_handler(run: Run) -> None:
     async def main() -> None:
         with inference() as backend:

@@ -113,6 +113,8 @@ def test_a_payload_that_holds_itself_is_refused() -> None:
         ({"timeout": -1}, "seconds"),
         ({"timeout": float("nan")}, "seconds"),
         ({"timeout": "30"}, "seconds"),
+        ({"timeout": True}, "option timeout must be a number of seconds"),
+        ({"timeout_ms": 5}, "there is no option timeout_ms; give timeout, in seconds"),
         ({"timeout": 0}, r"option timeout of a task is 0 s; it must be 0\.001 to 120 s"),
         ({"colour": "red"}, "colour"),
         ({"region": object()}, "region"),
@@ -134,6 +136,8 @@ def test_a_bad_option_is_refused_with_a_helpful_sentence(options: dict[str, Any]
 def test_times_are_seconds() -> None:
     with pytest.raises(iicp_core.ConfigError, match=r"option timeout is 120\.5 s"):
         iicp_core.Client(timeout=120.5)
+    with pytest.raises(iicp_core.ConfigError, match="give route_ttl, in seconds"):
+        iicp_core.Client(route_ttl_ms=1)  # type: ignore[call-arg]
     with pytest.raises(iicp_core.ConfigError, match="no_such_option"):
         iicp_core.Client(no_such_option=1)  # type: ignore[call-arg]
 

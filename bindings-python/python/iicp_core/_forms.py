@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar, cast
+from typing import Any, TypeGuard, TypeVar, cast
 
 from ._errors import error
-from ._generated import SECONDS, Code
+from ._generated import HOLD_SECONDS, SECONDS, Code
 from ._native import Event, NotPlain, dumps, loads
 from ._types import (
     ChatReply,
@@ -30,6 +30,9 @@ from ._types import (
 
 T = TypeVar("T")
 _new, _set = object.__new__, object.__setattr__
+_MILLISECONDS = frozenset(f"{name}_ms" for name in SECONDS)
+_OTHERWISE = SECONDS | _MILLISECONDS | HOLD_SECONDS
+"""What cannot go to the engine as it is."""
 
 
 def to_json(value: object, code: Code, what: str) -> bytes:
@@ -57,26 +60,46 @@ def from_json(text: bytes) -> Any:
 
 def options(given: Mapping[str, object]) -> bytes:
     """Writes options; times are seconds here and whole milliseconds there."""
-    if not SECONDS.isdisjoint(given):
-        given = dict([_milliseconds(*option) if option[0] in SECONDS else option for option in given.items()])
+    if not _OTHERWISE.isdisjoint(given):
+        given = _engines(given)
     try:
         return dumps(given)
     except ValueError:
         return to_json(given, Code.CONFIG_INVALID, f"one of the options {', '.join(given)}")
 
 
-def _milliseconds(name: str, value: object) -> tuple[str, int | None]:
+def _engines(given: Mapping[str, object]) -> dict[str, object]:
+    """The options as the engine has them, those that options hold as well."""
+    made: dict[str, object] = {}
+    for name, value in given.items():
+        if name in SECONDS:
+            made[f"{name}_ms"] = _milliseconds(name, value)
+        elif name in _MILLISECONDS:
+            # The engine would take it.
+            raise error(Code.CONFIG_INVALID, f"there is no option {name}; give {name[:-3]}, in seconds")
+        else:
+            holds = name in HOLD_SECONDS and isinstance(value, Mapping)
+            made[name] = _engines(cast("Mapping[str, object]", value)) if holds else value
+    return made
+
+
+def _milliseconds(name: str, value: object) -> int | None:
     if value is None:
-        return f"{name}_ms", None
-    if isinstance(value, int | float) and 0 <= value < 1e12:
+        return None
+    if _is_number(value) and 0 <= value < 1e12:
         # No time at all is refused, a short one is not.
-        return f"{name}_ms", max(round(value * 1000), 1 if value else 0)
+        return max(round(value * 1000), 1 if value else 0)
     raise error(Code.CONFIG_INVALID, f"option {name} must be a number of seconds, and not negative")
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    # True is an int as well.
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def grace(value: object) -> float:
     """Checks a time to end in."""
-    if isinstance(value, int | float) and value >= 0:
+    if _is_number(value) and value >= 0:
         return min(float(value), 1e9)
     raise error(Code.INVALID_ARG, "grace must be a number of seconds, and not negative")
 

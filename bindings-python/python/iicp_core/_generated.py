@@ -184,6 +184,9 @@ SECONDS: Final = frozenset(
 )
 """Options in seconds; the engine calls them the same with ``_ms`` behind."""
 
+HOLD_SECONDS: Final = frozenset({"backend", "nat", "relay_server", "relay_worker"})
+"""Options that hold such options."""
+
 DEFAULT_MAX_CONCURRENT: Final = 4
 
 
