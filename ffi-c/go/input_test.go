@@ -31,7 +31,7 @@ func TestBadTasksAreACodeThatSaysWhatIsWrong(t *testing.T) {
 		code iicp.Code
 		says string
 	}{
-		{iicp.Task{Payload: good}, iicp.ErrIntentInvalid, "intent"},
+		{iicp.Task{Payload: good}, iicp.ErrIntentInvalid, "option Intent of a task is missing; give"},
 		{iicp.Task{Intent: iicp.IntentChat, Payload: json.RawMessage(`{]`)}, iicp.ErrPayloadInvalid, "JSON"},
 		{iicp.Task{Intent: iicp.IntentChat, Payload: json.RawMessage("\"\xff\"")}, iicp.ErrPayloadInvalid, "JSON"},
 		{iicp.Task{Intent: iicp.IntentChat}, iicp.ErrPayloadInvalid, "JSON"},

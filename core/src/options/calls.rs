@@ -8,7 +8,7 @@ use super::{
     check_timeout, in_range,
 };
 use crate::error::{Code, Error, Result};
-use crate::types::{Intent, Priority, Qos, Traceparent};
+use crate::types::{CHAT, Intent, Priority, Qos, Traceparent};
 
 /// What to ask the directory for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -95,7 +95,7 @@ impl Validate for Discover {
     const WHAT: &'static str = "a discovery";
 
     fn validate(&self) -> Result<()> {
-        Intent::parse(&self.intent)?;
+        check_intent(Self::WHAT, &self.intent)?;
         in_range(Self::WHAT, "limit", self.limit, 1, 50)?;
         self.profile_request.as_ref().map_or(Ok(()), ProfileRequest::validate)?;
         check_routing(Self::WHAT, self.region.as_deref(), self.model.as_deref(), self.min_reputation)
@@ -144,7 +144,7 @@ impl Validate for TaskOptions {
     const WHAT: &'static str = "a task";
 
     fn validate(&self) -> Result<()> {
-        Intent::parse(&self.intent)?;
+        check_intent(Self::WHAT, &self.intent)?;
         if let Some(timeout_ms) = self.timeout_ms {
             check_timeout(timeout_ms)?;
         }
@@ -172,6 +172,15 @@ impl Validate for TaskOptions {
         self.route.as_ref().map_or(Ok(()), RouteConstraints::validate)?;
         check_routing(Self::WHAT, self.region.as_deref(), self.model.as_deref(), self.min_reputation)
     }
+}
+
+/// An empty intent is one that was not given.
+fn check_intent(what: &str, intent: &str) -> Result<()> {
+    if intent.is_empty() {
+        let message = format!("option `intent` of {what} is missing; give what it is about, such as {CHAT}");
+        return Err(Error::of_options(Code::IntentInvalid, message));
+    }
+    Intent::parse(intent).map(drop)
 }
 
 /// Whether it may stand in a header as it is (W3C Trace Context: 512 characters at most are passed on).
