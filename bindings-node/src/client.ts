@@ -54,6 +54,7 @@ const CLIENT: Options = { what: "a client", names: CLIENT_NAMES };
 const DISCOVER: Options = { what: "a discovery", names: DISCOVER_NAMES };
 const TASK: Options = { what: "a task", names: TASK_NAMES, except: "payload" };
 const CHAT: Options = { what: "a chat", names: CHAT_NAMES };
+const MESSAGE: Options = { ...CHAT, except: "signal" };
 const COMPLETION: Options = { what: "a completion", names: COMPLETION_NAMES, except: "signal" };
 const EMBEDDING: Options = { what: "an embedding", names: EMBEDDING_NAMES, except: "signal" };
 const TRANSCRIPTION: Options = { what: "a transcription", names: TRANSCRIPTION_NAMES, except: "signal" };
@@ -66,6 +67,9 @@ export interface Task extends TaskOptions {
   /** Any value that has a JSON form. A `Uint8Array` is taken as JSON text and passed on as it is. */
   payload: unknown;
 }
+
+/** What a chat may be given besides its messages. */
+export interface ChatOptions extends Omit<Chat, "messages">, CallOptions {}
 
 /** What a completion may be given besides its text. */
 export interface CompleteOptions extends Omit<Completion, "prompt">, CallOptions {}
@@ -151,17 +155,19 @@ export class Client {
     );
   }
 
-  /** Chats with a language model of the mesh: one user message, or a whole conversation. */
-  chat(chat: string | Chat, call?: CallOptions): Promise<ChatReply> {
+  /** Chats with a language model of the mesh: one user message and its options, or a whole conversation. */
+  chat(message: string, options?: ChatOptions): Promise<ChatReply>;
+  chat(chat: string | Chat, call?: CallOptions): Promise<ChatReply>;
+  chat(chat: string | Chat, options?: ChatOptions): Promise<ChatReply> {
     return start<ChatReply>(
       {
         entry: this.chat,
         owner: this,
         ranker: this.#ranker,
-        start: (native, queue, tag) => native.chat(this.#open(), queue, chatJson(chat), tag),
+        start: (native, queue, tag) => native.chat(this.#open(), queue, chatJson(chat, options), tag),
         read: readChat,
       },
-      call,
+      chatCall(chat, options),
     );
   }
 
@@ -170,7 +176,9 @@ export class Client {
    * is for the whole stream. Leaving the loop cancels the task at the provider. One that does not stream gives its whole
    * result as one part.
    */
-  stream<R = unknown>(ask: string | Chat | Task, call?: CallOptions): TaskStream<R> {
+  stream<R = unknown>(message: string, options?: ChatOptions): TaskStream<R>;
+  stream<R = unknown>(ask: string | Chat | Task, call?: CallOptions): TaskStream<R>;
+  stream<R = unknown>(ask: string | Chat | Task, options?: ChatOptions): TaskStream<R> {
     return stream<R>(
       {
         entry: this.stream,
@@ -183,11 +191,11 @@ export class Client {
             // Without a body it would be a chat; a blank is no JSON either.
             return native.stream(this.#open(), queue, json, payload.length === 0 ? " " : payload, tag);
           }
-          return native.stream(this.#open(), queue, chatJson(ask), "", tag);
+          return native.stream(this.#open(), queue, chatJson(ask, options), "", tag);
         },
         read: readStream,
       },
-      call,
+      chatCall(ask, options),
     );
   }
 
@@ -270,6 +278,14 @@ export class Client {
   }
 }
 
-function chatJson(chat: string | Chat): string {
-  return optionsJson(CHAT, typeof chat === "string" ? { messages: [{ role: "user", content: chat }] } : chat);
+/** A message has its options beside it, a conversation among its own. */
+function chatJson(chat: string | Chat, options: ChatOptions = {}): string {
+  if (typeof chat !== "string") return optionsJson(CHAT, chat);
+  return optionsJson(MESSAGE, options, { messages: [{ role: "user", content: chat }] });
+}
+
+/** Of the options of a message, those of the call; the others, and options that are none, `chatJson` looks at. */
+function chatCall(chat: unknown, options: ChatOptions | undefined): CallOptions | undefined {
+  if (typeof chat !== "string" || options === undefined) return options;
+  return { signal: (options as CallOptions | null)?.signal };
 }

@@ -30,6 +30,23 @@ test("discover, submit and chat find the node and bring back what its handler re
   assert.equal(asked.text, "Hello.");
 });
 
+test("a message has its options and its signal beside it, as what every other model task is asked", async (t) => {
+  const { client } = await mesh(t, ({ payload }) => Reply.chat(`${payload.messages.at(-1).content} ${payload.max_tokens}`));
+  const call = { maxTokens: 7, timeoutMs: 20_000, signal: new AbortController().signal };
+  assert.equal((await client.chat("Hi", call)).text, "Hi 7");
+  const parts = [];
+  for await (const { text } of client.stream("Hi", call)) parts.push(text);
+  assert.equal(parts.join(""), "Hi 7");
+  const refused = async (...asked) => (await rejection(client.chat(...asked))).message;
+  assert.match(await refused("Hi", { timeoutMs: 0 }), /option timeoutMs of a task is 0 ms/);
+  assert.match(await refused("Hi", { messages: [] }), /cannot have messages: the call itself sets it/);
+  assert.match(await refused("Hi", { signal: 5 }), /must be an AbortSignal/);
+  assert.match(await refused("Hi", null), /the options of a chat must be an object/);
+  assert.match(await refused({ messages: [] }, { timeoutMs: 5 }), /the options of a call cannot have timeoutMs/);
+  const why = new Error("gone");
+  assert.equal(await rejection(client.chat("Hi", { ...call, signal: AbortSignal.abort(why) })), why);
+});
+
 test("a payload of bytes is JSON text that is passed on as it is", async (t) => {
   const { client } = await mesh(t, echo);
   const payload = new TextEncoder().encode('{"n": 12345678901234567890, "t": "ü"}');

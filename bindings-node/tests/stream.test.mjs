@@ -296,7 +296,7 @@ test("bad questions fail before the network, with the stack of the call", async 
     assert.match(error.stack, /stream\.test\.mjs/);
     assert.equal(await rejection(stream.result), error);
   }
-  assert.equal((await rejection(all(client.stream("Hi", { singal: 1 })))).codeName, "INVALID_ARG");
+  assert.equal((await rejection(all(client.stream("Hi", { singal: 1 })))).codeName, "CONFIG_INVALID");
   await client.close();
 });
 

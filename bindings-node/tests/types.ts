@@ -46,6 +46,15 @@ export async function everything(signal: AbortSignal): Promise<void> {
   const reply = await client.chat({ messages: [{ role: "user", content: "Hi" }], maxTokens: 5 });
   same<typeof reply, ChatReply>(true);
 
+  same<Awaited<ReturnType<typeof client.chat>>, ChatReply>(true);
+  await client.chat("Hi", { maxTokens: 5, timeoutMs: 5_000, signal });
+  await client.chat({ messages: [] }, { signal });
+  client.stream("Hi", { maxTokens: 5, signal });
+  // @ts-expect-error the options of a conversation stand among its own
+  await client.chat({ messages: [] }, { timeoutMs: 5_000 });
+  // @ts-expect-error what is said is the first argument
+  await client.chat("Hi", { messages: [] });
+
   const node = await serve<{ text: string }>({ intents: [CHAT] }, async (task, context) => {
     same<typeof task, Inbound<{ text: string }>>(true);
     same<typeof context.signal, AbortSignal>(true);
