@@ -162,6 +162,9 @@ WRONG: list[tuple[Any, str]] = [
     (lambda client: client.chat("x", routing_policy={"profile": "lenient"}), "routing_policy: expected one of"),
     (lambda client: client.chat("x", route={"limit": 0}), "limit"),
     (lambda client: client.chat("x", consensus="all"), "consensus: expected one of"),
+    (lambda client: client.chat(None), "a chat: it takes a text or a list of messages, not NoneType"),
+    (lambda client: client.chat({"role": "user"}), "a list of messages, not dict"),
+    (lambda client: client.chat(b"x"), "a list of messages, not bytes"),
     (lambda client: client.chat([{"role": "oracle", "content": "x"}]), "role"),
 ]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard, TypeVar, cast
 
 from ._errors import error
@@ -122,7 +122,13 @@ def payload(value: object) -> bytes:
 
 def messages(given: object) -> object:
     """The messages of a chat; a text alone is what the user says."""
-    return [{"role": "user", "content": given}] if isinstance(given, str) else given
+    if isinstance(given, str):
+        return [{"role": "user", "content": given}]
+    is_what = type(given).__name__
+    if isinstance(given, bytes | bytearray | memoryview) or not isinstance(given, Sequence):
+        wrong = f"options of a chat: it takes a text or a list of messages, not {is_what}"
+        raise error(Code.CONFIG_INVALID, f'{wrong}; try chat("Hello")')
+    return cast("object", given)
 
 
 def sound(given: object) -> bytes:
