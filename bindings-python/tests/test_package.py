@@ -6,6 +6,7 @@ import ast
 import inspect
 import tomllib
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 from conftest import child
@@ -25,6 +26,17 @@ def test_every_public_name_is_found_and_type_checkers_see_the_same() -> None:
     assert dir(iicp_core) == sorted(iicp_core.__all__)
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
         iicp_core.Nothing  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_what_is_public_says_that_it_is_the_packages_own_and_its_types_can_be_read() -> None:
+    for name in iicp_core.__all__:
+        made = getattr(iicp_core, name)
+        if isinstance(made, type):
+            assert made.__module__ == "iicp_core", name
+            get_type_hints(made)
+    assert repr(iicp_core.Client) == "<class 'iicp_core.Client'>"
+    done = child("import iicp_core\niicp_core.Client(no_such_option=1)")
+    assert "\niicp_core.ConfigError: options of a client: unknown option" in done.stderr, done.stderr
 
 
 def test_both_faces_have_the_same_methods() -> None:

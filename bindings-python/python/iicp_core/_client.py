@@ -12,6 +12,7 @@ from ._errors import error
 from ._generated import Code, Inference
 from ._loop import current
 from ._native import Failure, NotPlain
+from ._public import public
 from ._stream import TaskStream
 from ._types import (
     ChatReply,
@@ -175,3 +176,6 @@ class Client:
 
     def __repr__(self) -> str:
         return f"<iicp_core.Client {'closed' if self._handle.closed else 'open'}>"
+
+
+public(globals())

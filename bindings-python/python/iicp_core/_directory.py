@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from . import _forms
 from ._loop import current
 from ._open import Opening
+from ._public import public
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -61,3 +62,6 @@ async def _bind(options: bytes) -> Directory:
 
     event = await queue.call(engine.directory_bind, queue.id, options, undo=undo)
     return Directory(event.handle, _forms.from_json(event.json)["url"])
+
+
+public(globals())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ._generated import Code
+from ._public import public
 
 ErrorTuple = tuple[int, str, bool, float | None, int | None, str | None]
 
@@ -137,3 +138,6 @@ def error(code: int, message: str, *known: object) -> IicpError:
     """The exception for an error of the engine, made where the call was made so that its trace is the caller's."""
     kind = _CODES.get(code) or _THOUSANDS.get(code // 1000, IicpError)
     return kind(code, message, *known)  # type: ignore[arg-type]
+
+
+public(globals())

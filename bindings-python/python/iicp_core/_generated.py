@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from typing import Any, Final, Literal, Required, TypedDict
 
+from ._public import public
+
 CHAT: Final = "urn:iicp:intent:llm:chat:v1"
 """The intent of a chat with a language model."""
 
@@ -924,3 +926,6 @@ class DirectoryOptions(TypedDict, total=False):
     """File for what must outlive the process: registrations and the directory's keys. It is made if it is not there, for its owner alone. By default nothing is kept. Needs a build with SQLite; any other refuses it as ``UNSUPPORTED``."""
     trusted_ca: str | None
     """Certificates of authorities that are trusted beside the system's when nodes are asked for their health: path of a PEM file, or its text."""
+
+
+public(globals())

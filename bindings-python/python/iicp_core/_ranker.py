@@ -1,7 +1,5 @@
 """The application's own ranking: who could serve a task, and which of them goes first."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import contextvars
@@ -16,6 +14,7 @@ from ._engine import engine
 from ._errors import error
 from ._generated import Code
 from ._native import Event, Failure, dumps
+from ._public import public
 from ._serve import check_function
 from ._workers import Workers
 
@@ -79,7 +78,7 @@ class Ranking:
         # There are never more of them than calls that wait for one.
         self.workers = Workers(sys.maxsize, "iicp-ranker")
 
-    def of_call(self) -> CallRanking:
+    def of_call(self) -> "CallRanking":
         """The ranking of one call, in the context of who makes it."""
         return CallRanking(self)
 
@@ -151,3 +150,6 @@ def _request(event: Event) -> RankRequest:
     asked: dict[str, Any] = _forms.from_json(event.json)
     candidates = [CandidateEvidence(models=tuple(one.pop("models")), **one) for one in asked["candidates"]]
     return RankRequest(asked["request_ref"], asked["intent"], tuple(candidates))
+
+
+public(globals())

@@ -17,6 +17,7 @@ from ._generated import DEFAULT_MAX_CONCURRENT, Code
 from ._loop import LoopQueue, current
 from ._native import Event, Failure
 from ._open import Opening
+from ._public import public
 from ._task import Inbound, Reply, part
 from ._types import NatReport, NodeStatus
 from ._workers import Workers
@@ -394,3 +395,6 @@ class Threads(Server):
     def stop(self) -> None:
         """Ends the threads as they become free."""
         self._workers.stop()
+
+
+public(globals())

@@ -12,6 +12,7 @@ from ._errors import error
 from ._generated import Code
 from ._loop import current
 from ._native import Event, Failure
+from ._public import public
 
 if TYPE_CHECKING:
     from typing import Self
@@ -163,3 +164,6 @@ class Reading:
 
     def __del__(self) -> None:
         self._stream.cancel()
+
+
+public(globals())

@@ -9,6 +9,7 @@ from . import _forms
 from ._errors import error
 from ._generated import Code
 from ._native import Event
+from ._public import public
 from ._types import Chunk
 
 
@@ -176,3 +177,6 @@ def part(value: object) -> Reply:
     if isinstance(value, Chunk):
         return Reply(value.result, tokens_used=value.tokens_used or 0)
     return Reply(value)
+
+
+public(globals())

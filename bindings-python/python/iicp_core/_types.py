@@ -1,9 +1,9 @@
 """What comes out: frozen, and never showing content in its ``repr``."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any
+
+from ._public import public
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,7 @@ class Chunk:
     """The node that runs it."""
 
     @classmethod
-    def delta(cls, text: str, *, tokens_used: int | None = None) -> Chunk:
+    def delta(cls, text: str, *, tokens_used: int | None = None) -> "Chunk":
         """The next words of a chat, as chat clients read them: what a text becomes that a handler yields."""
         return cls({"choices": [{"index": 0, "delta": {"content": text}}]}, text, tokens_used)
 
@@ -323,3 +323,6 @@ class NodeStatus:
     """``ok``, ``degraded`` (it works, but slowly or nobody knows how) or ``draining`` (it takes no tasks)."""
     backend_reason: str
     """Why: ``ok``, ``backend_cold``, ``backend_loading``, ``backend_unstable`` or ``observer_error``."""
+
+
+public(globals())

@@ -39,7 +39,8 @@ pub(super) fn render(_present: &str) -> Result<String, String> {
          from __future__ import annotations\n\n\
          from collections.abc import Mapping, Sequence\n\
          from enum import IntEnum\n\
-         from typing import Any, Final, Literal, Required, TypedDict\n\n",
+         from typing import Any, Final, Literal, Required, TypedDict\n\n\
+         from ._public import public\n\n",
     );
     intents(&mut out);
     codes(&mut out);
@@ -51,6 +52,7 @@ pub(super) fn render(_present: &str) -> Result<String, String> {
     for options in &structs {
         options_type(&mut out, options);
     }
+    out.push_str("\n\npublic(globals())\n");
     Ok(out)
 }
 
