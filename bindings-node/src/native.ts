@@ -51,31 +51,20 @@ export function version(): string {
 function load(): Native {
   const platform = platformName();
   const given = process.env["IICP_CORE_NATIVE_PATH"];
-  const places = given
-    ? [resolve(given)]
-    : [join(ROOT, `iicp-core.${platform}.node`), `${PACKAGE}-${platform}`];
-  const tried: string[] = [];
-  for (const place of places) {
-    try {
-      const addon = require(place) as Native;
-      checkVersion(addon, place);
-      return addon;
-    } catch (cause) {
-      if (cause instanceof IicpError) throw cause;
-      tried.push(`  ${place}: ${reason(place, cause)}`);
-    }
+  const place = given ? resolve(given) : join(ROOT, `iicp-core.${platform}.node`);
+  let addon: Native;
+  try {
+    addon = require(place) as Native;
+  } catch (cause) {
+    const on = `${platform} (Node ${process.versions.node})`;
+    const message = `${PACKAGE} has no native addon that loads on ${on}: ${place}: ${reason(place, cause)}\n${advice(given)}`;
+    throw new IicpError({ code: Code.UNSUPPORTED, message, cause });
   }
-  throw new IicpError({
-    code: Code.UNSUPPORTED,
-    message: [
-      `${PACKAGE} has no native addon that loads on ${platform} (Node ${process.versions.node}). Tried:`,
-      ...tried,
-      advice(platform, given),
-    ].join("\n"),
-  });
+  checkVersion(addon, place);
+  return addon;
 }
 
-/** `linux-x64-gnu` and the like, as the platform packages are called. */
+/** `linux-x64-gnu` and the like, as the addons are called. */
 export function platformName(): string {
   const { platform, arch } = process;
   if (platform === "linux") return `${platform}-${arch}-${isMusl() ? "musl" : "gnu"}`;
@@ -110,11 +99,12 @@ function reason(place: string, cause: unknown): string {
   return isFile && !existsSync(place) ? "no such file" : text;
 }
 
-function advice(platform: string, given: string | undefined): string {
+function advice(given: string | undefined): string {
   if (given) return "IICP_CORE_NATIVE_PATH names the only place to look in: correct it, or unset it.";
+  const { repository } = require("../package.json") as { repository: { url: string; directory: string } };
   return [
-    `To fix it: reinstall with optional dependencies (npm install --include=optional ${PACKAGE}; a lock file that was`,
-    `written on another platform may leave them out), or install ${PACKAGE}-${platform}, or build the addon from source`,
-    "(npm run build in bindings-node) and name it in IICP_CORE_NATIVE_PATH.",
+    `To fix it: build the package on a machine like this one. With Rust (https://rustup.rs), in a clone of`,
+    `${repository.url.replace(/^git\+/, "")}: cd ${repository.directory} && npm ci && npm pack`,
+    `Then install the iicp-core-*.tgz that this makes. Or name an addon of this version in IICP_CORE_NATIVE_PATH.`,
   ].join("\n");
 }
