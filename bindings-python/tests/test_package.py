@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import tomllib
+from importlib.metadata import files
 from pathlib import Path
 from typing import get_type_hints
 
@@ -37,6 +38,11 @@ def test_what_is_public_says_that_it_is_the_packages_own_and_its_types_can_be_re
     assert repr(iicp_core.Client) == "<class 'iicp_core.Client'>"
     done = child("import iicp_core\niicp_core.Client(no_such_option=1)")
     assert "\niicp_core.ConfigError: options of a client: unknown option" in done.stderr, done.stderr
+
+
+def test_the_licence_is_in_the_package() -> None:
+    (licence,) = [file for file in files("iicp-core") or () if file.name == "LICENSE"]
+    assert "Apache License" in licence.read_text()
 
 
 def test_both_faces_have_the_same_methods() -> None:

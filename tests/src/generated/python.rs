@@ -110,10 +110,15 @@ fn times(out: &mut String, structs: &[Struct]) {
         let Kind::Struct(held) = &option.kind else { return false };
         structs.iter().any(|s| s.name == *held && s.options.iter().any(|option| in_seconds(option).is_some()))
     };
-    let holding: BTreeSet<String> =
-        structs.iter().flat_map(|s| &s.options).filter(holds_times).map(|option| format!("{:?}", option.name)).collect();
+    let holding: BTreeSet<String> = structs
+        .iter()
+        .flat_map(|s| &s.options)
+        .filter(holds_times)
+        .map(|option| format!("{:?}", option.name))
+        .collect();
     let holding = holding.into_iter().collect::<Vec<_>>().join(", ");
-    let _ = writeln!(out, "HOLD_SECONDS: Final = frozenset({{{holding}}})\n\"\"\"Options that hold such options.\"\"\"\n");
+    let _ =
+        writeln!(out, "HOLD_SECONDS: Final = frozenset({{{holding}}})\n\"\"\"Options that hold such options.\"\"\"\n");
 }
 
 fn default_of(structs: &[Struct], name: &str, option: &str) -> Result<String, String> {

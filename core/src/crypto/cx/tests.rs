@@ -9,7 +9,7 @@ const INTENT: &str = crate::types::CHAT;
 const NOW: u64 = 1_795_000_000;
 
 fn vectors() -> Value {
-    serde_json::from_str(include_str!("../../../../tests/vectors/cx-v1.json")).unwrap()
+    serde_json::from_str(include_str!("vectors.json")).unwrap()
 }
 
 fn bytes<const N: usize>(hex: &Value) -> [u8; N] {
