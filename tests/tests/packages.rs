@@ -40,15 +40,14 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
 #[test]
 fn the_crate_includes_no_file_from_beyond_its_folder() {
     let core = iicp_tests::root().join("core").canonicalize().unwrap();
-    let (mut files, mut included) = (Vec::new(), 0);
+    let mut files = Vec::new();
     sources(&core, &mut files);
+    assert!(files.len() > 100, "{files:?}");
     for file in files {
         let source = std::fs::read_to_string(&file).unwrap();
         for name in source.split("include_str!(\"").skip(1).filter_map(|rest| rest.split('"').next()) {
             let path = file.parent().unwrap().join(name).canonicalize().unwrap();
             assert!(path.starts_with(&core), "{} includes {}", file.display(), path.display());
-            included += 1;
         }
     }
-    assert!(included > 0, "nothing is included any more");
 }

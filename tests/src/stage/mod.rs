@@ -447,8 +447,8 @@ async fn register(directory: &str, node_id: &str, url: &str, options: &NodeOptio
         "region": options.region,
         "capabilities": capabilities,
         "limits": { "max_concurrent": options.max_concurrent, "tokens_per_min": options.tokens_per_min },
-        // Directories rank a node without a key lower. The private half is in `core/src/crypto/cx/vectors.json`; no feature is
-        // named, so a plain reply is in order.
+        // Directories rank a node without a key lower. The private half is in `tests/vectors/cx-v1.json`; no feature is named, so a
+        // plain reply is in order.
         "cx_public_key": {
             "algorithm": "X25519",
             "encoding": "base64url",
