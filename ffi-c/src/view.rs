@@ -58,8 +58,11 @@ impl iicp_str {
 }
 
 impl iicp_bytes {
+    /// The empty body is at an address as well: that of an empty slice is a small number, which a garbage collector that
+    /// finds it among pointers takes for a fault of memory.
     pub(crate) fn of(bytes: &[u8]) -> iicp_bytes {
-        iicp_bytes { ptr: bytes.as_ptr(), len: bytes.len() }
+        let ptr = if bytes.is_empty() { c"".as_ptr().cast() } else { bytes.as_ptr() };
+        iicp_bytes { ptr, len: bytes.len() }
     }
 
     /// # Safety
