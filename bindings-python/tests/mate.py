@@ -7,7 +7,7 @@ import json
 import logging
 import sys
 from collections.abc import AsyncIterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 from iicp_core import Client, IicpError, Inbound, Rejected, TaskStream, serve
 
@@ -61,6 +61,17 @@ def say(line: Mapping[str, object]) -> None:
     print(json.dumps(line), flush=True)
 
 
+def ours(engines: Mapping[str, Any]) -> dict[str, Any]:
+    """The engine's options, as Python has them."""
+    made: dict[str, Any] = {}
+    for name, value in engines.items():
+        if isinstance(value, dict):
+            made[name] = ours(cast("dict[str, Any]", value))
+        else:
+            made[name.removesuffix("_ms")] = value / 1000 if name.endswith("_ms") else value
+    return made
+
+
 async def take(stream: TaskStream, most: int) -> list[Any]:
     taken: list[Any] = []
     async for chunk in stream:
@@ -89,7 +100,7 @@ async def submit(client: Client, command: dict[str, Any]) -> None:
 
 async def main() -> None:
     directory, intent, *more = sys.argv[1:]
-    options = json.loads(more[0]) if more else {}
+    options = ours(json.loads(more[0])) if more else {}
     # Told to fail, it need not say how.
     logging.getLogger("iicp_core").setLevel(logging.CRITICAL)
     lines = asyncio.StreamReader()
