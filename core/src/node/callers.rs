@@ -124,7 +124,9 @@ impl Callers {
             now_unix_s,
             grace_s: GRACE_S,
         };
-        let checked = key.check(|key, at| verify_consumer_token(token, key, expected(at)), now + PATIENCE).await;
+        // Boxed: every task would have the room for it, and only a token that comes for the first time needs it.
+        let check = key.check(|key, at| verify_consumer_token(token, key, expected(at)), now + PATIENCE);
+        let checked = Box::pin(check).await;
         match checked {
             Ok(verified) => {
                 let now_unix_s = key.directory().now_unix_s();

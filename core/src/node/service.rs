@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderValue, ORIGIN};
+use http::header::{ACCEPT, CONTENT_TYPE, HeaderName, HeaderValue, ORIGIN};
+use http::request::Parts;
 use http::{HeaderMap, Method, Request, StatusCode};
 use hyper::body::Incoming;
 
@@ -57,20 +58,46 @@ async fn post_task(state: &Arc<State>, request: Request<Incoming>, conn: &Conn) 
     if state.gate.is_draining() {
         return answer::refused(&refusal::draining());
     }
-    let (head, body) = request.into_parts();
-    if is_cbor(&head.headers) {
+    let (Parts { headers, .. }, body) = request.into_parts();
+    if is_cbor(&headers) {
         let message = "this node reads JSON; send application/json";
         return refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message, &[]);
     }
     let most = state.options.max_body_bytes;
     match read_body(body, most, conn).await {
-        Ok(body) => answer::of(task::serve(state, received(conn, &head.headers, body)).await),
+        Ok(body) => {
+            let (headers, body) = apart(headers, body);
+            answer::of(task::serve(state, received(conn, &headers, body)).await)
+        }
         Err(BodyFailure::TooLarge) => answer::refused(&refusal::too_large(most)),
         Err(BodyFailure::Busy) => answer::refused(&refusal::overloaded()),
         Err(BodyFailure::Broken) => {
             refuse(StatusCode::BAD_REQUEST, "invalid_http_body", "the body ended before its declared length", &[])
         }
     }
+}
+
+/// What a task needs of its request, away from the buffer into which that was read. It would be held for as long as the task
+/// lasts, beside the next one that hyper makes, and thousands of tasks may wait.
+fn apart(headers: HeaderMap, body: Bytes) -> (HeaderMap, Bytes) {
+    /// What costs less to copy than to hold.
+    const SMALL: usize = 4 << 10;
+    const OF_TASKS: [HeaderName; 5] = [
+        ORIGIN,
+        ACCEPT,
+        HeaderName::from_static("x-iicp-consumer-token"),
+        HeaderName::from_static("traceparent"),
+        HeaderName::from_static("tracestate"),
+    ];
+    let mut kept = HeaderMap::new();
+    for name in OF_TASKS {
+        for value in headers.get_all(&name) {
+            if let Ok(value) = HeaderValue::from_bytes(value.as_bytes()) {
+                kept.append(name.clone(), value);
+            }
+        }
+    }
+    (kept, if body.len() <= SMALL { Bytes::copy_from_slice(&body) } else { body })
 }
 
 /// What HTTP knows of a task. A header that is no text says nothing.

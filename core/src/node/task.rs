@@ -40,12 +40,22 @@ pub(super) async fn serve(state: &Arc<State>, received: Received<'_>) -> Outcome
     judge(state, received).await.unwrap_or_else(Outcome::Refused)
 }
 
-/// The order in which a task is judged (specification: task processing). Whatever is refused leaves no trace but in the
-/// rates, so that it may come again as it is.
 async fn judge(state: &Arc<State>, received: Received<'_>) -> Result<Outcome, Refusal> {
     let begun = Instant::now();
+    // By itself, so that who waits for a slot does not hold what only this needs.
+    let (task, proven, nonce) = accept(state, &received, begun).await?;
+    once(state, task, Arrival { received, proven, begun, nonce }).await
+}
+
+/// The order in which a task is judged (specification: task processing). Whatever is refused leaves no trace but in the
+/// rates, so that it may come again as it is.
+async fn accept(
+    state: &Arc<State>,
+    received: &Received<'_>,
+    begun: Instant,
+) -> Result<(Accepted, Proven, Option<Taken>), Refusal> {
     let now = state.since_start(begun);
-    state.limits.count(&received, now)?;
+    state.limits.count(received, now)?;
     check_size(state, &received.body)?;
     let (bytes, request) = envelope::read(&received.body)?;
     let intent = envelope::check(state, &request)?;
@@ -59,7 +69,7 @@ async fn judge(state: &Arc<State>, received: Received<'_>) -> Result<Outcome, Re
     spare_opening(state, &request, id)?;
     let nonce = take_nonce(state, &request, now)?;
     let task = envelope::open(state, bytes, &request, intent, id)?;
-    once(state, task, Arrival { received, proven, begun, nonce }).await
+    Ok((task, proven, nonce))
 }
 
 /// A relay may take larger tasks than its worker does.
@@ -97,7 +107,8 @@ async fn once(state: &Arc<State>, task: Accepted, mut arrival: Arrival<'_>) -> R
             (Ok(Seen::New), Some(permit)) => {
                 let mut attempt = Attempt::new(state.clone(), &task, permit, over.clone(), arrival.begun);
                 attempt.nonce = arrival.nonce.take();
-                return Ok(run(attempt, task, arrival, over).await);
+                // Boxed, so that those who wait for a slot, and may be thousands, have no room for it yet.
+                return Ok(Box::pin(run(attempt, task, arrival, over)).await);
             }
             (Ok(seen), unused) => {
                 // Whoever waits for another's answer needs no slot.

@@ -81,6 +81,20 @@ impl<Io: Stream> Begun<Io> {
     }
 }
 
+impl<Io: AsyncRead + Unpin> Begun<Io> {
+    /// What the connection brings next, not more than may come at once.
+    fn read_on(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if buf.remaining() <= self.most_at_once {
+            return Pin::new(&mut self.io).poll_read(cx, buf);
+        }
+        let mut some = ReadBuf::new(buf.initialize_unfilled_to(self.most_at_once));
+        ready!(Pin::new(&mut self.io).poll_read(cx, &mut some))?;
+        let n = some.filled().len();
+        buf.advance(n);
+        Poll::Ready(Ok(()))
+    }
+}
+
 impl<Io: Stream> Stream for Begun<Io> {
     async fn readable(&self) {
         if self.unread.is_empty() {
@@ -91,20 +105,17 @@ impl<Io: Stream> Stream for Begun<Io> {
 
 impl<Io: AsyncRead + Unpin> AsyncRead for Begun<Io> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if !self.unread.is_empty() {
-            let n = self.unread.len().min(buf.remaining());
-            buf.put_slice(&self.unread.split_to(n));
-            return Poll::Ready(Ok(()));
+        if self.unread.is_empty() {
+            return self.read_on(cx, buf);
         }
-        if buf.remaining() > self.most_at_once {
-            let most = self.most_at_once;
-            let mut some = ReadBuf::new(buf.initialize_unfilled_to(most));
-            ready!(Pin::new(&mut self.io).poll_read(cx, &mut some))?;
-            let n = some.filled().len();
-            buf.advance(n);
-            return Poll::Ready(Ok(()));
+        let n = self.unread.len().min(buf.remaining());
+        buf.put_slice(&self.unread.split_to(n));
+        // With all that is there: after a short read, a reader makes room for as much again. A connection that is broken is so
+        // at the next read as well.
+        if self.unread.is_empty() && buf.remaining() > 0 {
+            let _ = self.read_on(cx, buf);
         }
-        Pin::new(&mut self.io).poll_read(cx, buf)
+        Poll::Ready(Ok(()))
     }
 }
 
