@@ -9,9 +9,7 @@ const INTENT: &str = crate::types::CHAT;
 const NOW: u64 = 1_795_000_000;
 
 fn vectors() -> Value {
-    // Read and not included: the folder is not in the package.
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/vectors/cx-v1.json");
-    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+    serde_json::from_str(include_str!("../../../../tests/vectors/cx-v1.json")).unwrap()
 }
 
 fn bytes<const N: usize>(hex: &Value) -> [u8; N] {
