@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use ciborium::Value as Cbor;
 use iicp_core::options::{ClientOptions, DirectoryOptions, Discover, NativeTransport, NodeOptions, PolicyProfile};
 use iicp_core::{CHAT, Client, Code, Directory, Inbound, LiveNode, Node, Reply, Task};
+use iicp_tests::free_port;
 use iicp_tests::http::{Conn, addr};
 use iicp_tests::native::{CALLS, Frame, Native, frame, kind, map};
 use iicp_tests::tap::Tap;
@@ -40,10 +41,6 @@ struct Mesh {
     tap: Tap,
     runs: Runs,
     dropped: Arc<Notify>,
-}
-
-fn free_port() -> u16 {
-    std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
 }
 
 async fn mesh(change: impl FnOnce(&mut NodeOptions)) -> Mesh {

@@ -14,8 +14,8 @@ use iicp_core::options::{ClientOptions, DirectoryOptions, NativeTransport, NodeO
 use iicp_core::types::Chunk;
 use iicp_core::{CHAT, Client, Code, Directory, EMBEDDING, Handler, Inbound, LiveNode, Node, Reply, Task};
 use iicp_tests::line::{Line, Silence};
-use iicp_tests::size;
 use iicp_tests::stage_process::StageProcess;
+use iicp_tests::{free_port, size};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -40,11 +40,11 @@ fn client(directory: &str, change: impl FnOnce(&mut ClientOptions)) -> Client {
 
 /// A node that is called over a line.
 async fn lined(directory: &Directory, intent: &str, handler: impl Handler) -> (LiveNode, Line) {
-    let port = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap();
-    let line = Line::start(port).await.unwrap();
+    let port = free_port();
+    let line = Line::start(([127, 0, 0, 1], port).into()).await.unwrap();
     let mut options = NodeOptions::default();
     (options.intents, options.directory) = (vec![intent.into()], directory.url());
-    (options.port, options.max_concurrent) = (port.port(), 256);
+    (options.port, options.max_concurrent) = (port, 256);
     options.endpoint = Some(format!("http://{}", line.addr()));
     (Node::bind(options).await.unwrap().serve(handler).await.unwrap(), line)
 }

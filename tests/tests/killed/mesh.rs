@@ -7,16 +7,12 @@ use std::time::{Duration, Instant};
 
 use iicp_tests::http::Conn;
 use iicp_tests::process::Process;
-use iicp_tests::size;
+use iicp_tests::{free_port, size};
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 
 use super::lines;
-
-fn free_port() -> u16 {
-    std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
-}
 
 /// A folder that goes with the test.
 pub(crate) struct Folder(PathBuf);
