@@ -1,11 +1,13 @@
 //! Who calls: what a caller can prove, and whether it has to.
 
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher as _;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::crypto::digest::{fingerprint, same, token_hash};
+use crate::crypto::digest::{same, token_hash};
 use crate::crypto::ticket::{ConsumerClaims, ExpectedCaller, TicketFault, verify_consumer_token};
 use crate::discovery::directory_client::DirectoryClient;
 use crate::discovery::directory_key::DirectoryKey;
@@ -41,7 +43,11 @@ pub(super) struct Shown<'a> {
     pub(super) intent: &'a str,
 }
 
+/// A token that was verified. It is found by a number that nobody outside can compute, so that comparing it tells nothing of
+/// the others, and known by all of it.
 struct Known {
+    token: Box<str>,
+    intent: Box<str>,
     caller: Arc<str>,
     until: Instant,
 }
@@ -54,7 +60,8 @@ pub(super) struct Callers {
     /// Hashes of what the operator gave out, and of what the directory gave the node.
     access_token: Option<[u8; 32]>,
     own_token: RwLock<Option<[u8; 32]>>,
-    known: Mutex<ByFingerprint<u128, Known>>,
+    names: RandomState,
+    known: Mutex<ByFingerprint<u64, Known>>,
 }
 
 impl Callers {
@@ -65,6 +72,7 @@ impl Callers {
             key: directory.map(|directory| DirectoryKey::patient(directory.clone(), KEY_PAUSE)),
             access_token: options.access_token.as_ref().map(|token| token_hash(token.expose())),
             own_token: RwLock::new(None),
+            names: RandomState::new(),
             known: Mutex::default(),
         }
     }
@@ -111,8 +119,7 @@ impl Callers {
     /// The caller that a consumer token names; none while the directory's key is not to be had.
     async fn verify(&self, token: &str, intent: &str, now: Instant) -> Option<Result<Arc<str>, TicketFault>> {
         let key = self.key.as_ref()?;
-        let name = fingerprint(&[intent.as_bytes(), b"|", token.as_bytes()]);
-        if let Some(caller) = self.known_caller(name, now) {
+        if let Some(caller) = self.known_caller(token, intent, now) {
             return Some(Ok(caller));
         }
         let expected = |now_unix_s| ExpectedCaller {
@@ -130,7 +137,7 @@ impl Callers {
         match checked {
             Ok(verified) => {
                 let now_unix_s = key.directory().now_unix_s();
-                Some(verified.map(|claims| self.remember(name, claims, now, now_unix_s)))
+                Some(verified.map(|claims| self.remember(token, intent, claims, now, now_unix_s)))
             }
             Err(error) => {
                 tracing::debug!(target: telemetry::NODE, node_id = %self.node_id, code = %error.code(), "no directory key");
@@ -139,12 +146,14 @@ impl Callers {
         }
     }
 
-    fn known_caller(&self, name: u128, now: Instant) -> Option<Arc<str>> {
+    fn known_caller(&self, token: &str, intent: &str, now: Instant) -> Option<Arc<str>> {
+        let name = self.names.hash_one((token, intent));
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.get(&name).filter(|known| known.until > now).map(|known| known.caller.clone())
+        let known = known.get(&name).filter(|known| known.until > now)?;
+        (*known.token == *token && *known.intent == *intent).then(|| known.caller.clone())
     }
 
-    fn remember(&self, name: u128, claims: ConsumerClaims, now: Instant, now_unix_s: u64) -> Arc<str> {
+    fn remember(&self, token: &str, intent: &str, claims: ConsumerClaims, now: Instant, now_unix_s: u64) -> Arc<str> {
         let caller: Arc<str> = claims.caller.into();
         let lasts = Duration::from_secs(claims.exp.saturating_add(GRACE_S).saturating_sub(now_unix_s));
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
@@ -154,7 +163,9 @@ impl Callers {
         if known.len() >= MOST_KNOWN {
             known.clear();
         }
-        known.insert(name, Known { caller: caller.clone(), until: now + lasts.min(KNOWN_FOR) });
+        let until = now + lasts.min(KNOWN_FOR);
+        let verified = Known { token: token.into(), intent: intent.into(), caller: caller.clone(), until };
+        known.insert(self.names.hash_one((token, intent)), verified);
         caller
     }
 

@@ -1,10 +1,13 @@
 //! Tables by what is random already: hashing it again would only cost time.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
 
 /// A table by fingerprint, or by another number that nobody outside can choose.
 pub(crate) type ByFingerprint<K, V> = HashMap<K, V, BuildHasherDefault<Passed>>;
+
+/// A set of such numbers.
+pub(crate) type SetOfFingerprints<K> = HashSet<K, BuildHasherDefault<Passed>>;
 
 /// Passes a random number on as it is.
 #[derive(Default)]

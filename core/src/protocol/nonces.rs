@@ -2,16 +2,17 @@
 //! full, no further one is taken (specification: replay window of 300 s).
 
 use std::collections::VecDeque;
-use std::collections::hash_map::{Entry, RandomState};
+use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher as _;
+use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::fingerprints::ByFingerprint;
+use super::fingerprints::SetOfFingerprints;
 use super::replay::{WINDOW_S, seconds};
 
 const SHARDS: usize = 16;
-/// What one nonce costs: table slot at the usual fill and its place in the queue, each with its second.
-const ENTRY_BYTES: usize = 48;
+/// What one nonce costs: its place in the table at the usual fill, and the one in the queue.
+const ENTRY_BYTES: usize = 32;
 
 /// Why a nonce is not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,9 +34,13 @@ pub(crate) struct Nonces {
 
 #[derive(Default)]
 struct Shard {
-    came_s: ByFingerprint<u64, u32>,
-    /// Oldest first. One that was given back leaves its place here until it comes up.
-    order: VecDeque<(u64, u32)>,
+    taken: SetOfFingerprints<NonZeroU64>,
+    /// Oldest first. One that was given back leaves an empty place here until it comes up.
+    order: VecDeque<Option<NonZeroU64>>,
+    /// How many places the queue has of each second, oldest first.
+    came: VecDeque<(u32, usize)>,
+    /// The places that have left the queue.
+    left: u64,
 }
 
 impl Nonces {
@@ -44,10 +49,10 @@ impl Nonces {
         Arc::new(Nonces { names: RandomState::new(), shards, most: (bytes / ENTRY_BYTES / SHARDS).max(1) })
     }
 
-    fn shard(&self, name: u64) -> MutexGuard<'_, Shard> {
+    fn shard(&self, name: NonZeroU64) -> MutexGuard<'_, Shard> {
         // Not the bits that the table hashes by.
         #[allow(clippy::cast_possible_truncation)]
-        let index = (name >> 40) as usize % SHARDS;
+        let index = (name.get() >> 40) as usize % SHARDS;
         // Every step leaves the shard whole.
         self.shards[index].lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -57,31 +62,52 @@ impl Nonces {
     /// # Errors
     /// Why it is not taken.
     pub(crate) fn take(self: &Arc<Self>, nonce: &str, now_s: u64) -> Result<Taken, Spent> {
-        let name = self.names.hash_one(nonce);
+        let name = NonZeroU64::new(self.names.hash_one(nonce)).unwrap_or(NonZeroU64::MIN);
         let mut shard = self.shard(name);
         shard.expire(now_s);
-        let Shard { came_s, order } = &mut *shard;
-        let Entry::Vacant(place) = came_s.entry(name) else { return Err(Spent::Seen) };
-        if order.len() >= self.most {
-            let oldest = order.front().map_or(now_s, |(_, came_s)| u64::from(*came_s));
+        if shard.order.len() >= self.most {
+            if shard.taken.contains(&name) {
+                return Err(Spent::Seen);
+            }
+            let oldest = shard.came.front().map_or(now_s, |(came_s, _)| u64::from(*came_s));
             return Err(Spent::Full((oldest + WINDOW_S + 1).saturating_sub(now_s).max(1)));
         }
-        place.insert(seconds(now_s));
-        order.push_back((name, seconds(now_s)));
-        Ok(Taken { nonces: self.clone(), name, kept: false })
+        if !shard.taken.insert(name) {
+            return Err(Spent::Seen);
+        }
+        let place = shard.queue(name, seconds(now_s));
+        Ok(Taken { nonces: self.clone(), name, place, kept: false })
     }
 }
 
 impl Shard {
+    /// Gives the place that a nonce has from now on.
+    fn queue(&mut self, name: NonZeroU64, now_s: u32) -> u64 {
+        match self.came.back_mut() {
+            Some((came_s, places)) if *came_s == now_s => *places += 1,
+            _ => self.came.push_back((now_s, 1)),
+        }
+        self.order.push_back(Some(name));
+        self.left + self.order.len() as u64 - 1
+    }
+
     fn expire(&mut self, now_s: u64) {
-        while let Some((name, came_s)) = self.order.front().copied()
+        while let Some((came_s, places)) = self.came.front().copied()
             && now_s.saturating_sub(u64::from(came_s)) > WINDOW_S
         {
-            self.order.pop_front();
-            // The place of an earlier one that was given back must not end a later one.
-            if self.came_s.get(&name) == Some(&came_s) {
-                self.came_s.remove(&name);
+            self.came.pop_front();
+            self.left += places as u64;
+            for name in self.order.drain(..places).flatten() {
+                self.taken.remove(&name);
             }
+        }
+    }
+
+    /// Empties a place, unless its time is over: the nonce may have another since.
+    fn give_back(&mut self, place: u64) {
+        let at = place.checked_sub(self.left).and_then(|at| usize::try_from(at).ok());
+        if let Some(name) = at.and_then(|at| self.order.get_mut(at)).and_then(Option::take) {
+            self.taken.remove(&name);
         }
     }
 }
@@ -89,7 +115,8 @@ impl Shard {
 /// A nonce that was taken. It is given back on drop, because a task that was not run may come again as it is.
 pub(crate) struct Taken {
     nonces: Arc<Nonces>,
-    name: u64,
+    name: NonZeroU64,
+    place: u64,
     kept: bool,
 }
 
@@ -103,7 +130,7 @@ impl Taken {
 impl Drop for Taken {
     fn drop(&mut self) {
         if !self.kept {
-            self.nonces.shard(self.name).came_s.remove(&self.name);
+            self.nonces.shard(self.name).give_back(self.place);
         }
     }
 }
@@ -135,6 +162,15 @@ mod tests {
         assert_eq!(take(&nonces, 1, 200), Ok(()));
         assert_eq!(take(&nonces, 1, 400), Err(Spent::Seen), "the place of the first did not end it");
         assert_eq!(take(&nonces, 1, 501), Ok(()));
+    }
+
+    #[test]
+    fn what_is_given_back_late_does_not_end_a_later_one() {
+        let nonces = Nonces::new(1 << 20);
+        let first = nonces.take("1", 0).unwrap();
+        assert_eq!(take(&nonces, 1, 301), Ok(()), "its window was over, though it was in use");
+        drop(first);
+        assert_eq!(take(&nonces, 1, 302), Err(Spent::Seen));
     }
 
     #[test]

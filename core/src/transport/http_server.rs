@@ -328,7 +328,10 @@ pub(crate) enum BodyFailure {
 /// unread data would reset the connection under it.
 const MOST_DISCARDED: usize = 64 << 20;
 
-/// Reads a body of at most `most` bytes. Memory grows with what arrives, never with what is declared, and no further than
+/// A body of up to so many bytes gets its room in one piece.
+const WHOLE_ROOM: usize = 128 << 10;
+
+/// Reads a body of at most `most` bytes. Memory grows with what arrives, not with what is declared, and no further than
 /// there is room for the bodies of all connections together.
 pub(crate) async fn read_body(body: Incoming, most: usize, conn: &Conn) -> Result<Bytes, BodyFailure> {
     conn.enter(Phase::Body);
@@ -359,8 +362,10 @@ pub(crate) async fn read_body(body: Incoming, most: usize, conn: &Conn) -> Resul
             whole = data;
         } else {
             if grown.capacity() < arrived {
-                // At most twice what has arrived, and in the end just as much as was declared.
-                let room = if declared >= arrived { declared.min(arrived * 2) } else { arrived * 2 };
+                // At most twice what has arrived, and in the end just as much as was declared. What is small is had in one
+                // piece: growing it leaves holes in the heap, and pages that nothing was written to cost nothing.
+                let room = (arrived * 2).max(WHOLE_ROOM);
+                let room = if declared >= arrived { declared.min(room) } else { arrived * 2 };
                 grown.reserve_exact(room - grown.len());
             }
             grown.extend_from_slice(&std::mem::take(&mut whole));

@@ -167,6 +167,7 @@ fn answer(call: &[u8]) -> Option<Vec<u8>> {
     let (length, at) = match *call.get(2)? {
         0x58 => (usize::from(call[3]), 4),
         0x59 => (usize::from(u16::from_be_bytes([call[3], call[4]])), 5),
+        0x5A => (u32::from_be_bytes([call[3], call[4], call[5], call[6]]) as usize, 7),
         _ => return None,
     };
     let (task, rest) = call[at..].split_at_checked(length)?;

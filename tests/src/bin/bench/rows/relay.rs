@@ -246,8 +246,9 @@ fn noisy() -> Result<Figure> {
     let mut other = Caller::new(relay.addr, relay.request(0)?)?;
     let mut flood = Load::of(relay.addr, 200, &[relay.request(1)?])?;
     other.median(TASKS)?;
-    // What the flood's connections hold is not the stalled worker's.
+    // What the flood's connections hold is not the stalled worker's, nor the code that a large task is the first to need.
     flood.watch(&mut relay.process, Duration::from_millis(500))?;
+    pass_large(&relay)?;
     let resident = relay.process.resident()?;
     let stalled = stall(&relay)?;
     std::thread::sleep(Duration::from_secs(1));
@@ -286,19 +287,29 @@ fn during(flood: &mut Load, relay: &mut Relay, other: &mut Caller, tasks: usize)
     })
 }
 
+/// A large task to a worker that answers.
+fn pass_large(relay: &Relay) -> Result<()> {
+    let mut stream = TcpStream::connect(relay.addr)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(&large(relay, 0))?;
+    let mut answer = [0; 4 << 10];
+    let read = stream.read(&mut answer)?;
+    http::check_status(&answer[..read])
+}
+
 /// Callers of the worker that reads nothing, with as much as it may have waiting.
 fn stall(relay: &Relay) -> Result<Vec<TcpStream>> {
-    let large = http::post(
-        relay.addr,
-        "/v1/relay-for/w-2/v1/task",
-        "",
-        &crate::load::envelope("t-stalled", &format!("{{\"text\":\"{}\"}}", "x".repeat(120 << 10))),
-    );
+    let request = large(relay, 2);
     (0..34)
         .map(|_| {
             let mut stream = TcpStream::connect(relay.addr)?;
-            stream.write_all(&large)?;
+            stream.write_all(&request)?;
             Ok(stream)
         })
         .collect()
+}
+
+fn large(relay: &Relay, worker: usize) -> Vec<u8> {
+    let body = crate::load::envelope("t-large", &format!("{{\"text\":\"{}\"}}", "x".repeat(120 << 10)));
+    http::post(relay.addr, &format!("/v1/relay-for/w-{worker}/v1/task"), "", &body)
 }
