@@ -1007,6 +1007,10 @@ export interface RelayServerOptions {
   maxBytesPerSource?: number | undefined;
   /** Bytes of tasks under way for one worker. A task that is alone may be larger. Default: `4194304`. */
   maxBytesPerWorker?: number | undefined;
+  /** How long a worker may be bound, in milliseconds, before it has to prove again who it is; 0: any time. Our own workers bind anew beside what is under way; others are let go when nothing is, and come again. Default: `86400000`. */
+  maxSessionMs?: number | undefined;
+  /** Bytes of tasks and answers that a worker may carry before the same; 0: any number. Default: `0`. */
+  maxSessionBytes?: number | undefined;
   /** Longest wait for a worker's answer, in milliseconds; a task that asks for less gets less. Default: `120000`. */
   callTimeoutMs?: number | undefined;
   /** Silence after which a worker is asked whether it is there, in milliseconds. Default: `15000`. */
@@ -1033,6 +1037,8 @@ export const RELAYSERVER_NAMES: ReadonlyMap<string, string> = new Map([
   ["maxBytes", "max_bytes"],
   ["maxBytesPerSource", "max_bytes_per_source"],
   ["maxBytesPerWorker", "max_bytes_per_worker"],
+  ["maxSessionMs", "max_session_ms"],
+  ["maxSessionBytes", "max_session_bytes"],
   ["callTimeoutMs", "call_timeout_ms"],
   ["pingIntervalMs", "ping_interval_ms"],
   ["pongTimeoutMs", "pong_timeout_ms"],

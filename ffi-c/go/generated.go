@@ -736,6 +736,10 @@ type RelayServerOptions struct {
 	MaxBytesPerSource int64 `json:"max_bytes_per_source,omitempty"`
 	// Bytes of tasks under way for one worker. A task that is alone may be larger. Default 4194304.
 	MaxBytesPerWorker int64 `json:"max_bytes_per_worker,omitempty"`
+	// How long a worker may be bound, in milliseconds, before it has to prove again who it is; 0: any time. Our own workers bind anew beside what is under way; others are let go when nothing is, and come again. Default 86400000.
+	MaxSessionMs *int64 `json:"max_session_ms,omitempty"`
+	// Bytes of tasks and answers that a worker may carry before the same; 0: any number. Default 0.
+	MaxSessionBytes int64 `json:"max_session_bytes,omitempty"`
 	// Longest wait for a worker's answer, in milliseconds; a task that asks for less gets less. Default 120000.
 	CallTimeoutMs int64 `json:"call_timeout_ms,omitempty"`
 	// Silence after which a worker is asked whether it is there, in milliseconds. Default 15000.

@@ -173,6 +173,7 @@ SECONDS: Final = frozenset(
         "header_timeout",
         "heartbeat",
         "idle_timeout",
+        "max_session",
         "node_ttl",
         "ping_interval",
         "pong_timeout",
@@ -809,6 +810,10 @@ class RelayServerOptions(TypedDict, total=False):
     """Bytes of tasks under way for one source of callers. Default: ``67108864``."""
     max_bytes_per_worker: int
     """Bytes of tasks under way for one worker. A task that is alone may be larger. Default: ``4194304``."""
+    max_session: float
+    """How long a worker may be bound, in seconds, before it has to prove again who it is; 0: any time. Our own workers bind anew beside what is under way; others are let go when nothing is, and come again. Default: 86400.0."""
+    max_session_bytes: int
+    """Bytes of tasks and answers that a worker may carry before the same; 0: any number. Default: ``0``."""
     call_timeout: float
     """Longest wait for a worker's answer, in seconds; a task that asks for less gets less. Default: 120.0."""
     ping_interval: float

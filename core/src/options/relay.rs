@@ -45,6 +45,11 @@ pub struct RelayServerOptions {
     pub max_bytes_per_source: usize,
     /// Bytes of tasks under way for one worker. A task that is alone may be larger.
     pub max_bytes_per_worker: usize,
+    /// How long a worker may be bound, in milliseconds, before it has to prove again who it is; 0: any time. Our own workers
+    /// bind anew beside what is under way; others are let go when nothing is, and come again.
+    pub max_session_ms: u64,
+    /// Bytes of tasks and answers that a worker may carry before the same; 0: any number.
+    pub max_session_bytes: u64,
     /// Longest wait for a worker's answer, in milliseconds; a task that asks for less gets less.
     pub call_timeout_ms: u64,
     /// Silence after which a worker is asked whether it is there, in milliseconds.
@@ -72,6 +77,8 @@ impl Default for RelayServerOptions {
             max_bytes: 256 << 20,
             max_bytes_per_source: 64 << 20,
             max_bytes_per_worker: 4 << 20,
+            max_session_ms: 86_400_000,
+            max_session_bytes: 0,
             call_timeout_ms: super::MAX_TIMEOUT_MS,
             ping_interval_ms: 15_000,
             pong_timeout_ms: 5_000,
@@ -102,6 +109,8 @@ impl Validate for RelayServerOptions {
         in_range(Self::WHAT, "max_bytes", self.max_bytes, 1 << 16, 1 << 36)?;
         in_range(Self::WHAT, "max_bytes_per_source", self.max_bytes_per_source, 1 << 16, 1 << 36)?;
         in_range(Self::WHAT, "max_bytes_per_worker", self.max_bytes_per_worker, 1 << 16, 1 << 32)?;
+        in_range(Self::WHAT, "max_session_ms", self.max_session_ms, 0, 30 * 86_400_000)?;
+        in_range(Self::WHAT, "max_session_bytes", self.max_session_bytes, 0, 1 << 50)?;
         in_range(Self::WHAT, "call_timeout_ms", self.call_timeout_ms, 100, 600_000)?;
         in_range(Self::WHAT, "ping_interval_ms", self.ping_interval_ms, 500, 600_000)?;
         in_range(Self::WHAT, "pong_timeout_ms", self.pong_timeout_ms, 500, 600_000)?;

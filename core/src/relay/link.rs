@@ -28,7 +28,7 @@ use crate::transport::http_client::NoReply;
 use crate::transport::pinned;
 use crate::wire::frame::Kind;
 use crate::wire::message::{self, RelayAck, RelayBind};
-use crate::wire::relay::{self as words, Beginning, CANCEL, CREDIT, DRAIN, Hello, MOST_PART, WINDOW};
+use crate::wire::relay::{self as words, Beginning, CANCEL, CREDIT, DRAIN, Hello, MOST_PART, RENEW, WINDOW};
 
 /// Longest wait for a connection, and for each answer of a relay that is not bound to yet.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -76,6 +76,8 @@ pub(super) enum Ended {
     Closing,
     /// The relay stops, and said so.
     Draining,
+    /// It does not end yet: the relay wants this node to bind anew.
+    Renewing,
     /// The connection is gone, or the relay ended it.
     Lost,
 }
@@ -253,6 +255,7 @@ impl Live {
             match said {
                 Said::Nothing => {}
                 Said::Drain => return Ended::Draining,
+                Said::Renew => return Ended::Renewing,
                 Said::End => return Ended::Lost,
             }
         }
@@ -268,6 +271,12 @@ impl Live {
         }
         let _ = self.session.answers.send(Piece::Last(words::write_close().into())).await;
         let _ = tokio::time::timeout(FAREWELL, self.writing.join_next()).await;
+    }
+
+    /// Serves on until the relay ends the session, when what came over it has ended: another has taken its place.
+    pub(super) async fn retire(mut self) {
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        while !matches!(self.step(&mut look).await, Said::End) {}
     }
 
     /// What comes next of all that may come.
@@ -338,6 +347,7 @@ async fn write(mut writer: Writer, mut queue: mpsc::Receiver<Piece>) {
 enum Said {
     Nothing,
     Drain,
+    Renew,
     End,
 }
 
@@ -379,6 +389,7 @@ impl Session {
             }
             Kind::Close => return Said::End,
             DRAIN => return Said::Drain,
+            RENEW => return Said::Renew,
             CANCEL => {
                 if let Some(running) =
                     words::read_cancel(&payload).and_then(|call| self.calls.remove(&call.to_string()))

@@ -16,6 +16,7 @@ mod parts;
 mod polling;
 mod session;
 mod tickets;
+mod upkeep;
 mod worker;
 
 use std::collections::HashMap;
@@ -39,15 +40,15 @@ use crate::error::Result;
 use crate::options::RelayServerOptions;
 use crate::protocol::relay::bind::{Applicant, Desk, DeskLimits, Refusal};
 use crate::protocol::relay::budget::{Allowance, Budget};
-use crate::protocol::relay::liveness::{Liveness, Look, Patience};
+use crate::protocol::relay::liveness::Patience;
 use crate::protocol::relay::source::Source;
+use crate::protocol::relay::term::Bounds;
 use crate::runtime::TaskGroup;
 use crate::telemetry;
-use crate::wire::frame::Kind;
-use crate::wire::relay::{self as words, Beginning, Facts};
+use crate::wire::relay::{Beginning, Facts};
 use counts::{CallEnd, Counts};
 use observer::Observing;
-use session::{NotTaken, Outcome, Session, Way};
+use session::{Call, NotTaken, Outcome, Owner, Session, Way};
 use tickets::Doubt;
 
 /// How often somebody looks after the sessions.
@@ -60,6 +61,8 @@ pub(crate) struct Relay {
     http_port: u16,
     accept_port: u16,
     desk: Mutex<Desk<Arc<Session>>>,
+    /// Sessions whose workers are bound anew, until what is under way has ended.
+    retired: Mutex<Vec<Arc<Session>>>,
     /// Sessions of workers that bind over HTTP, by the hash of their tokens.
     polls: Mutex<HashMap<[u8; 32], Arc<Session>>>,
     budget: Mutex<Budget>,
@@ -82,6 +85,7 @@ struct Limits {
     answer_bytes: usize,
     call_timeout: Duration,
     patience: Patience,
+    session: Bounds,
     tls_required: bool,
 }
 
@@ -108,6 +112,9 @@ pub(crate) enum Forwarded {
 const GRACE: Duration = Duration::from_secs(1);
 /// How long after it the worker's own word on it may come.
 const LAST_WORD: Duration = Duration::from_millis(250);
+
+/// How long a worker has to bind anew when its term is over, beside what calls may take.
+const RENEWAL_MS: u64 = 60_000;
 
 /// How a worker comes to the desk.
 struct Arrival<'a> {
@@ -138,6 +145,11 @@ impl Relay {
                     silence: ms(options.silence_timeout_ms),
                     look_every: LOOK_EVERY,
                 },
+                session: Bounds {
+                    age_ms: options.max_session_ms,
+                    bytes: options.max_session_bytes,
+                    grace_ms: options.call_timeout_ms.saturating_add(RENEWAL_MS),
+                },
                 tls_required: options.tls_required,
             },
             http_port,
@@ -148,6 +160,7 @@ impl Relay {
                 binds_per_minute: options.binds_per_minute,
                 ticket_required: listeners.ticket_required(options),
             })),
+            retired: Mutex::default(),
             polls: Mutex::default(),
             budget: Mutex::new(Budget::new(
                 allowance(options.max_calls_per_source, options.max_bytes_per_source),
@@ -192,6 +205,10 @@ impl Relay {
         self.desk.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn retired(&self) -> MutexGuard<'_, Vec<Arc<Session>>> {
+        self.retired.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn polls(&self) -> MutexGuard<'_, HashMap<[u8; 32], Arc<Session>>> {
         self.polls.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -208,8 +225,11 @@ impl Relay {
         crate::options::millis(self.now())
     }
 
+    /// Every session, those of workers that are bound anew too.
     fn sessions(&self) -> Vec<Arc<Session>> {
-        self.desk().sessions().cloned().collect()
+        let mut sessions: Vec<_> = self.desk().sessions().cloned().collect();
+        sessions.extend(self.retired().iter().cloned());
+        sessions
     }
 
     /// The port on which workers are accepted.
@@ -263,13 +283,9 @@ impl Relay {
         let exchange = async {
             let within = within.unwrap_or(self.limits.call_timeout).min(self.limits.call_timeout);
             let deadline = Instant::now() + within + LAST_WORD;
-            let session = self.desk().get(worker_id).cloned().ok_or(Fault::Unbound)?;
             let room = self.room(Source::of(caller), body.len())?;
             let bytes = body.len();
-            let mut call = session.call(body, facts, self.limits.per_worker).map_err(|not_taken| match not_taken {
-                NotTaken::Full => Fault::Busy,
-                NotTaken::Gone => Fault::Unbound,
-            })?;
+            let mut call = self.call(worker_id, body, facts)?;
             self.counts.to_worker(bytes);
             match tokio::time::timeout_at(deadline, call.outcome()).await {
                 Ok(Outcome::Answered { body, status }) => {
@@ -292,6 +308,20 @@ impl Relay {
             Err(fault) => (*fault).into(),
         };
         forwarded
+    }
+
+    /// Queues a call for whoever is bound under the id.
+    fn call(&self, worker_id: &str, body: Bytes, facts: Facts) -> Result<Call, Fault> {
+        // Who is bound anew between the look and the call is found by the second look.
+        for _ in 0..2 {
+            let session = self.desk().get(worker_id).cloned().ok_or(Fault::Unbound)?;
+            match session.call(body.clone(), facts.clone(), self.limits.per_worker) {
+                Ok(call) => return Ok(call),
+                Err(NotTaken::Full) => return Err(Fault::Busy),
+                Err(NotTaken::Gone) => {}
+            }
+        }
+        Err(Fault::Unbound)
     }
 
     fn room(self: &Arc<Self>, source: Source, bytes: usize) -> Result<Room, Fault> {
@@ -356,11 +386,11 @@ impl Relay {
             return Err(Refusal::AtCapacity);
         }
         let (now, now_ms, unix_s) = (self.now(), self.now_ms(), self.tickets.now_unix_s());
+        let owner = Owner { id: worker_id, proven: proof.is_some() };
         let applicant = Applicant { worker_id, proof, source };
         let mut bound = None;
         let make = |number| {
-            let liveness = Liveness::new(way == Way::Ours, now_ms);
-            let session = Arc::new(Session::new(worker_id.into(), number, models, way, liveness));
+            let session = Arc::new(Session::new(owner, number, models, way, now_ms));
             if let Some(greeting) = greeting {
                 session.control(greeting);
             }
@@ -371,8 +401,7 @@ impl Relay {
         match verdict {
             Ok(displaced) => {
                 if let Some(old) = displaced {
-                    tracing::info!(target: telemetry::RELAY, worker_id, "a worker's owner displaced an older session");
-                    self.dismiss(&old);
+                    self.displace(old);
                 }
             }
             Err(refusal) => {
@@ -384,65 +413,6 @@ impl Relay {
         }
         // The desk has just made it.
         bound.ok_or(Refusal::AtCapacity)
-    }
-
-    /// Somebody else wants the id: is who holds it still there?
-    fn doubt(&self, worker_id: &str) {
-        let Some(session) = self.desk().get(worker_id).cloned() else { return };
-        if session.liveness.ask(self.now_ms()) {
-            session.control(words::write_echo(Kind::Ping, &[]));
-        }
-    }
-
-    /// Tells a worker that its session is over.
-    fn dismiss(&self, session: &Arc<Session>) {
-        session.control(words::write_close());
-        self.end(session);
-    }
-
-    /// Ends a session: its calls fail at once, and its id is free.
-    fn end(&self, session: &Arc<Session>) {
-        session.close();
-        self.desk().release(&session.worker_id, session.number);
-        if session.is_poll() {
-            self.polls().retain(|_, held| !Arc::ptr_eq(held, session));
-        }
-    }
-
-    /// Asks who was silent, lets go of who is gone and, while the relay stops, of who has nothing more to do.
-    fn look_after(&self, stopping: bool) {
-        let now = self.now_ms();
-        let mut due = Vec::new();
-        for session in self.desk().sessions() {
-            if session.is_pulling() || session.is_paused() {
-                session.liveness.heard(now);
-            }
-            let look = session.liveness.look(now, &self.limits.patience);
-            if look != Look::Fine || stopping || session.is_paused() {
-                due.push((session.clone(), look));
-            }
-        }
-        for (session, look) in due {
-            match look {
-                Look::Gone => {
-                    tracing::info!(target: telemetry::RELAY, worker_id = %session.worker_id, "a worker is gone");
-                    self.end(&session);
-                }
-                _ if stopping && session.calls() == 0 => self.dismiss(&session),
-                Look::Ask => session.control(words::write_echo(Kind::Ping, &[])),
-                Look::Fine => session.wake(),
-            }
-        }
-    }
-
-    /// Sends every worker away that can be told where to go; what is under way may end.
-    fn drain(&self) {
-        for session in self.sessions() {
-            session.drain();
-            if session.ours {
-                session.control(words::write_drain());
-            }
-        }
     }
 }
 

@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use crate::protocol::relay::budget::{Allowance, Used};
 use crate::protocol::relay::liveness::Liveness;
+use crate::protocol::relay::term::Term;
 use crate::wire::relay::{self as words, Beginning, Facts, WINDOW};
 
 /// Control frames that may wait for a worker that takes nothing.
@@ -111,6 +112,14 @@ pub(crate) enum Way {
     Poll,
 }
 
+/// Whose session it is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Owner<'a> {
+    pub(crate) id: &'a str,
+    /// Whether a ticket said so.
+    pub(crate) proven: bool,
+}
+
 /// A bound worker. Shared by the desk, by who drives its connection, and by every caller.
 pub(crate) struct Session {
     pub(crate) worker_id: Arc<str>,
@@ -121,6 +130,9 @@ pub(crate) struct Session {
     /// From where it came, if a direct path to it may be looked for.
     pub(crate) punches: OnceLock<IpAddr>,
     pub(crate) liveness: Liveness,
+    pub(crate) term: Term,
+    /// Whether it can be taken over by another of the same worker, which is told so and has proven its id.
+    pub(crate) renews: bool,
     /// Whether the worker has no connection of its own, but asks over HTTP.
     poll: bool,
     /// Pulls that wait now: such a worker is there while one does.
@@ -135,14 +147,16 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    pub(crate) fn new(worker_id: Arc<str>, number: u64, models: Vec<String>, way: Way, liveness: Liveness) -> Self {
+    pub(crate) fn new(owner: Owner<'_>, number: u64, models: Vec<String>, way: Way, now: u64) -> Self {
         Session {
-            worker_id,
+            worker_id: owner.id.into(),
             number,
             models,
             ours: way == Way::Ours,
             punches: OnceLock::new(),
-            liveness,
+            liveness: Liveness::new(way == Way::Ours, now),
+            term: Term::new(now),
+            renews: way == Way::Ours && owner.proven,
             poll: way == Way::Poll,
             pulling: AtomicU64::new(0),
             paused: AtomicBool::new(false),
@@ -182,6 +196,7 @@ impl Session {
             return Err(NotTaken::Full);
         }
         link.used.add(bytes);
+        self.term.carry(bytes);
         link.count += 1;
         // A worker answers for nobody but itself, so its calls' ids need not be secret: no randomness for each.
         let call = Uuid::from_u128(self.ids.as_u128() ^ u128::from(link.count & COUNT));
@@ -229,6 +244,7 @@ impl Session {
 
     /// The worker has answered. False if nobody waits for that.
     pub(crate) fn settle(&self, call: Uuid, body: Bytes, status: Option<u16>) -> bool {
+        self.term.carry(body.len());
         let Some(pending) = self.lock().take(call) else { return false };
         match pending.waits {
             Waits::Outcome(outcome) => outcome.send(Outcome::Answered { body, status }).is_ok(),
@@ -241,6 +257,7 @@ impl Session {
 
     /// A part of an answer has come.
     pub(crate) fn part(&self, call: Uuid, body: Bytes, beginning: Beginning) -> Result<(), Overrun> {
+        self.term.carry(body.len());
         let mut link = self.lock();
         let Some(pending) = link.pending.get_mut(&call) else { return Ok(()) };
         if let Waits::Outcome(_) = &pending.waits {

@@ -3,11 +3,11 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 use url::{Host, Url};
 
-use super::link::{self, Bound, Door, Ended, Terms};
+use super::link::{self, Bound, Door, Ended, Live, Terms};
 use crate::crypto::digest::jitter;
 use crate::crypto::pinned::Pin;
 use crate::discovery::directory_client::DirectoryClient;
@@ -34,6 +34,18 @@ const USUAL_HTTP_PORT: u16 = 9484;
 const LOYALTY: u32 = 2;
 /// Relays that one election tries.
 const MOST_TRIED: usize = 8;
+
+/// How long a session that another has taken over may last: longer than any call.
+const RETIRING: Duration = Duration::from_secs(720);
+
+/// Room for sessions that are left to end what is under way: a relay may ask for a new one as often as it likes.
+pub(crate) struct Retiring(Arc<Semaphore>);
+
+impl Default for Retiring {
+    fn default() -> Self {
+        Retiring(Arc::new(Semaphore::new(4)))
+    }
+}
 
 /// Where a node is reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -124,6 +136,7 @@ pub(crate) struct Worker {
     pub(crate) held: Mutex<Vec<(usize, Place)>>,
     /// Which relay each slot is at, or about to be.
     pub(crate) at: Mutex<Vec<(usize, (Host, u16))>>,
+    pub(crate) retiring: Retiring,
 }
 
 impl Worker {
@@ -158,7 +171,7 @@ impl Worker {
                     failures = LOYALTY;
                     continue;
                 }
-                Some(Ended::Lost) => {
+                Some(Ended::Lost | Ended::Renewing) => {
                     reconnect.succeeded();
                     failures = 0;
                 }
@@ -194,10 +207,19 @@ impl Worker {
                 Ok(bound) => {
                     let place = relay.place(&self.node_id, bound.http_port, true);
                     tracing::info!(target: telemetry::RELAY, relay = %relay.host, "bound at a relay");
-                    *last = Some(relay);
+                    *last = Some(relay.clone());
                     self.enter(slot, place);
                     let mut live = bound.begin(self.tasks.clone(), self.rendezvous.clone());
-                    let ended = live.serve(group).await;
+                    let ended = loop {
+                        match live.serve(group).await {
+                            Ended::Renewing => {
+                                if let Some(ended) = self.renew(&relay, &mut live, group).await {
+                                    break ended;
+                                }
+                            }
+                            ended => break ended,
+                        }
+                    };
                     if ended != Ended::Lost {
                         // Callers that came this way get their answers, whatever is done next.
                         group.spawn("relayed", live.finish());
@@ -207,6 +229,34 @@ impl Worker {
                 Err(error) => {
                     tracing::warn!(target: telemetry::RELAY, relay = %relay.host, %error, "a relay did not bind this node");
                 }
+            }
+        }
+        None
+    }
+
+    /// Binds anew beside the session that there is, which serves on until then, and then until what came over it has ended.
+    /// Without luck it stays: the relay asks again. Says why it is over, if it is.
+    async fn renew(&self, relay: &Relay, live: &mut Live, group: &TaskGroup) -> Option<Ended> {
+        let Ok(permit) = self.retiring.0.clone().try_acquire_owned() else { return None };
+        let bound = {
+            let mut bound = std::pin::pin!(self.bind(relay));
+            loop {
+                tokio::select! {
+                    ended = live.serve(group) => if ended != Ended::Renewing { return Some(ended) },
+                    bound = &mut bound => break bound,
+                }
+            }
+        };
+        match bound {
+            Ok(bound) => {
+                let old = std::mem::replace(live, bound.begin(self.tasks.clone(), self.rendezvous.clone()));
+                group.spawn("relayed", async move {
+                    let _ = tokio::time::timeout(RETIRING, old.retire()).await;
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(target: telemetry::RELAY, relay = %relay.host, %error, "a relay did not bind this node anew");
             }
         }
         None

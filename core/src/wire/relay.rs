@@ -24,6 +24,9 @@ pub(crate) const DRAIN: Kind = Kind::Custom(0xf1);
 pub(crate) const PART: Kind = Kind::Custom(0xf2);
 /// So many more bytes of parts may come: `{1: bytes, 15: call}`, from the relay.
 pub(crate) const CREDIT: Kind = Kind::Custom(0xf3);
+/// The term of the session is over: from the relay, without content. The worker binds anew, and leaves this one to the relay
+/// until what is under way has ended.
+pub(crate) const RENEW: Kind = Kind::Custom(0xf4);
 
 /// Bytes of parts that a worker may send for a call before the first credit.
 pub(crate) const WINDOW: usize = 128 << 10;
@@ -74,7 +77,7 @@ impl Hello {
 
     /// The words of our own that the peer may say.
     pub(crate) fn words(self) -> CustomKinds {
-        if self.ours { CustomKinds(0b1111) } else { CustomKinds::default() }
+        if self.ours { CustomKinds(0b1_1111) } else { CustomKinds::default() }
     }
 }
 
@@ -117,6 +120,11 @@ pub(crate) fn write_cancel(call: Uuid) -> Vec<u8> {
 /// The relay is about to stop.
 pub(crate) fn write_drain() -> Vec<u8> {
     small(DRAIN, |_| ())
+}
+
+/// The term of the session is over.
+pub(crate) fn write_renew() -> Vec<u8> {
+    small(RENEW, |_| ())
 }
 
 /// Which call is no longer waited for.

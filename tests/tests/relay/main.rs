@@ -9,6 +9,7 @@ mod peer;
 mod polling;
 mod punched;
 mod server;
+mod term;
 mod tls;
 mod worker;
 

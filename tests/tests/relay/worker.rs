@@ -295,15 +295,19 @@ async fn a_relay_that_stops_sends_its_workers_away_first() {
 }
 
 /// A relay as it is published, by hand.
-struct TheirRelay(TcpListener);
+pub(super) struct TheirRelay(pub(super) TcpListener);
 
 impl TheirRelay {
-    async fn bound(&self) -> Worker {
+    pub(super) async fn bound(&self) -> Worker {
+        self.bound_with(super::peer::ACK).await
+    }
+
+    pub(super) async fn bound_with(&self, ack: &[u8]) -> Worker {
         let (stream, _) = self.0.accept().await.unwrap();
         let mut session = Worker(stream);
         let (kind, init) = session.frame().await.unwrap();
         assert_eq!((kind, &init[1..3]), (1, &[1, 1][..]));
-        session.write(super::peer::ACK).await;
+        session.write(ack).await;
         let (kind, bind) = session.frame().await.unwrap();
         assert_eq!((kind, &bind[..11]), (0x0b, &b"\xa4\x01\x68worker-1"[..]), "with a ticket: four keys");
         session.write(&frame(0x0c, b"\xa2\x01\x62ok\x02\x68worker-1")).await;

@@ -9,6 +9,7 @@ pub(crate) mod election;
 pub(crate) mod liveness;
 pub(crate) mod pacing;
 pub(crate) mod source;
+pub(crate) mod term;
 
 /// Longest id of a worker, in bytes.
 const MOST_ID: usize = 128;
