@@ -18,6 +18,7 @@
 //! Nothing here may be used in a forked child: every call says `FORKED` there, before it touches a lock.
 
 mod answer;
+mod beginning;
 mod event;
 mod ids;
 mod inference;

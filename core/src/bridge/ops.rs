@@ -198,6 +198,6 @@ fn drop_verb<F>(mut verb: Pin<&mut Option<F>>) -> Option<Error> {
 }
 
 /// Without the panic's own text, which may hold anything.
-fn panic_error() -> Error {
+pub(super) fn panic_error() -> Error {
     Error::new(Code::Panic, "the operation panicked and was ended; this is a fault of the library, please report it")
 }

@@ -319,6 +319,53 @@ fn invariant_7_a_queue_is_bounded_in_bytes() {
     assert_eq!((event.id, event.body.len()), (big, 100_000), "alone it may pass");
 }
 
+/// A directory that answers a registration when it is told to, and says what it is asked.
+fn slow_directory() -> (String, mpsc::Receiver<String>, mpsc::Sender<()>) {
+    use std::io::{Read as _, Write as _};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let ((asked, is_asked), (go_on, goes_on)) = (mpsc::channel(), mpsc::channel::<()>());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (mut stream, mut request) = (stream.unwrap(), Vec::new());
+            let mut buffer = [0; 4 << 10];
+            // One request on each connection; its body ends with a brace, or there is none.
+            while !request.ends_with(b"}") && !(request.starts_with(b"DELETE") && request.ends_with(b"\r\n\r\n")) {
+                match stream.read(&mut buffer).unwrap() {
+                    0 => break,
+                    n => request.extend_from_slice(&buffer[..n]),
+                }
+            }
+            let line = String::from_utf8_lossy(&request).lines().next().unwrap_or_default().to_owned();
+            let is_registration = line.contains("/v1/register");
+            if asked.send(line).is_err() || is_registration && goes_on.recv().is_err() {
+                return;
+            }
+            let body = r#"{"node_id": "n-1", "node_token": "t-0123456789abcdef", "status": "registered"}"#;
+            let head = format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", body.len());
+            let _ = stream.write_all((head + body).as_bytes());
+        }
+    });
+    (url, is_asked, go_on)
+}
+
+#[test]
+fn a_node_whose_start_is_cancelled_leaves_the_directory_that_it_came_to() {
+    let bridge = bridge();
+    let queue = bridge.queue_new(QueueOptions::default()).unwrap();
+    let (directory, asked, go_on) = slow_directory();
+    let options = format!(r#"{{"intents": ["{}"], "directory": "{directory}", "node_id": "n-1"}}"#, crate::CHAT);
+    let start = bridge.node_serve(queue, &options, 7).unwrap();
+    assert!(asked.recv_timeout(LONG).unwrap().starts_with("POST /v1/register "));
+    bridge.cancel(start).unwrap();
+    let done = next(&bridge, queue);
+    assert_eq!((done.kind, done.tag, code(done.error.map_or(Ok(()), Err))), (EventKind::Done, 7, Code::Cancelled));
+    go_on.send(()).unwrap();
+    let next = asked.recv_timeout(LONG).unwrap();
+    assert!(next.starts_with("DELETE ") || next.contains("deregister"), "{next}");
+    assert!(bridge.shutdown(LONG).unwrap());
+}
+
 #[test]
 fn ten_thousand_operations_with_random_cancels_end_once_each() {
     const OPS: u64 = 10_000;

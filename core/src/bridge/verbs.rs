@@ -7,6 +7,7 @@ use bytes::Bytes;
 use serde::Serialize;
 use uuid::Uuid;
 
+use super::beginning::Beginning;
 use super::ids::Table;
 use super::inference::ranker;
 use super::ops::Outcome;
@@ -16,7 +17,7 @@ use super::{Bridge, LONGEST};
 use crate::client::{Client, Task};
 use crate::directory::Directory;
 use crate::error::{Code, Error, Result};
-use crate::node::{LiveNode, Node};
+use crate::node::LiveNode;
 use crate::options::{Chat, ClientOptions, DirectoryOptions, Discover, NodeOptions, TaskOptions, from_json};
 use crate::types::{NatReport, Payload, RoutingReceipt, TaskResult, Usage};
 
@@ -229,6 +230,9 @@ impl Bridge {
     /// [`Inbound`](crate::Inbound) has them, with the time that was left when it came in. Answer with [`Bridge::task_finish`] or
     /// [`Bridge::task_fail`], maybe with parts before by [`Bridge::task_chunk`], until a `TASK_CANCEL` with the same `id` says that nobody waits any more.
     ///
+    /// Cancelled, a node that begins is taken down in good order behind the `DONE`: it leaves its directory, and gives back
+    /// what a gateway has opened.
+    ///
     /// # Errors
     /// `CONFIG_INVALID`, `INTENT_INVALID`; `QUEUE_FULL`, `STALE_ID`, `CLOSED`, `FORKED`.
     pub fn node_serve(&self, queue: u64, options_json: &str, tag: u64) -> Result<u64> {
@@ -238,14 +242,11 @@ impl Bridge {
         let queue = tables.queues.get(queue)?;
         let seat = queue.promise()?;
         let tables = tables.clone();
+        let beginning = Beginning::new();
+        let handler = ForeignHandler { tables: tables.clone(), queue: queue.clone(), tag, node_id };
+        self.0.runtime.spawn(beginning.clone().run(options, handler))?;
         self.launch(seat, tag, 0, |_| async move {
-            let has_backend = options.backend.is_some();
-            let node = Node::bind(options).await?;
-            let live = if has_backend {
-                node.serve_backend().await?
-            } else {
-                node.serve(ForeignHandler { tables: tables.clone(), queue: queue.clone(), tag, node_id }).await?
-            };
+            let live = beginning.node().await?;
             let json = to_json(&live.status())?;
             let handle = keep(&tables.nodes, &queue.clone(), Serving { live, queue })?;
             Ok(Outcome { handle, json, ..Outcome::default() })

@@ -101,8 +101,15 @@ async fn stay(
             }
         };
         let asked = matches!(next, Next::Register(_));
+        let given_up = async {
+            leaving.cancelled().await;
+            if asked {
+                // The directory may list the node all the same, and only its answer lets the node leave again.
+                tokio::time::sleep(FAREWELL).await;
+            }
+        };
         let (after, result) = tokio::select! {
-            () = leaving.cancelled() => break,
+            () = given_up => break,
             done = step => done,
         };
         next = after;
