@@ -330,7 +330,10 @@ fn slow_directory() -> (String, mpsc::Receiver<String>, mpsc::Sender<()>) {
             let (mut stream, mut request) = (stream.unwrap(), Vec::new());
             let mut buffer = [0; 4 << 10];
             // One request on each connection; its body ends with a brace, or there is none.
-            while !request.ends_with(b"}") && !(request.starts_with(b"DELETE") && request.ends_with(b"\r\n\r\n")) {
+            let is_whole = |request: &[u8]| {
+                request.ends_with(b"}") || request.starts_with(b"DELETE") && request.ends_with(b"\r\n\r\n")
+            };
+            while !is_whole(&request) {
                 match stream.read(&mut buffer).unwrap() {
                     0 => break,
                     n => request.extend_from_slice(&buffer[..n]),
