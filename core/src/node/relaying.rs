@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, HeaderValue, ORIGIN, RETRY_AFTER};
 use http::{HeaderMap, Method, Request, StatusCode};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -146,7 +147,19 @@ async fn task(
     conn: &Conn,
 ) -> Answer {
     let facts = facts(request.headers());
-    match body(state, request, conn).await {
+    if let Err(answer) = admit(state, request.headers(), conn) {
+        return *answer;
+    }
+    let body = request.into_body();
+    let declared = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+    if declared > MOST_COPIED
+        && let Err(fault) = relay.expects(worker_id, declared)
+    {
+        // What is refused for its size is not held until it is whole; its sender gets to read why.
+        let _ = read_body(body, 0, conn).await;
+        return fault_answer(fault, "");
+    }
+    match take(state, body, conn).await {
         Ok(body) => forward(relay, worker_id, body, facts, conn).await,
         Err(answer) => *answer,
     }
@@ -169,7 +182,10 @@ fn facts(headers: &HeaderMap) -> Facts {
 /// The older form. Its target is a bound worker or nobody: a relay calls no address that a caller names.
 async fn addressed(state: &Arc<State>, relay: &Arc<Relay>, request: Request<Incoming>, conn: &Conn) -> Answer {
     let facts = facts(request.headers());
-    let body = match body(state, request, conn).await {
+    if let Err(answer) = admit(state, request.headers(), conn) {
+        return *answer;
+    }
+    let body = match take(state, request.into_body(), conn).await {
         Ok(body) => body,
         Err(answer) => return *answer,
     };
@@ -187,13 +203,16 @@ fn no_object(why: &str) -> Answer {
     refuse(StatusCode::UNPROCESSABLE_ENTITY, "validation_error", &message, &[])
 }
 
-async fn body(state: &State, request: Request<Incoming>, conn: &Conn) -> Result<Bytes, Box<Answer>> {
+fn admit(state: &State, headers: &HeaderMap, conn: &Conn) -> Result<(), Box<Answer>> {
     if state.gate.is_draining() {
         return Err(Box::new(answer::refused(&refusal::draining())));
     }
     // The same rates as for the node's own tasks; the worker sees the relay in every caller's place.
-    count(state, request.headers(), conn)?;
-    let body = read(request.into_body(), state.options.max_body_bytes, conn).await?;
+    count(state, headers, conn)
+}
+
+async fn take(state: &State, body: Incoming, conn: &Conn) -> Result<Bytes, Box<Answer>> {
+    let body = read(body, state.options.max_body_bytes, conn).await?;
     // It is a piece of its connection's buffer. While the worker has the call, that buffer would be held up by it, and the
     // next request would have to make another.
     Ok(if body.len() <= MOST_COPIED { Bytes::copy_from_slice(&body) } else { body })
@@ -277,7 +296,9 @@ fn unbound() -> Answer {
 
 /// What the caller learns: 503 proves that the worker never saw the task, 502 and 504 do not.
 pub(super) fn fault_answer(fault: Fault, task_id: &str) -> Answer {
-    let about = [("task_id", task_id.into()), ("retry_after_ms", 1_000.into())];
+    let mut about = vec![("retry_after_ms", 1_000.into())];
+    // What was refused before it was read has no id yet.
+    about.extend((!task_id.is_empty()).then(|| ("task_id", task_id.into())));
     let later = |code, message| {
         let mut answer = refuse(StatusCode::SERVICE_UNAVAILABLE, code, message, &about);
         answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
@@ -289,11 +310,11 @@ pub(super) fn fault_answer(fault: Fault, task_id: &str) -> Answer {
         Fault::Lost { sent: false } => later("IICP-E031", "the worker was lost before it was sent the task"),
         Fault::Lost { sent: true } => {
             let message = "the worker was lost before it answered; it may have run the task";
-            refuse(StatusCode::BAD_GATEWAY, "IICP-E031", message, &about[..1])
+            refuse(StatusCode::BAD_GATEWAY, "IICP-E031", message, &about[1..])
         }
         Fault::Timeout => {
             let message = "the worker did not answer in time; it may have run the task";
-            refuse(StatusCode::GATEWAY_TIMEOUT, "IICP-E031", message, &about[..1])
+            refuse(StatusCode::GATEWAY_TIMEOUT, "IICP-E031", message, &about[1..])
         }
     }
 }

@@ -270,6 +270,12 @@ impl Relay {
         (!session.is_closed()).then(|| session.models.clone())
     }
 
+    /// Whether a worker is bound and may have a task of so many bytes, as far as can be said before it is there.
+    pub(crate) fn expects(&self, worker_id: &str, bytes: usize) -> Result<(), Fault> {
+        let session = self.desk().get(worker_id).cloned().ok_or(Fault::Unbound)?;
+        if session.has_room(bytes, self.limits.per_worker) { Ok(()) } else { Err(Fault::Busy) }
+    }
+
     /// Sends a task to a worker and waits for its answer, at most `within`.
     pub(crate) async fn forward(
         self: &Arc<Self>,

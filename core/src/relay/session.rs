@@ -184,6 +184,11 @@ impl Session {
         }
     }
 
+    /// Whether a call of so many bytes would be taken now.
+    pub(crate) fn has_room(&self, bytes: usize, most: Allowance) -> bool {
+        self.lock().used.has_room(bytes, most)
+    }
+
     /// Queues a call for the worker.
     pub(crate) fn call(self: &Arc<Self>, body: Bytes, facts: Facts, most: Allowance) -> Result<Call, NotTaken> {
         let (outcome, waits) = oneshot::channel();
