@@ -22,7 +22,7 @@ use crate::protocol::admission::{self, Received};
 use crate::protocol::relay::bind::Refusal;
 use crate::protocol::relay::source::Source;
 use crate::protocol::relay::{Errand, is_worker_id, path_of, read_path};
-use crate::relay::{Fault, Forwarded, Listeners, PULL, Parts, Pulled, Relay, TicketJudge, Worker};
+use crate::relay::{Fault, Forwarded, Listeners, PULL, Parts, Pulled, Relay, Reserved, TicketJudge, Worker};
 use crate::runtime::TaskGroup;
 use crate::transport::answer_body::AnswerBody;
 use crate::transport::conn::Conn;
@@ -35,6 +35,8 @@ use crate::wire::relayed::{self, Addressed, BindRequest, Brought, Envelope};
 const MOST_BIND: usize = 64 << 10;
 /// Largest task that is copied out of its connection's buffer.
 const MOST_COPIED: usize = 4 << 10;
+/// How long a task keeps room at its worker while it arrives. Who sends slowly must not keep others from it.
+const PROMPT: Duration = Duration::from_secs(1);
 
 /// Takes the address on which workers are accepted, if the node is to be a relay.
 pub(super) fn listen(options: &NodeOptions) -> Result<Option<Listeners>> {
@@ -152,16 +154,29 @@ async fn task(
     }
     let body = request.into_body();
     let declared = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
-    if declared > MOST_COPIED
-        && let Err(fault) = relay.expects(worker_id, declared)
-    {
-        // What is refused for its size is not held until it is whole; its sender gets to read why.
-        let _ = read_body(body, 0, conn).await;
-        return fault_answer(fault, "");
-    }
-    match take(state, body, conn).await {
+    // What there is no room for is not held until it is whole. Small ones are judged when they are there.
+    let reserved = match (declared > MOST_COPIED).then(|| relay.reserve(worker_id, declared)).transpose() {
+        Ok(reserved) => reserved,
+        Err(fault) => {
+            // Its sender gets to read why.
+            let _ = read_body(body, 0, conn).await;
+            return fault_answer(fault, "");
+        }
+    };
+    match arrive(state, body, reserved, conn).await {
         Ok(body) => forward(relay, worker_id, body, facts, conn).await,
         Err(answer) => *answer,
+    }
+}
+
+/// Takes a body, with its room at the worker as long as it comes promptly.
+async fn arrive(state: &State, body: Incoming, reserved: Option<Reserved>, conn: &Conn) -> Result<Bytes, Box<Answer>> {
+    let mut body = std::pin::pin!(take(state, body, conn));
+    let prompt = tokio::time::timeout(PROMPT, &mut body).await;
+    drop(reserved);
+    match prompt {
+        Ok(body) => body,
+        Err(_) => body.await,
     }
 }
 

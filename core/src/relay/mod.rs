@@ -32,6 +32,7 @@ pub(crate) use accept::Listeners;
 pub(crate) use observer::Observer;
 pub(crate) use parts::Parts;
 pub(crate) use polling::{PULL, Pulled};
+pub(crate) use session::Reserved;
 pub(crate) use tickets::TicketJudge;
 pub(crate) use worker::{Exchange, Place, Worker};
 
@@ -270,10 +271,10 @@ impl Relay {
         (!session.is_closed()).then(|| session.models.clone())
     }
 
-    /// Whether a worker is bound and may have a task of so many bytes, as far as can be said before it is there.
-    pub(crate) fn expects(&self, worker_id: &str, bytes: usize) -> Result<(), Fault> {
+    /// Takes room for a task of so many bytes that are still to come.
+    pub(crate) fn reserve(&self, worker_id: &str, bytes: usize) -> Result<Reserved, Fault> {
         let session = self.desk().get(worker_id).cloned().ok_or(Fault::Unbound)?;
-        if session.has_room(bytes, self.limits.per_worker) { Ok(()) } else { Err(Fault::Busy) }
+        session.reserve(bytes, self.limits.per_worker).ok_or(Fault::Busy)
     }
 
     /// Sends a task to a worker and waits for its answer, at most `within`.

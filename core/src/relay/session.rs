@@ -184,9 +184,14 @@ impl Session {
         }
     }
 
-    /// Whether a call of so many bytes would be taken now.
-    pub(crate) fn has_room(&self, bytes: usize, most: Allowance) -> bool {
-        self.lock().used.has_room(bytes, most)
+    /// Takes room for a call whose bytes are still to come. None if there is no room.
+    pub(crate) fn reserve(self: &Arc<Self>, bytes: usize, most: Allowance) -> Option<Reserved> {
+        let mut link = self.lock();
+        let has_room = link.used.has_room(bytes, most);
+        has_room.then(|| {
+            link.used.add(bytes);
+            Reserved { session: self.clone(), bytes }
+        })
     }
 
     /// Queues a call for the worker.
@@ -436,6 +441,19 @@ impl Link {
 /// The session is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Closed;
+
+/// Room for a call whose bytes are still to come, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Reserved {
+    session: Arc<Session>,
+    bytes: usize,
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        self.session.lock().used.remove(self.bytes);
+    }
+}
 
 /// A call that is under way. Dropping it says that nobody waits for it any more.
 #[derive(Debug)]
