@@ -163,7 +163,7 @@ test("options that options hold arrive under the core's names", async (t) => {
   assert.match(message({ routingPolicy: { profile: "secret" } }), /routingPolicy: expected one of "standard"/);
   assert.match(message({ routingPolicy: { requireEncription: true } }), /requireEncription.*requireEncryption/);
   assert.match(message({ profileRequest: { profileId: "x", profileVersion: "1", profileFixtureSha256: "short" } }), /profileFixtureSha256/);
-  for (const routingPolicy of [5, "standard", null]) assert.match(message({ routingPolicy }), /routingPolicy: expected struct/);
+  for (const routingPolicy of [5, "standard", null]) assert.match(message({ routingPolicy }), /routingPolicy: expected an object/);
 
   const payload = 1;
   const to = async (options) => (await rejection(client.submit({ intent: ECHO, payload, ...options }))).codeName;

@@ -83,11 +83,27 @@ fn reason<T: DeserializeOwned>(json: &str, error: &serde_json::Error) -> String 
         return format!("unknown option {:?}; expected {expected}", given.trim_matches('`'));
     }
     // Words that may be given are no names.
-    let expected = expected.replace('`', "\"");
+    let expected = in_words(expected).replace('`', "\"");
     match misfit::<T>(json) {
         Some(name) => format!("`{name}`: expected {expected}"),
         None => format!("expected {expected}"),
     }
+}
+
+/// What serde calls by Rust's names, as everybody calls it.
+fn in_words(expected: &str) -> String {
+    let most = match expected {
+        "u8" => u64::from(u8::MAX),
+        "u16" => u64::from(u16::MAX),
+        "u32" => u64::from(u32::MAX),
+        "u64" | "usize" => return "a whole number, 0 or more".into(),
+        "f32" | "f64" => return "a number".into(),
+        "a sequence" => return "a list".into(),
+        "a map" => return "an object of names and values".into(),
+        text if text.starts_with("struct ") => return "an object of names and values".into(),
+        text => return text.into(),
+    };
+    format!("a whole number, 0 to {most}")
 }
 
 /// The name of the option whose value does not fit. Asked only when it is known that one does not.
@@ -276,6 +292,26 @@ mod tests {
             let refused = from_json::<RuntimeOptions>(other).unwrap_err();
             assert_eq!(refused.code(), Code::ConfigInvalid, "{other}");
             assert!(refused.message().starts_with("options of the runtime: "), "{refused}");
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_told_in_words_and_without_its_value() {
+        for (json, told) in [
+            (r#"{"timeout_ms": "s3cret"}"#, "timeout_ms: expected a whole number, 0 or more"),
+            (r#"{"timeout_ms": -1}"#, "timeout_ms: expected a whole number, 0 or more"),
+            (r#"{"port": 70000}"#, "port: expected a whole number, 0 to 65535"),
+            (r#"{"intents": "s3cret"}"#, "intents: expected a list"),
+            (r#"{"intents": [7]}"#, "intents: expected a string"),
+            (r#"{"relay_server": "s3cret"}"#, "relay_server: expected an object of names and values"),
+            (r#"{"auth": "s3cret"}"#, "auth: expected one of \"open\", \"token\", \"required\""),
+        ] {
+            let refused = match json {
+                json if json.contains("timeout_ms") => from_json::<ClientOptions>(json).unwrap_err(),
+                json => from_json::<NodeOptions>(json).unwrap_err(),
+            };
+            assert!(refused.message().ends_with(told), "{json}: {refused}");
+            assert!(!refused.to_string().contains("s3cret") && !refused.to_string().contains("70000"), "{refused}");
         }
     }
 }

@@ -36,7 +36,7 @@ func TestBadTasksAreACodeThatSaysWhatIsWrong(t *testing.T) {
 		{iicp.Task{Intent: iicp.IntentChat, Payload: json.RawMessage("\"\xff\"")}, iicp.ErrPayloadInvalid, "JSON"},
 		{iicp.Task{Intent: iicp.IntentChat}, iicp.ErrPayloadInvalid, "JSON"},
 		{iicp.Task{Intent: iicp.IntentChat, TimeoutMs: 120_001}, iicp.ErrTimeoutTooLarge, "option TimeoutMs is 120001 ms"},
-		{iicp.Task{Intent: iicp.IntentChat, TimeoutMs: -1}, iicp.ErrConfigInvalid, "TimeoutMs: expected u64"},
+		{iicp.Task{Intent: iicp.IntentChat, TimeoutMs: -1}, iicp.ErrConfigInvalid, "TimeoutMs: expected a whole number, 0 or more"},
 		{iicp.Task{Intent: iicp.IntentChat, MinReputation: iicp.Ptr(math.NaN())}, iicp.ErrInvalidArg, "NaN"},
 		{iicp.Task{Intent: iicp.IntentChat, Qos: "fastest"}, iicp.ErrConfigInvalid, "realtime"},
 		{iicp.Task{Intent: iicp.IntentChat, Payload: good, Model: "a\xffb"}, iicp.ErrInvalidArg, "Model is not UTF-8"},

@@ -45,12 +45,16 @@ impl Beginning {
         }
     }
 
-    /// The node, when it serves. Dropping this says that it is not wanted.
-    pub(super) async fn node(self) -> Result<LiveNode> {
-        let _done = self.done.drop_guard();
-        self.is_over.notified().await;
-        let made = self.made.lock().unwrap_or_else(PoisonError::into_inner).take();
-        made.unwrap_or_else(|| Err(panic_error()))
+    /// The node, when it serves. Dropping this says that it is not wanted, even if it was never polled.
+    pub(super) fn node(&self) -> impl Future<Output = Result<LiveNode>> + Send + use<> {
+        let Beginning { made, is_over, done } = self.clone();
+        let done = done.drop_guard();
+        async move {
+            let _done = done;
+            is_over.notified().await;
+            let made = made.lock().unwrap_or_else(PoisonError::into_inner).take();
+            made.unwrap_or_else(|| Err(panic_error()))
+        }
     }
 }
 

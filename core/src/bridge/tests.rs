@@ -357,7 +357,7 @@ fn a_node_whose_start_is_cancelled_leaves_the_directory_that_it_came_to() {
     let bridge = bridge();
     let queue = bridge.queue_new(QueueOptions::default()).unwrap();
     let (directory, asked, go_on) = slow_directory();
-    let options = format!(r#"{{"intents": ["{}"], "directory": "{directory}", "node_id": "n-1"}}"#, crate::CHAT);
+    let options = format!(r#"{{"intents": ["{}"], "directory": "{directory}", "node_id": "n-1"}}"#, crate::types::CHAT);
     let start = bridge.node_serve(queue, &options, 7).unwrap();
     assert!(asked.recv_timeout(LONG).unwrap().starts_with("POST /v1/register "));
     bridge.cancel(start).unwrap();
@@ -367,6 +367,25 @@ fn a_node_whose_start_is_cancelled_leaves_the_directory_that_it_came_to() {
     let next = asked.recv_timeout(LONG).unwrap();
     assert!(next.starts_with("DELETE ") || next.contains("deregister"), "{next}");
     assert!(bridge.shutdown(LONG).unwrap());
+}
+
+#[test]
+fn no_node_is_left_of_a_start_that_is_cancelled_at_any_moment() {
+    let bridge = bridge();
+    let queue = bridge.queue_new(QueueOptions::default()).unwrap();
+    let options = format!(r#"{{"intents": ["{}"]}}"#, crate::types::CHAT);
+    for tag in 0..64 {
+        let start = bridge.node_serve(queue, &options, tag).unwrap();
+        std::thread::sleep(Duration::from_micros(tag * 50));
+        let _ = bridge.cancel(start);
+        let done = next(&bridge, queue);
+        assert_eq!((done.kind, done.tag), (EventKind::Done, tag));
+        if done.error.is_none() {
+            bridge.node_close(done.handle, queue, Duration::ZERO, tag).unwrap();
+            assert_eq!(next(&bridge, queue).tag, tag);
+        }
+    }
+    assert!(bridge.shutdown(LONG).unwrap(), "something is still there");
 }
 
 #[test]

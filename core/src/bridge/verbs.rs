@@ -231,7 +231,7 @@ impl Bridge {
     /// [`Bridge::task_fail`], maybe with parts before by [`Bridge::task_chunk`], until a `TASK_CANCEL` with the same `id` says that nobody waits any more.
     ///
     /// Cancelled, a node that begins is taken down in good order behind the `DONE`: it leaves its directory, and gives back
-    /// what a gateway has opened.
+    /// what a gateway has opened. Its port and its lock on `state_dir` are free when that is done, some seconds later at most.
     ///
     /// # Errors
     /// `CONFIG_INVALID`, `INTENT_INVALID`; `QUEUE_FULL`, `STALE_ID`, `CLOSED`, `FORKED`.
@@ -244,9 +244,10 @@ impl Bridge {
         let tables = tables.clone();
         let beginning = Beginning::new();
         let handler = ForeignHandler { tables: tables.clone(), queue: queue.clone(), tag, node_id };
-        self.0.runtime.spawn(beginning.clone().run(options, handler))?;
+        let node = beginning.node();
+        self.0.runtime.spawn(beginning.run(options, handler))?;
         self.launch(seat, tag, 0, |_| async move {
-            let live = beginning.node().await?;
+            let live = node.await?;
             let json = to_json(&live.status())?;
             let handle = keep(&tables.nodes, &queue.clone(), Serving { live, queue })?;
             Ok(Outcome { handle, json, ..Outcome::default() })

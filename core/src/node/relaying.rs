@@ -97,7 +97,6 @@ fn work_at(state: &Arc<State>, directory: &DirectoryClient, options: &RelayWorke
         most_body: state.options.max_body_bytes,
         held: Mutex::default(),
         at: Mutex::default(),
-        retiring: Default::default(),
     };
     group.spawn("relay worker", worker.stay(group.clone()));
 }

@@ -274,9 +274,15 @@ impl Live {
     }
 
     /// Serves on until the relay ends the session, when what came over it has ended: another has taken its place.
-    pub(super) async fn retire(mut self) {
+    pub(super) async fn retire(mut self, group: TaskGroup) {
+        let mut closing = std::pin::pin!(group.closing());
         let mut look = tokio::time::interval(LOOK_EVERY);
-        while !matches!(self.step(&mut look).await, Said::End) {}
+        loop {
+            tokio::select! {
+                () = &mut closing => return self.finish().await,
+                said = self.step(&mut look) => if matches!(said, Said::End) { return },
+            }
+        }
     }
 
     /// What comes next of all that may come.

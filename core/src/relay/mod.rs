@@ -114,8 +114,8 @@ const GRACE: Duration = Duration::from_secs(1);
 /// How long after it the worker's own word on it may come.
 const LAST_WORD: Duration = Duration::from_millis(250);
 
-/// How long a worker has to bind anew when its term is over, beside what calls may take.
-const RENEWAL_MS: u64 = 60_000;
+/// How long a worker has to bind anew when its term is over: the directory, which gives it a ticket, may be away.
+const RENEWAL_MS: u64 = 600_000;
 
 /// How a worker comes to the desk.
 struct Arrival<'a> {
@@ -149,7 +149,9 @@ impl Relay {
                 session: Bounds {
                     age_ms: options.max_session_ms,
                     bytes: options.max_session_bytes,
-                    grace_ms: options.call_timeout_ms.saturating_add(RENEWAL_MS),
+                    grace_ms: RENEWAL_MS,
+                    // And its last word.
+                    last_ms: options.call_timeout_ms.saturating_add(1_000),
                 },
                 tls_required: options.tls_required,
             },
@@ -413,7 +415,9 @@ impl Relay {
             }
             Err(refusal) => {
                 if refusal == Refusal::AlreadyBound {
-                    self.doubt(worker_id);
+                    // Somebody else wants the id.
+                    let holder = self.desk().get(worker_id).cloned();
+                    holder.iter().for_each(|session| self.doubt(session));
                 }
                 return Err(refusal);
             }

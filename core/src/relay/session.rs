@@ -303,10 +303,6 @@ impl Session {
         !self.lock().pending.is_empty()
     }
 
-    pub(crate) fn calls(&self) -> usize {
-        self.lock().used.calls()
-    }
-
     pub(crate) fn is_closed(&self) -> bool {
         self.lock().closed
     }
@@ -314,6 +310,14 @@ impl Session {
     /// Takes no new calls; what is under way may end.
     pub(crate) fn drain(&self) {
         self.lock().draining = true;
+    }
+
+    /// The same if nothing is under way; false if something is.
+    pub(crate) fn drain_if_idle(&self) -> bool {
+        let mut link = self.lock();
+        let is_idle = link.used.calls() == 0;
+        link.draining |= is_idle;
+        is_idle
     }
 
     /// Ends the session: every call is failed at once, and whoever drives the connection lets go of it.

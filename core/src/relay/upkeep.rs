@@ -11,10 +11,24 @@ use crate::telemetry;
 use crate::wire::frame::Kind;
 use crate::wire::relay as words;
 
+/// Sessions of one worker that end what is under way.
+const MOST_RETIRED: usize = 4;
+
 impl Relay {
-    /// Somebody else wants the id: is who holds it still there?
-    pub(super) fn doubt(&self, worker_id: &str) {
-        let Some(session) = self.desk().get(worker_id).cloned() else { return };
+    fn retire(&self, old: Arc<Session>) {
+        let mut retired = self.retired();
+        let of_same = |held: &&Arc<Session>| held.worker_id == old.worker_id;
+        let excess =
+            (retired.iter().filter(of_same).count() >= MOST_RETIRED).then(|| retired.iter().find(of_same).cloned());
+        retired.push(old);
+        drop(retired);
+        if let Some(oldest) = excess.flatten() {
+            self.dismiss(&oldest);
+        }
+    }
+
+    /// Is the worker still there?
+    pub(super) fn doubt(&self, session: &Session) {
         if session.liveness.ask(self.now_ms()) {
             session.control(words::write_echo(Kind::Ping, &[]));
         }
@@ -40,7 +54,9 @@ impl Relay {
     /// was just about to call by it still can.
     pub(super) fn displace(&self, old: Arc<Session>) {
         if old.renews && old.term.was_asked() {
-            self.retired().push(old);
+            // It may be a lost one after all.
+            self.doubt(&old);
+            self.retire(old);
         } else {
             let worker_id = &*old.worker_id;
             tracing::info!(target: telemetry::RELAY, worker_id, "a worker's owner displaced an older session");
@@ -66,7 +82,7 @@ impl Relay {
         self.desk().sessions().for_each(&mut look);
         self.retired().iter().for_each(&mut look);
         for (session, look, due) in found {
-            let is_over = stopping && session.calls() == 0 || self.renew(&session, due);
+            let is_over = stopping && session.drain_if_idle() || self.renew(&session, due);
             match look {
                 Look::Gone => {
                     tracing::info!(target: telemetry::RELAY, worker_id = %session.worker_id, "a worker is gone");
@@ -80,25 +96,21 @@ impl Relay {
     }
 
     /// Asks a worker whose term is over to bind anew. True if its session is to end now: if it has done so, or is not asked,
-    /// when nothing is under way, and in any case after the grace.
+    /// when nothing is under way, and in any case in the end.
     fn renew(&self, session: &Session, due: Due) -> bool {
         match due {
             Due::Nothing => return false,
             Due::End => return true,
+            Due::Drain => session.drain(),
             Due::Ask | Due::Wait => {}
         }
-        if !session.renews || !self.holds(session) {
-            return session.calls() == 0;
-        }
-        if due == Due::Ask {
+        // Who was bound anew, and never heard of it, holds the id no more: nobody does.
+        let holder = self.desk().get(&session.worker_id).map(|held| held.number);
+        if due == Due::Ask && session.renews && holder.is_none_or(|holder| holder == session.number) {
             session.control(words::write_renew());
         }
-        false
-    }
-
-    /// Whether this session is the one that new calls go to.
-    fn holds(&self, session: &Session) -> bool {
-        self.desk().get(&session.worker_id).is_some_and(|held| held.number == session.number)
+        let waits = session.renews && holder == Some(session.number) && due != Due::Drain;
+        !waits && session.drain_if_idle()
     }
 
     /// Sends every worker away that can be told where to go; what is under way may end.

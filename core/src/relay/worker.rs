@@ -37,14 +37,16 @@ const MOST_TRIED: usize = 8;
 
 /// How long a session that another has taken over may last: longer than any call.
 const RETIRING: Duration = Duration::from_secs(720);
+/// Sessions of one slot that are left to end what is under way: a relay may ask for a new one as often as it likes.
+const MOST_RETIRING: usize = 4;
+/// And how often it gets one.
+const RENEW_EVERY: Duration = Duration::from_secs(1);
 
-/// Room for sessions that are left to end what is under way: a relay may ask for a new one as often as it likes.
-pub(crate) struct Retiring(Arc<Semaphore>);
-
-impl Default for Retiring {
-    fn default() -> Self {
-        Retiring(Arc::new(Semaphore::new(4)))
-    }
+/// What one slot knows of its renewals.
+struct Renewals {
+    /// For sessions that are left to end.
+    room: Arc<Semaphore>,
+    next: Instant,
 }
 
 /// Where a node is reached.
@@ -136,7 +138,6 @@ pub(crate) struct Worker {
     pub(crate) held: Mutex<Vec<(usize, Place)>>,
     /// Which relay each slot is at, or about to be.
     pub(crate) at: Mutex<Vec<(usize, (Host, u16))>>,
-    pub(crate) retiring: Retiring,
 }
 
 impl Worker {
@@ -153,6 +154,7 @@ impl Worker {
     /// Holds one session.
     async fn hold(&self, slot: usize, group: &TaskGroup) {
         let mut reconnect = Reconnect::default();
+        let mut renewals = Renewals { room: Arc::new(Semaphore::new(MOST_RETIRING)), next: Instant::now() };
         let mut last: Option<Relay> = None;
         let mut failures = 0;
         while !group.is_closing() {
@@ -161,7 +163,7 @@ impl Worker {
                 Some(relay) => vec![relay],
                 None => self.elect(slot, last.as_ref()).await,
             };
-            let ended = self.try_each(slot, relays, &mut last, group).await;
+            let ended = self.try_each(slot, relays, &mut last, &mut renewals, group).await;
             self.leave(slot);
             match ended {
                 Some(Ended::Closing) => return,
@@ -192,6 +194,7 @@ impl Worker {
         slot: usize,
         relays: Vec<Relay>,
         last: &mut Option<Relay>,
+        renewals: &mut Renewals,
         group: &TaskGroup,
     ) -> Option<Ended> {
         for relay in relays.into_iter().take(MOST_TRIED) {
@@ -213,7 +216,7 @@ impl Worker {
                     let ended = loop {
                         match live.serve(group).await {
                             Ended::Renewing => {
-                                if let Some(ended) = self.renew(&relay, &mut live, group).await {
+                                if let Some(ended) = self.renew(&relay, &mut live, renewals, group).await {
                                     break ended;
                                 }
                             }
@@ -236,30 +239,46 @@ impl Worker {
 
     /// Binds anew beside the session that there is, which serves on until then, and then until what came over it has ended.
     /// Without luck it stays: the relay asks again. Says why it is over, if it is.
-    async fn renew(&self, relay: &Relay, live: &mut Live, group: &TaskGroup) -> Option<Ended> {
-        let Ok(permit) = self.retiring.0.clone().try_acquire_owned() else { return None };
+    async fn renew(&self, relay: &Relay, live: &mut Live, renewals: &mut Renewals, group: &TaskGroup) -> Option<Ended> {
+        // Without room the relay has to ask again.
+        let room = renewals.room.clone().try_acquire_owned().ok()?;
+        let begin = renewals.next.max(Instant::now());
+        renewals.next = begin + RENEW_EVERY;
+        let mut over = None;
         let bound = {
-            let mut bound = std::pin::pin!(self.bind(relay));
+            let mut bound = std::pin::pin!(async {
+                tokio::time::sleep_until(begin).await;
+                self.bind(relay).await
+            });
             loop {
                 tokio::select! {
-                    ended = live.serve(group) => if ended != Ended::Renewing { return Some(ended) },
+                    biased;
                     bound = &mut bound => break bound,
+                    () = group.closing(), if over.is_some() => return Some(Ended::Closing),
+                    ended = live.serve(group), if over.is_none() => match ended {
+                        Ended::Renewing => {}
+                        // The relay may end this one before it is heard that the other is bound.
+                        Ended::Lost => over = Some(ended),
+                        ended => return Some(ended),
+                    },
                 }
             }
         };
         match bound {
             Ok(bound) => {
                 let old = std::mem::replace(live, bound.begin(self.tasks.clone(), self.rendezvous.clone()));
+                let within = group.clone();
                 group.spawn("relayed", async move {
-                    let _ = tokio::time::timeout(RETIRING, old.retire()).await;
-                    drop(permit);
+                    let _ = tokio::time::timeout(RETIRING, old.retire(within)).await;
+                    drop(room);
                 });
+                None
             }
             Err(error) => {
                 tracing::warn!(target: telemetry::RELAY, relay = %relay.host, %error, "a relay did not bind this node anew");
+                over
             }
         }
-        None
     }
 
     async fn bind(&self, relay: &Relay) -> Result<Bound> {

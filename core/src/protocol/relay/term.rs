@@ -11,8 +11,10 @@ const ASK_EVERY_MS: u64 = 10_000;
 pub(crate) struct Bounds {
     pub(crate) age_ms: u64,
     pub(crate) bytes: u64,
-    /// How long after its term a session may still end what is under way.
+    /// How long after its term a session still takes calls.
     pub(crate) grace_ms: u64,
+    /// How long after that it may end what is under way.
+    pub(crate) last_ms: u64,
 }
 
 /// What there is to do.
@@ -23,7 +25,8 @@ pub(crate) enum Due {
     Ask,
     /// It was asked not long ago.
     Wait,
-    /// The grace is over too.
+    /// The grace is over too: no new calls.
+    Drain,
     End,
 }
 
@@ -65,8 +68,11 @@ impl Term {
             self.over.store(over, Relaxed);
         }
         let asked = self.asked.load(Relaxed);
-        if now.saturating_sub(over) >= bounds.grace_ms {
+        let since = now.saturating_sub(over);
+        if since >= bounds.grace_ms.saturating_add(bounds.last_ms) {
             Due::End
+        } else if since >= bounds.grace_ms {
+            Due::Drain
         } else if asked == 0 || now.saturating_sub(asked) >= ASK_EVERY_MS {
             self.asked.store(now.max(1), Relaxed);
             Due::Ask
@@ -80,7 +86,7 @@ impl Term {
 mod tests {
     use super::*;
 
-    const BOUNDS: Bounds = Bounds { age_ms: 60_000, bytes: 1_000, grace_ms: 25_000 };
+    const BOUNDS: Bounds = Bounds { age_ms: 60_000, bytes: 1_000, grace_ms: 25_000, last_ms: 5_000 };
 
     #[test]
     fn an_old_session_is_asked_again_and_again_and_ends_after_its_grace() {
@@ -92,7 +98,8 @@ mod tests {
             [look(65_250), look(74_999), look(75_000), look(75_001)],
             [Due::Wait, Due::Wait, Due::Ask, Due::Wait]
         );
-        assert_eq!([look(89_999), look(90_000), look(99_000)], [Due::Ask, Due::End, Due::End]);
+        assert_eq!([look(89_999), look(90_000), look(94_999)], [Due::Ask, Due::Drain, Due::Drain]);
+        assert_eq!([look(95_000), look(99_000)], [Due::End, Due::End]);
     }
 
     #[test]
@@ -101,13 +108,13 @@ mod tests {
         term.carry(999);
         assert_eq!(term.look(0, &BOUNDS), Due::Nothing);
         term.carry(1);
-        assert_eq!([term.look(0, &BOUNDS), term.look(25_001, &BOUNDS)], [Due::Ask, Due::End]);
+        assert_eq!([term.look(0, &BOUNDS), term.look(25_001, &BOUNDS)], [Due::Ask, Due::Drain]);
     }
 
     #[test]
     fn without_bounds_nothing_is_ever_due() {
         let term = Term::new(0);
         term.carry(usize::MAX);
-        assert_eq!(term.look(u64::MAX, &Bounds { age_ms: 0, bytes: 0, grace_ms: 0 }), Due::Nothing);
+        assert_eq!(term.look(u64::MAX, &Bounds { age_ms: 0, bytes: 0, grace_ms: 0, last_ms: 0 }), Due::Nothing);
     }
 }
