@@ -320,11 +320,11 @@ impl Relay {
     }
 
     /// Queues a call for whoever is bound under the id.
-    fn call(&self, worker_id: &str, body: Bytes, facts: Facts) -> Result<Call, Fault> {
+    fn call(&self, worker_id: &str, mut body: Bytes, mut facts: Facts) -> Result<Call, Fault> {
         // Who is bound anew between the look and the call is found by the second look.
         for _ in 0..2 {
             let session = self.desk().get(worker_id).cloned().ok_or(Fault::Unbound)?;
-            match session.call(body.clone(), facts.clone(), self.limits.per_worker) {
+            match session.call(&mut body, &mut facts, self.limits.per_worker) {
                 Ok(call) => return Ok(call),
                 Err(NotTaken::Full) => return Err(Fault::Busy),
                 Err(NotTaken::Gone) => {}

@@ -194,8 +194,13 @@ impl Session {
         })
     }
 
-    /// Queues a call for the worker.
-    pub(crate) fn call(self: &Arc<Self>, body: Bytes, facts: Facts, most: Allowance) -> Result<Call, NotTaken> {
+    /// Queues a call for the worker. What it is made of is left if it is not taken.
+    pub(crate) fn call(
+        self: &Arc<Self>,
+        body: &mut Bytes,
+        facts: &mut Facts,
+        most: Allowance,
+    ) -> Result<Call, NotTaken> {
         let (outcome, waits) = oneshot::channel();
         let bytes = body.len();
         let mut link = self.lock();
@@ -211,8 +216,8 @@ impl Session {
         // A worker answers for nobody but itself, so its calls' ids need not be secret: no randomness for each.
         let call = Uuid::from_u128(self.ids.as_u128() ^ u128::from(link.count & COUNT));
         // One of the published kind would make nothing of them.
-        let facts = if self.ours { facts } else { Facts::default() };
-        link.waiting.push_back((call, body, facts));
+        let facts = if self.ours { std::mem::take(facts) } else { Facts::default() };
+        link.waiting.push_back((call, std::mem::take(body), facts));
         link.pending.insert(call, Pending { waits: Waits::Outcome(outcome), sent: false, bytes });
         drop(link);
         self.driver.wake();
