@@ -78,7 +78,7 @@ func TestBadOptionsAreACodeThatNamesThem(t *testing.T) {
 	_, err = iicp.NewClientJSON("{\"region\": \"\xff\"}")
 	wrong(t, err, iicp.ErrInvalidArg, "UTF-8")
 	_, err = iicp.NewDirectory(iicp.DirectoryOptions{Port: 65_536})
-	wrong(t, err, iicp.ErrConfigInvalid, "u16")
+	wrong(t, err, iicp.ErrConfigInvalid, "whole number, 0 to 65535")
 	_, err = iicp.NewDirectory(iicp.DirectoryOptions{Host: "192.0.2.1"})
 	wrong(t, err, iicp.ErrConfidentialityRequired, "192.0.2.1")
 	_, err = iicp.Serve(t.Context(), iicp.NodeOptions{}, nil)
