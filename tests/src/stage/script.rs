@@ -48,6 +48,9 @@ impl Drop for Run {
 
 impl Handler for Script {
     async fn call(&self, task: Inbound) -> Result<Reply> {
+        if let HandlerSetup::Unlisted = self.setup {
+            return Ok(task.payload.into());
+        }
         let run = self.page.note(|counts| {
             counts.traceparents.extend(task.traceparent.clone());
             counts.begin(task.task_id.clone())
@@ -97,7 +100,7 @@ async fn act(setup: &HandlerSetup, task: &Inbound, run: u64) -> Result<Reply> {
         other => other,
     };
     match setup {
-        HandlerSetup::Echo => Ok(task.payload.clone().into()),
+        HandlerSetup::Echo | HandlerSetup::Unlisted => Ok(task.payload.clone().into()),
         HandlerSetup::ChatEcho => {
             let payload: Value = task.json()?;
             let last = payload["messages"].as_array().and_then(|messages| messages.last());

@@ -77,6 +77,8 @@ pub(super) struct BackendSetup {
 pub(super) enum HandlerSetup {
     /// Returns the payload.
     Echo,
+    /// The same, and nothing of it is noted: who counts bytes sends a million tasks.
+    Unlisted,
     /// Returns the last message as a chat completion.
     ChatEcho,
     /// Returns this.

@@ -57,7 +57,7 @@ async fn s17_s18_distinct_ids_intents_origins_and_models_do_not_grow_a_node() {
     const PER_ROUND: usize = 1_000;
     // Little memory for ids and answers, so that any other growth shows.
     let options = json!({ "replay_bytes": 1 << 20, "result_bytes": 1 << 20 });
-    let node = Remote::new("echo", options, None).await;
+    let node = Remote::new("unlisted", options, None).await;
     let mut conn = Conn::open(node.addr).await.unwrap();
     let mut before = 0;
     for round in 0..rounds {
@@ -89,7 +89,7 @@ async fn s17_s18_distinct_ids_intents_origins_and_models_do_not_grow_a_node() {
 async fn nonces_by_the_thousand_are_each_good_once_and_cost_what_they_may() {
     const PER_ROUND: usize = 1_000;
     let count = size(10_000, 1_000_000);
-    let node = Remote::new("echo", json!({ "result_bytes": 1 << 20 }), None).await;
+    let node = Remote::new("unlisted", json!({ "result_bytes": 1 << 20 }), None).await;
     let mut conn = Conn::open(node.addr).await.unwrap();
     let (mut before, mut sent) = (0, Vec::new());
     for first in (0..count).step_by(PER_ROUND) {
@@ -106,8 +106,8 @@ async fn nonces_by_the_thousand_are_each_good_once_and_cost_what_they_may() {
     }
     let rise = node.process.memory().saturating_sub(before);
     println!("{count} nonces cost {rise} bytes");
-    // 64 MiB of nonces and as much of task ids; twice that where tables were just doubled and the smaller ones have left holes.
-    assert!(rise <= size(16, 256) << 20, "{rise} bytes for {count} nonces");
+    // 64 MiB of nonces and as much of task ids, and holes of the heap where tables have grown.
+    assert!(rise <= size(16, 160) << 20, "{rise} bytes for {count} nonces");
     // One is held for five minutes, and a slow machine takes longer for a million.
     for n in (0..count).step_by(97).filter(|n| sent[n / PER_ROUND].elapsed() < Duration::from_secs(200)) {
         let again = body(&format!("other-{n}"), CHAT, &format!(r#","nonce":"n-{n}""#));
